@@ -1,0 +1,431 @@
+"""Layouts: how a device orders the elements of a tensor, as a table of axis names, both ways.
+
+A letter is an axis of the original tensor; `C1 C0` says that axis C was cut into blocks of C0 (C = C1*C0 + c0, the
+end padded). C0 is always taken from the stored shape. Source of the formulas: specs of the Ascend formats, section 4
+(GE's `formats/format_transfers`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+Region = tuple[slice, ...]
+Array = NDArray[np.generic]
+
+# Axis names of each layout, outermost first. "..." stands for any leading axes; M and N are then the last two.
+STORED_AS = {
+    "NCHW": "N C H W",
+    "NHWC": "N H W C",
+    "HWCN": "H W C N",
+    "CHWN": "C H W N",
+    "NCDHW": "N C D H W",
+    "NDHWC": "N D H W C",
+    "DHWCN": "D H W C N",
+    "DHWNC": "D H W N C",
+    "NCL": "N C L",
+    "NC": "N C",
+    "CN": "C N",
+    "NC1HWC0": "N C1 H W C0",
+    "NC1HWC0_C04": "N C1 H W C0",
+    "C1HWC0": "C1 H W C0",
+    "C1HWNC0": "C1 H W N C0",
+    "NHWC1C0": "N H W C1 C0",
+    "NDC1HWC0": "N D C1 H W C0",
+    "FRACTAL_Z": "(C1 H W) N1 N0 C0",
+    "FRACTAL_Z_3D": "(D C1 H W) N1 N0 C0",
+    "FRACTAL_NZ": "... N1 M1 M0 N0",
+    "FRACTAL_ZZ": "... M1 N1 M0 N0",
+}
+for _c0 in (2, 4, 8, 16, 32):
+    STORED_AS[f"FRACTAL_NZ_C0_{_c0}"] = STORED_AS["FRACTAL_NZ"]
+
+PLAIN = ("NCHW", "NHWC", "HWCN", "CHWN", "NCDHW", "NDHWC", "DHWCN", "DHWNC", "NCL", "NC", "CN", "ND")
+
+# Numbers of the formats in dump headers and device models; 255 stands for "none".
+FORMATS = {
+    0: "NCHW", 1: "NHWC", 2: "ND", 3: "NC1HWC0", 4: "FRACTAL_Z", 5: "NC1C0HWPAD", 6: "NHWC1C0", 7: "FSR_NCHW",
+    8: "FRACTAL_DECONV", 9: "C1HWNC0", 10: "FRACTAL_DECONV_TRANSPOSE", 11: "FRACTAL_DECONV_SP_STRIDE_TRANS",
+    12: "NC1HWC0_C04", 13: "FRACTAL_Z_C04", 14: "CHWN", 15: "FRACTAL_DECONV_SP_STRIDE8_TRANS", 16: "HWCN",
+    17: "NC1KHKWHWC0", 18: "BN_WEIGHT", 19: "FILTER_HWCK", 20: "HASHTABLE_LOOKUP_LOOKUPS",
+    21: "HASHTABLE_LOOKUP_KEYS", 22: "HASHTABLE_LOOKUP_VALUE", 23: "HASHTABLE_LOOKUP_OUTPUT",
+    24: "HASHTABLE_LOOKUP_HITS", 25: "C1HWNCoC0", 26: "MD", 27: "NDHWC", 28: "FRACTAL_ZZ", 29: "FRACTAL_NZ",
+    30: "NCDHW", 31: "DHWCN", 32: "NDC1HWC0", 33: "FRACTAL_Z_3D", 34: "CN", 35: "NC", 36: "DHWNC",
+    37: "FRACTAL_Z_3D_TRANSPOSE", 38: "FRACTAL_ZN_LSTM", 39: "FRACTAL_Z_G", 40: "RESERVED", 41: "ALL", 42: "NULL",
+    43: "ND_RNN_BIAS", 44: "FRACTAL_ZN_RNN", 45: "NYUV", 46: "NYUV_A", 47: "NCL", 48: "FRACTAL_Z_WINO", 49: "C1HWC0",
+    50: "FRACTAL_NZ_C0_16", 51: "FRACTAL_NZ_C0_32", 52: "FRACTAL_NZ_C0_2", 53: "FRACTAL_NZ_C0_4",
+    54: "FRACTAL_NZ_C0_8", 255: "MAX",
+}
+FORMAT_NUMBERS = {name: number for number, name in FORMATS.items()}
+
+N0 = 16  # edge of a cube block in the direction that does not depend on the dtype
+
+# Letters of an original tensor whose rank is not the layout's (GE's padding rule for 5-D layouts).
+_BY_RANK = {1: "C", 2: "NC", 3: "CHW"}
+
+
+class LayoutError(ValueError):
+    """A layout does not fit a shape; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """A stored tensor, axis by axis: `names` and `sizes` of the expanded stored array (parentheses opened)."""
+
+    names: tuple[str, ...]
+    sizes: Shape
+
+
+def is_known(layout: str) -> bool:
+    """Can elements of this layout be put back in their original order?"""
+    return layout in STORED_AS or layout in ("ND", "C1HWNCoC0")
+
+
+def is_plain(layout: str) -> bool:
+    """Is it an order that original models use (no blocks, no padding)?"""
+    return layout in PLAIN
+
+
+def letters(layout: str | None, rank: int, stored: str = "NCHW") -> str | None:
+    """Axis letters of an original tensor of `rank` in `layout`; None when they cannot be told.
+
+    When the rank is not the layout's, GE's rule is used: C, NC, CHW.
+    """
+    if layout in STORED_AS and layout in PLAIN:
+        names = STORED_AS[layout].split()
+        if len(names) == rank:
+            return "".join(names)
+    if rank in _BY_RANK:
+        return _BY_RANK[rank]
+    if layout in (None, "ND"):
+        return {4: "NCHW", 5: "NCDHW"}.get(rank)
+    return None
+
+
+def candidates(layout: str, stored: Shape, original: Shape) -> list[str]:
+    """The plain layouts in which `original` could be the shape of what is stored; more than one means ambiguous."""
+    names = {3: ["NCL"], 4: ["NCHW", "NHWC", "HWCN", "CHWN"], 5: ["NCDHW", "NDHWC", "DHWCN"]}.get(len(original), ["ND"])
+    return [name for name in names if fits(layout, stored, name, original)]
+
+
+def fits(layout: str, stored: Shape, original_layout: str | None, original: Shape, groups: int = 1) -> bool:
+    """Can `stored` in `layout` hold a tensor of shape `original` in `original_layout`?"""
+    original = _at_least_a_row(layout, original)
+    try:
+        if layout == "ND":
+            return math.prod(stored) == math.prod(original)
+        if _is_indexed(layout, groups):
+            return stored == _stored_shape_indexed(layout, original_layout, original, stored[-1], groups)
+        axes, order = _axes(layout, stored, original_layout, original)
+        sizes = dict(zip(axes.names, axes.sizes, strict=True))
+        for letter, size in zip(order, original, strict=True):
+            block = sizes.get(letter + "0", 0)
+            room = sizes[letter + "1"] * block if block else sizes[letter]
+            least = (sizes[letter + "1"] - 1) * block + 1 if block else size
+            if not least <= size <= room or (not block and is_plain(layout) and size != room):
+                return False
+        return True
+    except LayoutError:
+        return False
+
+
+def stored_shape(layout: str, original_layout: str | None, original: Shape, c0: int, groups: int = 1) -> Shape:
+    """Shape of a tensor of shape `original` once a device stores it in `layout` with blocks of `c0`.
+
+    Raises LayoutError when the layout is not known or does not fit the rank.
+    """
+    if layout == "ND" or layout == original_layout:
+        return original
+    original = _at_least_a_row(layout, original)
+    if _is_indexed(layout, groups):
+        return _stored_shape_indexed(layout, original_layout, original, c0, groups)
+    order = _order(layout, original_layout, len(original))
+    size = dict(zip(order, original, strict=True))
+    out = []
+    for word in _expand(layout, order, len(original)).split():
+        part = 1
+        for name in word.strip("()").split("*"):
+            part *= _axis_size(layout, name, size, c0)
+        out.append(part)
+    return tuple(out)
+
+
+def to_original(
+    stored: Array, layout: str, original_layout: str | None, original: Shape, groups: int = 1,
+) -> Array:
+    """The tensor of shape `original` that `stored` (stored shape) holds, padding removed.
+
+    Any dtype; values are moved, never changed. Raises LayoutError when the shapes do not fit.
+    """
+    whole = tuple(slice(0, n) for n in original)
+    return read_region(stored, layout, original_layout, original, whole, groups)
+
+
+def to_stored(
+    array: Array, original_layout: str | None, layout: str, c0: int = 16, groups: int = 1,
+) -> Array:
+    """`array` as a device stores it in `layout` with blocks of `c0`; padding is zero. The inverse of `to_original`."""
+    shape = stored_shape(layout, original_layout, array.shape, c0, groups)
+    if layout == "ND" or layout == original_layout:
+        return np.ascontiguousarray(array).reshape(shape)
+    array = array.reshape(_at_least_a_row(layout, array.shape))
+    if _is_indexed(layout, groups):
+        out = np.zeros(math.prod(shape), array.dtype)
+        out[_flat_index(layout, shape, original_layout, array.shape, groups, None)] = array
+        return out.reshape(shape)
+    axes, order = _axes(layout, shape, original_layout, array.shape)
+    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    rooms = [sizes[a + "1"] * sizes[a + "0"] if a + "1" in sizes else sizes[a] for a in order]
+    padded = np.zeros(rooms, array.dtype)
+    padded[tuple(slice(0, n) for n in array.shape)] = array
+    split: list[str] = []
+    for letter in order:
+        split += [letter + "1", letter + "0"] if letter + "1" in sizes else [letter]
+    cut = padded.reshape([sizes[name] for name in split])
+    missing = [name for name in axes.names if name not in split]
+    cut = cut.reshape(cut.shape + (1,) * len(missing))
+    moved = cut.transpose([(split + missing).index(name) for name in axes.names])
+    return np.ascontiguousarray(moved).reshape(shape)
+
+
+def read_region(
+    stored: Array, layout: str, original_layout: str | None, original: Shape, region: Region, groups: int = 1,
+) -> Array:
+    """One region (a slice for each axis of the original) of the tensor that `stored` holds, in the original's order.
+
+    Only the part of `stored` that holds the region is touched, so that a memory map stays mostly unread.
+    """
+    if layout == "ND" or (layout == original_layout and stored.shape == original):
+        if math.prod(stored.shape) != math.prod(original):
+            raise LayoutError(f"{stored.shape} and {original} have different numbers of elements")
+        return stored.reshape(original)[region]
+    row = _at_least_a_row(layout, original)
+    if row != original:
+        whole_row = tuple(slice(0, n) for n in row[: len(row) - len(region)]) + region
+        found = read_region(stored, layout, original_layout, row, whole_row, groups)
+        return found.reshape(found.shape[len(found.shape) - len(original):])
+    if _is_indexed(layout, groups):
+        want = _stored_shape_indexed(layout, original_layout, original, stored.shape[-1], groups)
+        if want != stored.shape:
+            raise LayoutError(f"{layout} of {original} is stored as {want}, not {stored.shape}")
+        return stored.reshape(-1)[_flat_index(layout, stored.shape, original_layout, original, groups, region)]
+    axes, order = _axes(layout, stored.shape, original_layout, original)
+    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    picked: dict[str, slice] = {}
+    cuts: list[slice] = []
+    rooms: list[int] = []
+    for letter, size, part in zip(order, original, region, strict=True):
+        start, stop, _ = part.indices(size)
+        if letter + "1" in sizes:
+            block = sizes[letter + "0"]
+            if size > sizes[letter + "1"] * block:
+                raise LayoutError(f"axis {letter} of {original} does not fit {layout} {stored.shape}")
+            first, last = start // block, -(-stop // block)
+            picked[letter + "1"] = slice(first, last)
+            cuts.append(slice(start - first * block, stop - first * block))
+            rooms.append((last - first) * block)
+        else:
+            if size > sizes[letter]:
+                raise LayoutError(f"axis {letter} of {original} does not fit {layout} {stored.shape}")
+            picked[letter] = slice(start, stop)
+            cuts.append(slice(0, stop - start))
+            rooms.append(stop - start)
+    for name, size in sizes.items():
+        letter = name.rstrip("01")
+        if letter not in order and size != 1:
+            raise LayoutError(f"{layout} {stored.shape} has an axis {name} of {size} that {original} does not have")
+    view = stored.reshape(axes.sizes)[tuple(picked.get(name, slice(None)) for name in axes.names)]
+    ordered: list[str] = []
+    for letter in order:
+        ordered += [letter + "1", letter + "0"] if letter + "1" in sizes else [letter]
+    rest = [name for name in axes.names if name not in ordered]
+    moved = view.transpose([axes.names.index(name) for name in ordered + rest])
+    return moved.reshape(rooms)[tuple(cuts)]
+
+
+def regions(shape: Shape, elements: int) -> Iterator[Region]:
+    """Cut a tensor of `shape` into regions of about `elements` elements each, in row-major order.
+
+    The cut depends on shape and size alone, so two tensors of one shape are cut alike whatever their layouts. An empty
+    tensor has no region; a scalar has one.
+    """
+    if 0 in shape:
+        return
+    axis = 0
+    while axis < len(shape) and math.prod(shape[axis + 1:]) > elements:
+        axis += 1
+    if axis >= len(shape):
+        axis = len(shape) - 1
+    if axis < 0:
+        yield ()
+        return
+    step = max(1, elements // max(1, math.prod(shape[axis + 1:])))
+    if step > 64:
+        step -= step % 64  # keeps cuts of a channel axis on block borders
+    tail = tuple(slice(0, n) for n in shape[axis + 1:])
+    for prefix in np.ndindex(*shape[:axis]):
+        head = tuple(slice(i, i + 1) for i in prefix)
+        for start in range(0, shape[axis], step):
+            yield (*head, slice(start, min(start + step, shape[axis])), *tail)
+
+
+def _at_least_a_row(layout: str, original: Shape) -> Shape:
+    """A scalar counts as one channel; in the matrix layouts a vector (N) counts as a matrix (1, N)."""
+    matrix = STORED_AS.get(layout, "").startswith("...")
+    least = 2 if matrix else 0 if is_plain(layout) else 1
+    return (1,) * (least - len(original)) + original
+
+
+# -- axis tables -------------------------------------------------------------------------------------------------
+
+
+def _order(layout: str, original_layout: str | None, rank: int) -> tuple[str, ...]:
+    """Names of the original's axes, in its own order, in the words of `layout`."""
+    if layout not in STORED_AS:
+        raise LayoutError(f"the layout {layout} is not known")
+    if STORED_AS[layout].startswith("..."):
+        return (*(f"B{i}_" for i in range(rank - 2)), "M", "N")
+    found = letters(original_layout, rank)
+    if found is None:
+        raise LayoutError(f"no axis letters for a tensor of rank {rank} in {original_layout}")
+    have = STORED_AS[layout]
+    if any(letter not in have for letter in found):
+        raise LayoutError(f"{layout} has no axis for every one of {found}")
+    return tuple(found)
+
+
+def _expand(layout: str, order: Sequence[str], rank: int) -> str:
+    """The row of the table with `...` replaced by the leading axes and products written as (A*B)."""
+    row = STORED_AS[layout]
+    if row.startswith("..."):
+        row = " ".join([*(name for name in order if name.startswith("B")), row[4:]])
+    while "(" in row:
+        inside = row[row.index("(") + 1 : row.index(")")]
+        row = row.replace(f"({inside})", "*".join(inside.split()))
+    return row
+
+
+def _axis_size(layout: str, name: str, size: dict[str, int], c0: int) -> int:
+    letter = name.rstrip("01") if not name.startswith("B") else name
+    if letter == name:
+        return size.get(name, 1)
+    edge = _block(layout, letter, c0)
+    return edge if name.endswith("0") else -(-size.get(letter, 1) // edge)
+
+
+def _block(layout: str, letter: str, c0: int) -> int:
+    """Edge of the blocks in which `layout` cuts axis `letter`: C0 for the innermost axis, 16 for the other.
+
+    In FRACTAL_ZZ the edge is C0 both ways.
+    """
+    innermost = _expand(layout, (), 0).split()[-1].rstrip("0")
+    return c0 if letter == innermost or layout == "FRACTAL_ZZ" else N0
+
+
+def _axes(layout: str, stored: Shape, original_layout: str | None, original: Shape) -> tuple[_Axes, tuple[str, ...]]:
+    """Axes of the stored array with products opened, and the names of the original's axes."""
+    order = _order(layout, original_layout, len(original))
+    words = _expand(layout, order, len(original)).split()
+    if len(words) != len(stored):
+        raise LayoutError(f"{layout} of a rank-{len(original)} tensor has {len(words)} axes, stored are {stored}")
+    size = dict(zip(order, original, strict=True))
+    names: list[str] = []
+    sizes: list[int] = []
+    for word, n in zip(words, stored, strict=True):
+        parts = word.split("*")
+        if len(parts) == 1:
+            names.append(word)
+            sizes.append(n)
+            continue
+        opened = [_axis_size(layout, name, size, stored[-1]) for name in parts]
+        if math.prod(opened) != n:
+            raise LayoutError(f"{layout} of {original} has {math.prod(opened)} as its first axis, stored is {n}")
+        names += parts
+        sizes += opened
+    return _Axes(tuple(names), tuple(sizes)), order
+
+
+# -- layouts with an index function ------------------------------------------------------------------------------
+
+
+def _is_indexed(layout: str, groups: int) -> bool:
+    return layout == "C1HWNCoC0" or (layout == "FRACTAL_Z" and groups > 1)
+
+
+def _nchw_sizes(original_layout: str | None, original: Shape) -> dict[str, int]:
+    found = letters(original_layout, len(original))
+    if found is None or len(found) != 4 or set(found) != set("NCHW"):
+        raise LayoutError(f"needs a 4-D original in NCHW, NHWC, HWCN or CHWN, not {original_layout} {original}")
+    return dict(zip(found, original, strict=True))
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """Numbers of grouped FRACTAL_Z (GE `TransFormatHwcnToFzWithGroups`)."""
+
+    cin: int
+    cout: int
+    e: int
+    c_opt: int
+    n_opt: int
+
+
+def _grouped(n: int, c: int, c0: int, groups: int) -> _Grouped:
+    if groups < 1 or n % groups:
+        raise LayoutError(f"{n} filters cannot be dealt to {groups} groups")
+    cin, cout = c, n // groups
+    e = min(math.lcm(math.lcm(cin, c0) // cin, math.lcm(cout, N0) // cout), groups)
+    return _Grouped(cin, cout, e, -(-e * cin // c0) * c0, -(-e * cout // N0) * N0)
+
+
+def _stored_shape_indexed(
+    layout: str, original_layout: str | None, original: Shape, c0: int, groups: int,
+) -> Shape:
+    size = _nchw_sizes(original_layout, original)
+    n, c, h, w = (size[a] for a in "NCHW")
+    if not c or not n:
+        raise LayoutError(f"{layout} of an empty tensor {original}")
+    if layout == "C1HWNCoC0":
+        return (-(-c // c0), h, w, n, c0, c0)
+    g = _grouped(n, c, c0, groups)
+    return (-(-groups // g.e) * (g.c_opt // c0) * h * w, g.n_opt // N0, N0, c0)
+
+
+def _flat_index(
+    layout: str, stored: Shape, original_layout: str | None, original: Shape, groups: int, region: Region | None,
+) -> NDArray[np.int64]:
+    """For each element of the region of the original: its place in the flat stored array."""
+    found = letters(original_layout, len(original)) or ""
+    grids = np.ogrid[tuple(region or (slice(0, n) for n in original))]
+    at = dict(zip(found, (np.asarray(grid, np.int64) for grid in grids), strict=True))
+    size = _nchw_sizes(original_layout, original)
+    index: Callable[..., NDArray[np.int64]] = _diagonal if layout == "C1HWNCoC0" else _grouped_fractal
+    return index(at, size, stored, groups)
+
+
+def _diagonal(
+    at: dict[str, NDArray[np.int64]], size: dict[str, int], stored: Shape, groups: int,
+) -> NDArray[np.int64]:
+    c0 = stored[-1]
+    n, c, h, w = (at[a] for a in "NCHW")
+    row = ((c // c0 * size["H"] + h) * size["W"] + w) * size["N"] + n
+    return np.asarray((row * c0 + c % c0) * c0 + c % c0)
+
+
+def _grouped_fractal(
+    at: dict[str, NDArray[np.int64]], size: dict[str, int], stored: Shape, groups: int,
+) -> NDArray[np.int64]:
+    c0 = stored[-1]
+    g = _grouped(size["N"], size["C"], c0, groups)
+    n, c, h, w = (at[a] for a in "NCHW")
+    group, k = n // g.cout, n % g.cout
+    slot = group % g.e
+    ci, co = slot * g.cin + c, slot * g.cout + k
+    area = size["H"] * size["W"]
+    row = (group // g.e) * (g.c_opt // c0) * area + (ci // c0) * area + h * size["W"] + w
+    return np.asarray(((row * stored[1] + co // N0) * N0 + co % N0) * c0 + ci % c0)

@@ -1,0 +1,62 @@
+"""Every error that acccmp raises on purpose, as a tree.
+
+    AcccmpError                 a job could not be done; the message is for the person at the keyboard
+    ├── InputError              an argument is wrong: a name, a shape, a folder of the wrong kind
+    │   └── UnknownName         a node or tensor that the model does not have (close matches are in the message)
+    ├── FormatError             a file is not what it claims to be, or is damaged
+    ├── MissingExtra            an optional package is not installed (the message has the pip line)
+    ├── RunError                a model could not be run
+    ├── MappingError            a mapping does not belong to this model or dump
+    └── SliceError              a slice is not closed; each missing tensor is named
+
+A message says what was asked, what was found and what to do next, in one line. The command line turns every
+`AcccmpError` into that line on stderr and exit code 2. A bad *pair* of tensors is never an exception: it is a
+`Verdict` in the `Report`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AcccmpError(Exception):
+    """A job that could not be done. One line: what was asked, what was found, what to do next."""
+
+
+class InputError(AcccmpError):
+    """An argument is wrong: a name, a shape, a dtype, a folder of the wrong kind."""
+
+
+class UnknownName(InputError):
+    """A name that is not there; close matches are part of the message."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str], where: str = "the model") -> None:
+        close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else "; `acccmp inspect` lists the names"
+        super().__init__(f"no {what} named {name!r} in {where}{hint}")
+        self.close = tuple(close)
+
+
+class FormatError(AcccmpError):
+    """A file is not what it claims to be, or is damaged. The message begins with the file's name."""
+
+
+class MissingExtra(AcccmpError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, need: str) -> None:
+        super().__init__(f"{need} needs {package}, which is not installed: pip install 'acccmp[{extra}]'")
+        self.extra = extra
+
+
+class RunError(AcccmpError):
+    """A model could not be run on this machine; the message names the layer where that is known."""
+
+
+class MappingError(AcccmpError):
+    """A mapping does not belong to this model or dump; both names are in the message."""
+
+
+class SliceError(AcccmpError):
+    """A slice is not closed; every missing tensor is named."""

@@ -1,0 +1,244 @@
+"""Report: what was compared, and the verdict of each port. Judged verdicts fail closed: nothing compared is no pass."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from acccmp.core.dump import Port
+from acccmp.core.tensor import TensorRef
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = "acccmp.report/1"  # version of the JSON that `tables.to_json` writes
+
+
+class Verdict(StrEnum):
+    """What became of one port; where several apply, the first in this order (design, section 5)."""
+
+    UNREADABLE = "unreadable"
+    DTYPE = "dtype"
+    SHAPE = "shape"
+    OVERFLOW = "overflow"
+    NONFINITE = "nonfinite"
+    DRIFT = "drift"
+    MATCH = "match"
+    NO_NPU = "no_npu"
+    NO_GOLDEN = "no_golden"
+    NOT_COMPARABLE = "not_comparable"
+    FUSED = "fused"
+    INSERTED = "inserted"
+
+
+# Judged: the port counts for coverage. Fatal: it fails the report wherever it is. Bad: it is worth a look.
+JUDGED = frozenset({
+    Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVERFLOW, Verdict.NONFINITE, Verdict.DRIFT, Verdict.MATCH,
+})
+FATAL = frozenset({Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVERFLOW, Verdict.NONFINITE})
+BAD = FATAL | {Verdict.DRIFT}
+# Not expected of the device at all, so not part of coverage.
+LISTED = frozenset({Verdict.FUSED, Verdict.INSERTED})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One port of the device (or, for `fused` and `no_npu`, of the original) and what became of it.
+
+    `metrics` are floats by their vendor names (`CosineSimilarity`, `RelativeEuclideanDistance`, ...) and our own
+    (`NanNpu`, ...); a metric that could not be computed is absent or NaN. `error` is what is judged, `limit` what it is
+    judged against, `floor` what storage in the NPU's dtype alone explains on this input.
+    `order` is the place in execution; `group` numbers the ops that implement the same originals (the vendor's Index).
+    """
+
+    port: Port
+    verdict: Verdict
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    reason: str = ""
+    golden_port: Port | None = None
+    golden: TensorRef | None = field(default=None, repr=False)
+    npu: TensorRef | None = field(default=None, repr=False)
+    op_type: str = ""
+    originals: tuple[str, ...] = ()
+    npu_ops: tuple[str, ...] = ()
+    order: int = 0
+    group: int = 0
+    is_output: bool = False
+    error: float = math.nan
+    limit: float = math.nan
+    floor: float = math.nan
+    judged_by: str = "RelativeEuclideanDistance"
+    max_error_index: tuple[int, ...] | None = None
+    address: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_judged(self) -> bool:
+        return self.verdict in JUDGED
+
+    @property
+    def is_bad(self) -> bool:
+        """Beyond its limits, or not comparable although both files are there; a missing model output too."""
+        return self.verdict in BAD or (self.is_output and self.verdict in (Verdict.NO_NPU, Verdict.NO_GOLDEN))
+
+    @property
+    def error_over_floor(self) -> float:
+        """How many times the floor; NaN without one."""
+        return self.error / self.floor if self.floor > 0 else math.nan
+
+    @property
+    def badness(self) -> float:
+        """For sorting: error / limit; infinite for verdicts that are bad whatever the numbers, -1 when not judged."""
+        if self.verdict in FATAL:
+            return math.inf
+        if not self.is_judged:
+            return -1.0
+        if math.isnan(self.error):
+            return 0.0
+        return self.error / self.limit if self.limit > 0 else (math.inf if self.error > 0 else 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The comparisons in execution order, and what was compared.
+
+    `subject` says what: keys `golden`, `npu`, `mapping`, `model`, `thresholds`, `acccmp`, ... (texts only).
+    `notes` are said once for the whole report. `extra_failures` are reasons to fail that belong to no port.
+    """
+
+    comparisons: tuple[Comparison, ...] = field(repr=False)
+    subject: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    min_coverage: float = 0.9
+    strict: bool = False
+    extra_failures: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.comparisons)
+
+    def __getitem__(self, port: Port | str) -> Comparison:
+        """The comparison of this port (or of the first output of this op). KeyError if there is none."""
+        for row in self.comparisons:
+            if str(row.port) == str(port) or (row.port.node == port and row.port.side == "output"):
+                return row
+        raise KeyError(port)
+
+    @cached_property
+    def judged(self) -> tuple[Comparison, ...]:
+        return tuple(row for row in self.comparisons if row.is_judged)
+
+    @cached_property
+    def counts(self) -> Mapping[Verdict, int]:
+        """How many ports of each verdict, in the order of `Verdict`; absent ones left out."""
+        found = Counter(row.verdict for row in self.comparisons)
+        return {verdict: found[verdict] for verdict in Verdict if found[verdict]}
+
+    @cached_property
+    def outputs(self) -> tuple[Comparison, ...]:
+        """The comparisons that stand for the model's outputs."""
+        return tuple(row for row in self.comparisons if row.is_output)
+
+    @property
+    def coverage(self) -> float:
+        """Judged ports / ports that the device should have (fused and inserted ones are only listed); NaN for none."""
+        due = [row for row in self.comparisons if row.verdict not in LISTED]
+        return len(self.judged) / len(due) if due else math.nan
+
+    @property
+    def element_coverage(self) -> float:
+        """The same in elements, where sizes are known; NaN for none."""
+        def size(row: Comparison) -> int:
+            ref = row.golden or row.npu
+            return math.prod(ref.own_shape) if ref is not None else 0
+
+        due = sum(size(row) for row in self.comparisons if row.verdict not in LISTED)
+        return sum(size(row) for row in self.judged) / due if due else math.nan
+
+    @cached_property
+    def failures(self) -> tuple[str, ...]:
+        """Why the report does not pass, a line each; empty when it passes."""
+        if not self.judged:
+            return ("nothing was compared", *self.extra_failures)
+        found = list(self.extra_failures)
+        if not self.outputs:
+            found.append("no model output was compared")
+        for row in self.outputs:
+            if row.verdict is not Verdict.MATCH:
+                found.append(f"model output {row.golden_port or row.port} is {row.verdict}")
+        found += [
+            f"{row.port} is {row.verdict}"
+            for row in self.comparisons
+            if not row.is_output and (row.verdict in FATAL or (self.strict and row.is_bad))
+        ]
+        return tuple(found)
+
+    @property
+    def passed(self) -> bool:
+        """Every model output was judged and matches, and nothing anywhere is unreadable, non-finite or misfit."""
+        return not self.failures
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 not passed, 3 nothing failed but nothing was paired or too little was covered."""
+        only_uncovered = all(
+            row.verdict in (Verdict.NO_NPU, Verdict.NO_GOLDEN, Verdict.NOT_COMPARABLE, Verdict.MATCH) or not row.is_bad
+            for row in self.comparisons
+        ) and not self.extra_failures
+        if not self.judged:
+            return 3
+        if not self.passed:
+            return 3 if only_uncovered and not any(row.is_bad for row in self.judged) and not self.outputs else 1
+        return 0 if self.coverage >= self.min_coverage else 3
+
+    @property
+    def first_bad(self) -> Comparison | None:
+        """Where, in execution order, error first crosses its limit; it may be inherited. Output ports come first."""
+        bad = [row for row in self.judged if row.is_bad]
+        return min(bad, key=lambda row: (row.order, row.port.side == "input"), default=None)
+
+    @property
+    def warnings(self) -> tuple[Comparison, ...]:
+        """Inner ports that are bad although the report passes."""
+        return tuple(row for row in self.judged if row.is_bad) if self.passed else ()
+
+    def worst(self, n: int = 10) -> tuple[Comparison, ...]:
+        """The `n` judged ports furthest beyond their limits, worst first; matching ones follow by error/limit."""
+        return tuple(sorted(self.judged, key=lambda row: (-row.badness, row.order))[:n])
+
+    # -- views, bound lazily -------------------------------------------------------------------------------------
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per port, typed columns, verdicts as a category; see `acccmp.reports.tables.to_frame`."""
+        from acccmp.reports.tables import to_frame
+
+        frame: pandas.DataFrame = to_frame(self)
+        return frame
+
+    def plot(self, metric: str = "error", **options: Any) -> Any:
+        """The metric against execution order; see `acccmp.reports.plots.plot_report`."""
+        from acccmp.plugins import find
+
+        return find("methods", "Report.plot")(self, metric, **options)
+
+    def plot_layer(self, name: str, **options: Any) -> Any:
+        """One tensor under the microscope; see `acccmp.reports.plots.plot_layer`."""
+        from acccmp.plugins import find
+
+        return find("methods", "Report.plot_layer")(self, name, **options)
+
+    def plot_heatmap(self, port: str, **options: Any) -> Any:
+        """Where in the picture the error is; see `acccmp.reports.plots.plot_heatmap`."""
+        from acccmp.plugins import find
+
+        return find("methods", "Report.plot_heatmap")(self, port, **options)
+
+    def _repr_html_(self) -> str:
+        from acccmp.plugins import find
+
+        return str(find("notebook", "Report")(self))
+

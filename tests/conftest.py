@@ -1,0 +1,28 @@
+"""What every test may ask for: the real models and dumps of `../shared/data`, and the samples of this repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("ACCCMP_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+settings.register_profile("acccmp", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("acccmp")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models; tests that need it are skipped where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real models (../shared/data) is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    return ROOT / "sample_dumps"
