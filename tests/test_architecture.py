@@ -1,0 +1,67 @@
+"""The house stands as drawn: a module imports only from lower floors and from its own folder."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "acccmp"
+
+FLOOR = {
+    "errors": 0, "plugins": 0, "schemas": 0, "core": 1, "models": 2, "dumps": 2, "reports": 2,
+    "runners": 3, "slicing": 3, "comparison": 3,
+    "workflow": 4, "inspection": 4, "baseline": 4, "history": 4, "replay": 4, "bisection": 4,
+    "ui": 5, "demo": 6, "cli": 6, "__init__": 6, "__main__": 6,
+}
+HEAVY = ("onnx", "google.protobuf", "onnxruntime", "tensorflow", "cv2", "pandas", "matplotlib", "scipy", "networkx")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if not path.name.endswith("_pb2.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[str]:
+    """Rooms of acccmp that a module imports, anywhere in it; `acccmp` itself counts as `__init__`."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides where a name comes from"
+            found += [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "acccmp" else [node.module]
+    parts = [name.split(".") for name in found if name.split(".")[0] == "acccmp"]
+    return [name[1] if len(name) > 1 and name[1] in FLOOR else "__init__" for name in parts]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_looks_down_never_up_nor_sideways(path: Path) -> None:
+    here = room(path)
+    assert here in FLOOR, f"{here} has no floor in the table above"
+    for there in imported(path):
+        same_folder = there == here or FLOOR[there] == FLOOR[here] == 0 or FLOOR[here] >= 4
+        assert FLOOR[there] < FLOOR[here] or (same_folder and FLOOR[there] <= FLOOR[here]), f"{path.name}: {here} -> {there}"
+
+
+def test_importing_acccmp_loads_no_framework() -> None:
+    code = "import sys, json, acccmp; print(json.dumps(sorted(sys.modules)))"
+    loaded = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
+    assert not loaded & set(HEAVY)
+
+
+def test_only_the_command_line_prints() -> None:
+    talkers = [
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert set(talkers) <= {"cli.py", "demo.py"}
