@@ -1,3 +1,72 @@
-"""acccmp: find the layer where a network that was moved to an NPU stops agreeing with its original."""
+"""acccmp: find the layer where a network that was moved to an NPU stops agreeing with its original.
+
+    import acccmp
+
+    report = acccmp.compare("model.onnx", "npu_dump/", mapping="model.json")
+    report.first_bad            # where error first crosses its limit
+    report.plot()
+    part = acccmp.slice_model("model.onnx", start="conv3", end="relu5", dump="npu_dump/", mapping="model.json")
+    part.save("dump_result/")
+
+Everything below is bound when it is first used: `import acccmp` opens no file and imports no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "load": "acccmp.models.load",
+    "read_dump": "acccmp.dumps.read",
+    "run": "acccmp.runners.run",
+    "golden_run": "acccmp.runners.run",
+    "read_inputs": "acccmp.runners.feeds",
+    "emulate": "acccmp.runners.emulate",
+    "compare": "acccmp.workflow",
+    "slice_model": "acccmp.workflow",
+    "Graph": "acccmp.core.graph",
+    "Node": "acccmp.core.graph",
+    "TensorSpec": "acccmp.core.graph",
+    "TensorRef": "acccmp.core.tensor",
+    "Dump": "acccmp.core.dump",
+    "Port": "acccmp.core.dump",
+    "Slice": "acccmp.slicing.cut",
+    "Report": "acccmp.reports.report",
+    "Comparison": "acccmp.reports.report",
+    "Verdict": "acccmp.reports.report",
+    "Thresholds": "acccmp.comparison.judging",
+    "AcccmpError": "acccmp.errors",
+}
+
+__all__ = [
+    "AcccmpError", "Comparison", "Dump", "Graph", "Node", "Port", "Report", "Slice", "TensorRef", "TensorSpec",
+    "Thresholds", "Verdict", "compare", "emulate", "golden_run", "load", "read_dump", "read_inputs", "run", "slice_model", "__version__",
+]
+
+if TYPE_CHECKING:
+    from acccmp.comparison.judging import Thresholds
+    from acccmp.core.dump import Dump, Port
+    from acccmp.core.graph import Graph, Node, TensorSpec
+    from acccmp.core.tensor import TensorRef
+    from acccmp.dumps.read import read_dump
+    from acccmp.errors import AcccmpError
+    from acccmp.models.load import load
+    from acccmp.reports.report import Comparison, Report, Verdict
+    from acccmp.runners.emulate import emulate
+    from acccmp.runners.feeds import read_inputs
+    from acccmp.runners.run import golden_run, run
+    from acccmp.slicing.cut import Slice
+    from acccmp.workflow import compare, slice_model
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'acccmp' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
