@@ -42,8 +42,9 @@ _WHERE = {
 }
 
 __all__ = [
-    "AcccmpError", "Comparison", "Dump", "Graph", "Node", "Port", "Report", "Slice", "TensorRef", "TensorSpec",
-    "Thresholds", "Verdict", "compare", "emulate", "golden_run", "load", "read_dump", "read_inputs", "run", "slice_model", "__version__",
+    "AcccmpError", "Comparison", "Dump", "Graph", "Node", "Port", "Report", "Slice",
+    "TensorRef", "TensorSpec", "Thresholds", "Verdict", "__version__",
+    "compare", "emulate", "golden_run", "load", "read_dump", "read_inputs", "run", "slice_model",
 ]
 
 if TYPE_CHECKING:

@@ -107,11 +107,12 @@ def cut(
     outputs = None if all_outputs or around is not None else _outputs_of(graph, last)
     part = graph.keep((node.name for node in inner), outputs)
     device = trace.ops_of(region - graph.constants) if trace is not None else ()
+    given = _dumped_outputs(graph, part, dump, trace) if dump is not None else {}
     feeding = tuple(dict.fromkeys(port.node for port in taken.values() if port.node not in device))
     return Slice(
         part, graph, starts, ends,
         inputs=Dump(inputs, kind="npu", path=dump.path if dump else None), taken_from=taken,
-        dump=dump, mapping=mapping, device_ops=device, feeding_ops=feeding, log=tuple(log),
+        npu=Dump(given, kind="npu", path=dump.path if dump else None), dump=dump, mapping=mapping, device_ops=device, feeding_ops=feeding, log=tuple(log),
     )
 
 
@@ -278,7 +279,7 @@ def _with_inputs(
             if at is None:
                 missing.append(tensor)
             else:
-                found[port], taken[port] = _as_original(graph, tensor, dump[at], trace, at), at
+                found[port], taken[port] = seen_as_original(graph, tensor, dump[at], trace, at), at
         if not missing:
             return region, found, taken
         pulled = {
@@ -290,6 +291,20 @@ def _with_inputs(
             raise SliceError(_not_dumped(graph, missing, region, widen))
         log.append(f"{_listed(missing)} not dumped: the region grows by {_listed(sorted(pulled))}")
         region = _closed(graph, _convex(graph, region | pulled))
+
+
+def _dumped_outputs(graph: Graph, part: Graph, dump: Dump, trace: Trace | None) -> dict[Port, TensorRef]:
+    """What the device gave at the exit of the part, as far as it was dumped."""
+    found = {}
+    for tensor in part.outputs:
+        port = graph.producer(tensor)
+        if port is None:
+            continue
+        carriers = [p for p in trace.carriers(port) if p.side == "output"] if trace is not None else [port]
+        at = next((p for p in carriers if p in dump), None)
+        if at is not None:
+            found[port] = seen_as_original(graph, tensor, dump[at], trace, at)
+    return found
 
 
 def _not_dumped(graph: Graph, missing: Sequence[str], region: Collection[str], widen: bool) -> str:
@@ -331,7 +346,7 @@ def _could_hold(ref: TensorRef, shape: Any) -> bool:
     return own == need or (ref.original_shape is None and own >= need and not layouts.is_plain(ref.layout))
 
 
-def _as_original(graph: Graph, tensor: str, ref: TensorRef, trace: Trace | None, at: Port) -> TensorRef:
+def seen_as_original(graph: Graph, tensor: str, ref: TensorRef, trace: Trace | None, at: Port) -> TensorRef:
     """The dumped tensor seen in the model's own shape and layout. Raises SliceError when the shapes disagree."""
     spec = graph.spec(tensor)
     shape = tuple(int(dim) for dim in spec.shape) if spec.is_static and spec.shape is not None else None

@@ -1,0 +1,482 @@
+"""The command `acccmp`: parse, call, render, exit code. Nothing else prints, exits or configures logging."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from acccmp import __version__
+from acccmp.errors import AcccmpError, InputError
+
+PASSED, NOT_PASSED, COULD_NOT, UNCOVERED = 0, 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 passed, 1 not passed, 2 could not do it, 3 nothing paired or little covered."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments or bool(os.environ.get("ACCCMP_DEBUG"))
+    try:
+        code = cli.main([a for a in arguments if a != "--debug"], prog_name="acccmp", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = COULD_NOT
+    except click.exceptions.Abort:
+        click.echo("acccmp: interrupted", err=True)
+        code = COULD_NOT
+    except AcccmpError as error:
+        if debug:
+            raise
+        click.echo(f"acccmp: {_one_line(str(error))}", err=True)
+        code = COULD_NOT
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = COULD_NOT
+    except Exception as error:
+        if debug:
+            raise
+        what = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        click.echo(f"acccmp: {where}{_one_line(what)} (the traceback: add --debug)", err=True)
+        code = COULD_NOT
+    sys.exit(code if isinstance(code, int) else PASSED)
+
+
+def _one_line(text: str) -> str:
+    """A message without line breaks and control characters, so that a hostile name cannot steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:2000]
+
+
+# -- options that several commands have --------------------------------------------------------------------------
+
+
+def _pairs(_: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """NAME=FILE options as a dict. A name may hold '=' as long as the file name does not."""
+    found = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name or not value:
+            raise click.BadParameter(f"{text!r} should read NAME=FILE")
+        found[name] = value
+    return found
+
+
+input_option = click.option(
+    "--input", "-i", "inputs", multiple=True, callback=_pairs, metavar="NAME=FILE",
+    help="What an input of the model is fed with: .npy, .npz, raw .bin or an image. Once for each input.",
+)
+weights_option = click.option("--weights", "-w", type=click.Path(), help="The caffemodel that belongs to a prototxt.")
+mapping_option = click.option(
+    "--mapping", "-m", type=click.Path(),
+    help="The device's model: the .om, its JSON (atc --mode=1) or ge_*_Build.pbtxt.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of tables.")
+runner_option = click.option("--runner", help="What runs the original model; by default chosen by its format.")
+jobs_option = click.option("--jobs", "-j", type=click.IntRange(1), default=None, help="Threads to compare with.")
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that choose one run out of a tree of device dumps."""
+    for option in (
+        click.option("--step", help="The iteration to take out of a dump tree."),
+        click.option("--npu-model", help="The model (name or id) to take out of a dump tree."),
+        click.option("--device", help="The device id to take out of a dump tree."),
+        click.option("--run", "run_name", help="The run (time folder) to take; by default the newest complete one."),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _executor(jobs: int | None) -> Iterator[Executor | None]:
+    count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
+    if count < 2:
+        yield None
+        return
+    with ThreadPoolExecutor(count) as pool:
+        yield pool
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _show(renderable: Any) -> None:
+    """Print something rich: 100 columns when the output is no terminal."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
+    Console(width=width, soft_wrap=False, highlight=False).print(renderable)
+
+
+def _print_json(data: Any) -> None:
+    click.echo(data if isinstance(data, str) else json.dumps(data, indent=1, ensure_ascii=False, default=str))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="acccmp")
+def cli() -> None:
+    """Find the layer where a neural network that was moved to an NPU stops agreeing with its original.
+
+    golden (the original) comes first, npu (the device) second. Add --debug for tracebacks.
+    """
+
+
+# -- compare -----------------------------------------------------------------------------------------------------
+
+
+@cli.command(short_help="compare a model or a golden dump with a device dump, layer by layer")
+@click.argument("golden", type=click.Path())
+@click.argument("npu", type=click.Path())
+@mapping_option
+@click.option("--mapping-unfused", type=click.Path(), help="The JSON of the same model compiled with fusion off.")
+@click.option("--quant-rule", type=click.Path(), help="A quantisation rule JSON (AMCT) that refines the mapping.")
+@click.option("--model", type=click.Path(), help="The original model, when GOLDEN is a dump folder (for floors).")
+@weights_option
+@input_option
+@runner_option
+@click.option("--out", "-o", type=click.Path(), help="Write report.csv, .json, .md and .html into this folder.")
+@click.option("--thresholds", help="default, vendor, or a TOML file with limits by op type, name or dtype.")
+@click.option("--valid", multiple=True, metavar="NAME=AXIS:N", help="Only the first N along an axis count (padding).")
+@click.option("--min-coverage", type=click.FloatRange(0, 1), default=0.9, show_default=True)
+@click.option("--strict", is_flag=True, help="Inner layers that drift fail the comparison too.")
+@click.option("--floor/--no-floor", default=True, help="Emulate the NPU's dtype to know what rounding alone explains.")
+@click.option("--weights-only", is_flag=True, help="Compare weights only: NPU is a compiled model or checkpoint.")
+@click.option(
+    "--report-level", type=click.Choice(["full", "short", "line"]), default="full", show_default=True,
+    help="short: one line when all is well; line: always one line.",
+)
+@run_options
+@jobs_option
+@json_option
+def compare(golden: str, npu: str, **options: Any) -> int:
+    """Compare GOLDEN with NPU, layer by layer.
+
+    GOLDEN is the original model (it is run first), a golden dump folder, or the folder of a slice. NPU is the folder
+    that the device dumped.
+
+    \b
+    Example:
+      acccmp compare model.onnx npu_dump/ --mapping model.json -o report/
+    """
+    from acccmp.workflow import Options, compare_slice, is_slice
+    from acccmp.workflow import compare as compare_runs
+
+    thresholds = _thresholds(options["thresholds"])
+    if options["weights_only"]:
+        report = _compare_weights(golden, npu, options)
+        return _deliver(report, options["out"], options["report_level"], options["as_json"])
+    with _executor(options["jobs"]) as executor, _progress("comparing") as progress:
+        how = Options(
+            run=options["run_name"], device=options["device"], npu_model=options["npu_model"], step=options["step"],
+            valid=options["valid"], min_coverage=options["min_coverage"], strict=options["strict"],
+            floor=options["floor"], runner=options["runner"], executor=executor, progress=progress,
+        )
+        if Path(golden).is_dir() and is_slice(golden):
+            own, full = compare_slice(golden, npu, mapping=options["mapping"], thresholds=thresholds, options=how)
+            if full is not None and not options["as_json"]:
+                out = Path(options["out"]) / "full_model" if options["out"] else None
+                _deliver(full, out, options["report_level"], False)
+            return _deliver(own, options["out"], options["report_level"], options["as_json"])
+        report = compare_runs(
+            golden, npu, mapping=options["mapping"], mapping_unfused=options["mapping_unfused"],
+            quant_rule=options["quant_rule"], model=options["model"], weights=options["weights"],
+            inputs=options["inputs"] or None, thresholds=thresholds, options=how,
+        )
+    return _deliver(report, options["out"], options["report_level"], options["as_json"])
+
+
+def _deliver(report: Any, out: str | Path | None, level: str, as_json: bool) -> int:
+    """Write the report's files if asked, show it, and give its exit code."""
+    saved = write_report(report, out) if out else []
+    _render(report, saved, level, as_json)
+    return int(report.exit_code)
+
+
+def _thresholds(given: str | None) -> Any:
+    from acccmp.comparison.judging import Thresholds
+
+    if given in (None, "default"):
+        return None
+    return Thresholds.vendor() if given == "vendor" else Thresholds.from_toml(str(given))
+
+
+def _compare_weights(golden: str, npu: str, options: Mapping[str, Any]) -> Any:
+    from acccmp.comparison.weights import compare_weights
+    from acccmp.models.load import load
+
+    return compare_weights(load(golden, options["weights"]), load(npu))
+
+
+def write_report(report: Any, folder: str | Path) -> list[Path]:
+    """Write the report in all its forms; each file appears whole or not at all."""
+    from acccmp.reports import html, tables
+
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    forms = {
+        "report.csv": tables.to_csv, "report.json": tables.to_json, "report.md": tables.to_markdown,
+        "report.html": html.report_html,
+    }
+    return [_write(out / name, form(report)) for name, form in forms.items()]
+
+
+def _write(path: Path, text: str) -> Path:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", newline="")
+    os.replace(part, path)
+    return path
+
+
+def _render(report: Any, saved: Sequence[Path], level: str, as_json: bool) -> None:
+    from acccmp.reports import tables
+
+    if as_json:
+        _print_json(tables.to_json(report))
+    elif level == "line" or (level == "short" and report.passed and not report.warnings):
+        click.echo(tables.one_line(report))
+    else:
+        _show(tables.terminal(report, saved=[str(path) for path in saved]))
+
+
+# -- run ---------------------------------------------------------------------------------------------------------
+
+
+@cli.command(short_help="run the original model and keep every tensor of every layer")
+@click.argument("model", type=click.Path())
+@weights_option
+@input_option
+@runner_option
+@click.option("--out", "-o", required=True, type=click.Path(), help="The golden dump folder to write (or to resume).")
+@click.option("--force", is_flag=True, help="Overwrite a golden dump of another model or input.")
+@json_option
+def run(
+    model: str, weights: str | None, inputs: dict[str, str], runner: str | None, out: str, force: bool, as_json: bool,
+) -> int:
+    """Run MODEL on this machine and write every tensor of every layer as a golden dump.
+
+    \b
+    Example:
+      acccmp run model.onnx --input image=cat.npy -o golden/
+    """
+    from acccmp.models.load import load
+    from acccmp.runners.feeds import read_inputs
+    from acccmp.runners.run import golden_run
+
+    graph = load(model, weights)
+    if graph.inputs and not inputs:
+        raise InputError(f"{model} has inputs to feed: {_input_help(graph)}")
+    dump = golden_run(graph, read_inputs(graph, inputs), out, runner=runner, overwrite=force)
+    if as_json:
+        _print_json({"folder": str(out), "tensors": len(dump), "notes": list(dump.notes)})
+    else:
+        click.echo(f"{len(dump)} tensors of {graph.name} in {out}")
+        for note in dump.notes:
+            click.echo(f"note: {note}")
+    return PASSED
+
+
+def _input_help(graph: Any) -> str:
+    return ", ".join(
+        f"--input {name}=FILE ({graph.spec(name).dtype or 'any dtype'} {_shape(graph.spec(name).shape)})"
+        for name in graph.inputs
+    )
+
+
+def _shape(shape: Any) -> str:
+    return "of any shape" if shape is None else "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
+
+
+# -- inspect -----------------------------------------------------------------------------------------------------
+
+
+@cli.command(short_help="say what a file or folder is: a model, a device model, a dump")
+@click.argument("path", type=click.Path())
+@weights_option
+@click.option("--input", "-i", "inputs", multiple=True, metavar="[NAME=]FILE", help="Does this input fit the model?")
+@click.option("--graph", "drawn", type=click.Path(), help="Draw the graph into this .dot, .svg or .png file.")
+@run_options
+@json_option
+def inspect(
+    path: str, weights: str | None, inputs: tuple[str, ...], drawn: str | None, as_json: bool, **chosen: Any,
+) -> int:
+    """Say what PATH is: a model, a device model, a checkpoint, a dump; its inputs, outputs, shapes and sizes.
+
+    \b
+    Example:
+      acccmp inspect model.om --input image.bin
+    """
+    from acccmp.inspection import describe, draw, fit
+    from acccmp.ui.screens import screen
+
+    facts = describe(
+        path, weights, run=chosen["run_name"], device=chosen["device"], model=chosen["npu_model"], step=chosen["step"],
+    )
+    fits = [fit(path, given, weights) for given in inputs]
+    if drawn:
+        draw(path, drawn, weights)
+    if as_json:
+        _print_json({**facts, **({"fits": [f.facts() for f in fits]} if fits else {})})
+    else:
+        _show(screen(facts, fits))
+    return PASSED if all(f.ok for f in fits) else NOT_PASSED
+
+
+# -- convert -----------------------------------------------------------------------------------------------------
+
+
+@cli.command(short_help="dump files to npy or bin in a chosen layout and dtype, and back")
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option("--out", "-o", required=True, type=click.Path())
+@click.option("--to", type=click.Choice(["npy", "bin", "dump"]), default="npy", show_default=True)
+@click.option("--layout", help="NCHW, NHWC, NC1HWC0, ...; by default the tensor's own, padding removed.")
+@click.option("--dtype", help="float16, float32, ...; by default the stored one. Integers are never cast to floats.")
+@jobs_option
+@json_option
+def convert(
+    paths: tuple[str, ...], out: str, to: str, layout: str | None, dtype: str | None, jobs: int | None, as_json: bool,
+) -> int:
+    """Convert dump files or whole folders of them.
+
+    \b
+    Example:
+      acccmp convert npu_dump/ -o arrays/ --to npy --layout NCHW
+    """
+    from acccmp.dumps.convert import convert as convert_files
+
+    with _executor(jobs) as executor:
+        result = convert_files(paths, out, to=to, layout=layout, dtype=dtype, executor=executor)
+    if as_json:
+        _print_json({
+            "written": [str(path) for path in result.written],
+            "failed": dict(result.failed), "notes": list(result.notes),
+        })
+    else:
+        click.echo(f"{len(result.written)} files in {out}")
+        for note in result.notes:
+            click.echo(f"note: {note}")
+        for name, reason in result.failed.items():
+            click.echo(f"failed: {_one_line(f'{name}: {reason}')}", err=True)
+    if not result.written:
+        return COULD_NOT
+    return NOT_PASSED if result.failed else PASSED
+
+
+# -- emulate -----------------------------------------------------------------------------------------------------
+
+
+@cli.command(short_help="dumps of an emulated device, healthy or with a planted fault")
+@click.argument("model", type=click.Path())
+@input_option
+@click.option("--precision", type=click.Choice(["float16", "bfloat16"]), default="float16", show_default=True)
+@click.option(
+    "--overflow", type=click.Choice(["keep", "saturate"]), default="keep", show_default=True,
+    help="keep Inf and NaN, or turn them into +-65504 and 0 as some chips do.",
+)
+@click.option("--flush-subnormals", is_flag=True, help="Subnormal numbers become 0.")
+@click.option("--fault", "faults", multiple=True, metavar="op=NAME,kind=KIND[,factor=F]", help="Plant a fault.")
+@click.option("--dump-mode", type=click.Choice(["all", "output"]), default="all", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs, where no --input is given.")
+@click.option("--out", "-o", required=True, type=click.Path())
+@json_option
+def emulate(
+    model: str, inputs: dict[str, str], precision: str, overflow: str, flush_subnormals: bool, faults: tuple[str, ...],
+    dump_mode: str, seed: int, out: str, as_json: bool,
+) -> int:
+    """Run an ONNX model as a device would (narrow storage, fused ops, device layouts) and write what it would dump.
+
+    \b
+    Fault kinds: overflow scale zero transpose stale bitflip noise bn-eps ceil-mode bad-weight
+    Example:
+      acccmp emulate model.onnx --input x=x.npy --fault op=conv3,kind=scale,factor=1.5 -o emulated/
+    """
+    from acccmp.models.load import load
+    from acccmp.runners.emulate import Fault
+    from acccmp.runners.emulate import emulate as emulate_device
+    from acccmp.runners.feeds import random_inputs, read_inputs
+
+    graph = load(model)
+    feeds = read_inputs(graph, inputs) if inputs else random_inputs(graph, seed)
+    made = emulate_device(
+        graph, feeds, out, precision=precision, overflow=overflow, flush_subnormals=flush_subnormals,
+        faults=tuple(Fault.parse(text) for text in faults), dump_mode=dump_mode,
+    )
+    if as_json:
+        _print_json({"dump": str(made.dump), "mapping": str(made.mapping)})
+    else:
+        click.echo(f"emulated device dump in {made.dump}\nmapping in {made.mapping}")
+        if not inputs:
+            click.echo(f"note: fed with random inputs (seed {seed})")
+    return PASSED
+
+
+# -- slice -------------------------------------------------------------------------------------------------------
+
+
+@cli.command("slice", short_help="cut start..end out of a model, with the device's tensors at its entrance")
+@click.argument("model", type=click.Path())
+@click.option("--start", "-s", multiple=True, help="Node or tensor where the slice begins; may be given several times.")
+@click.option("--end", "-e", multiple=True, help="Node or tensor where it ends; may be given several times.")
+@click.option("--around", help="Instead: everything within --radius steps of this node.")
+@click.option("--radius", type=click.IntRange(0), default=1, show_default=True)
+@weights_option
+@click.option("--dump", "-d", type=click.Path(), help="What the device dumped: the slice's inputs are taken from it.")
+@mapping_option
+@click.option("--golden", "-g", type=click.Path(), help="A golden dump of the full model, for the self-test.")
+@input_option
+@click.option("--widen", is_flag=True, help="Where an input was not dumped, begin at the next tensors that were.")
+@click.option("--exact", is_flag=True, help="Refuse to grow to the border of a fused device op.")
+@click.option("--all-outputs", is_flag=True, help="Every tensor that leaves the region is an output.")
+@click.option("--dtype", default="float16", show_default=True, help="What the raw .bin inputs are stored as.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random inputs, where no others are found.")
+@click.option("--no-check", is_flag=True, help="Leave the self-test out.")
+@click.option("--zip", "zipped", is_flag=True, help="Make one .zip as well.")
+@click.option("--out", "-o", type=click.Path(), help="Where the folder dump_result_<time> is written; by default here.")
+@runner_option
+@run_options
+@json_option
+def slice_command(model: str, **options: Any) -> int:
+    """Cut a stretch out of MODEL, closed, with its weights and its dumped inputs, and prove that it is right.
+
+    \b
+    Example:
+      acccmp slice model.onnx --start conv3 --end relu5 --dump npu_dump/ --mapping model.json -o handover/
+    """
+    from acccmp.workflow import Options, export_slice, slice_model
+
+    part = slice_model(
+        model, options["start"], options["end"], dump=options["dump"], mapping=options["mapping"],
+        weights=options["weights"], around=options["around"], radius=options["radius"], widen=options["widen"],
+        exact=options["exact"], all_outputs=options["all_outputs"],
+        options=Options(
+            run=options["run_name"], device=options["device"], npu_model=options["npu_model"], step=options["step"],
+        ),
+    )
+    bundle = export_slice(
+        part, options["out"], golden=options["golden"], inputs=options["inputs"] or None, seed=options["seed"],
+        dtype=options["dtype"], zip=options["zipped"], check=not options["no_check"], runner=options["runner"],
+    )
+    if options["as_json"]:
+        _print_json({"folder": str(bundle.path), "zip": str(bundle.zip) if bundle.zip else None, **bundle.manifest})
+    else:
+        from acccmp.ui.screens import slice_screen
+
+        _show(slice_screen(part, bundle))
+    return PASSED if bundle.passed else NOT_PASSED

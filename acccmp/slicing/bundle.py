@@ -1,0 +1,476 @@
+"""The bundle: a Slice as a folder (or zip) that can be handed over: the sub-model, its inputs in every form that the
+next tool needs, what it should give, the device's own dump files, and a script that runs it alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acccmp import plugins
+from acccmp.core.dump import Dump, Port
+from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.tensor import DTYPES, Array, DType, TensorRef, decode, dtype_of, encode
+from acccmp.dumps.arrays import write_golden
+from acccmp.errors import FormatError, InputError
+from acccmp.models.tracing import Trace
+from acccmp.slicing.cut import Slice
+
+SCHEMA = "acccmp.slice/1"  # version of manifest.json
+MOST_MANIFEST = 64 << 20  # bytes; a larger manifest.json is none of ours
+
+# Number of the framework on ATC's command line, and how the sub-model is named there.
+FRAMEWORK = {"caffe": 0, "tensorflow": 3, "onnx": 5}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A written slice: where it is, what its manifest says, and the zip if one was asked for."""
+
+    path: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+    zip: Path | None = None
+
+    @property
+    def passed(self) -> bool:
+        """False only when the self-test ran and failed."""
+        return str(self.manifest.get("check", {}).get("status", "skipped")) != "FAILED"
+
+
+def result_name(when: datetime) -> str:
+    """`dump_result_YYYY_MM_DD_HH_MM_SS`."""
+    return f"dump_result_{when:%Y_%m_%d_%H_%M_%S}"
+
+
+def file_name(order: int, name: str) -> str:
+    """A file name for a tensor: its place, its name with anything but letters, digits, '_' and '-' replaced, and a
+    hash where that lost something. At most 100 characters; never a path."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    if plain != name or len(plain) > 80:
+        plain = f"{plain[:72]}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{order:02d}_{plain}"
+
+
+def save_slice(
+    part: Slice,
+    folder: str | Path | None = None,
+    *,
+    dtype: str = "float16",
+    zip: bool = False,
+    check: Mapping[str, Any] | None = None,
+    golden: Dump | None = None,
+    golden_from: str = "",
+    when: datetime | None = None,
+) -> Bundle:
+    """Write a slice as `FOLDER/dump_result_<time>/` (in the current folder without one).
+
+    `dtype` is what the raw `.bin` inputs are stored as; integers are never cast. `check` is the result of a self-test
+    (see `acccmp.workflow`), `golden` the full model's golden tensors inside the region, `golden_from` says what they
+    were computed from. The folder appears whole or not at all. Raises InputError for an unknown dtype, FormatError
+    when a dumped tensor turns out to be unreadable, OSError when the disk is full.
+    """
+    if dtype not in DTYPES or DTYPES[dtype].kind != "float":
+        raise InputError(f"--dtype {dtype}: not a float type; there are float16, float32, bfloat16, ...")
+    parent = Path(folder) if folder is not None else Path.cwd()
+    parent.mkdir(parents=True, exist_ok=True)
+    when = when or datetime.now()
+    target = _free(parent / result_name(when))
+    work = Path(tempfile.mkdtemp(prefix=".slice-", dir=parent))
+    try:
+        manifest = _write(part, work, DTYPES[dtype], dict(check or {}), golden or Dump({}), golden_from, when)
+        os.chmod(work, 0o755)
+        os.replace(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return Bundle(target, manifest, _zip(target) if zip else None)
+
+
+def read_manifest(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a slice (given itself, or the folder that holds its newest `dump_result_*`) and its manifest.
+
+    Raises InputError when there is none, FormatError when it is damaged.
+    """
+    root = Path(folder)
+    found = [root] if (root / "manifest.json").is_file() else sorted(root.glob("dump_result_*"))
+    for path in reversed(found):
+        file = path / "manifest.json"
+        if not file.is_file() or file.stat().st_size > MOST_MANIFEST:
+            continue
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FormatError(f"{file}: not JSON ({error}); write the slice again") from None
+        if isinstance(data, dict) and data.get("schema") == SCHEMA:
+            return path, data
+    raise InputError(f"{folder}: holds no slice (no manifest.json of {SCHEMA}); `acccmp slice` writes one")
+
+
+def is_slice(folder: str | Path) -> bool:
+    """Is this the folder of a slice, or one that holds such folders?"""
+    try:
+        read_manifest(folder)
+    except (InputError, FormatError, OSError):
+        return False
+    return True
+
+
+def _free(path: Path) -> Path:
+    """`path`, or `path_2`, ... if it exists: two slices in one second are two folders."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}_{number}")
+    return free
+
+
+def _zip(folder: Path) -> Path:
+    target = folder.with_name(folder.name + ".zip")
+    part = target.with_name(target.name + ".part")
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+            for path in sorted(folder.rglob("*")):
+                archive.write(path, Path(folder.name) / path.relative_to(folder))
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+# -- what is written ---------------------------------------------------------------------------------------------
+
+
+def _write(
+    part: Slice, work: Path, dtype: DType, check: dict[str, Any], golden: Dump, golden_from: str, when: datetime,
+) -> dict[str, Any]:
+    model_files = plugins.find("writers", part.graph.format)(part.graph, work, "dump")
+    inputs = [
+        _write_input(part, order, tensor, work / "inputs", dtype, golden)
+        for order, tensor in enumerate(part.graph.inputs)
+    ]
+    outputs = [
+        _write_expected(part, order, tensor, work / "expected", golden)
+        for order, tensor in enumerate(part.graph.outputs)
+    ]
+    copied = _copy_dump_files(part, work / "dump_data")
+    if len(golden):
+        write_golden(
+            work / "golden", ((port, ref.numpy()) for port, ref in golden.items()),
+            {"model": _model_facts(part.whole), "runner": dict(golden.meta.get("runner_facts", {})), "inputs": {}},
+        )
+    manifest: dict[str, Any] = {
+        "schema": SCHEMA,
+        "made": when.isoformat(timespec="seconds"),
+        "model": _model_facts(part.whole),
+        "slice": {
+            "format": part.graph.format,
+            "files": [_file_facts(Path(path), work) for path in model_files],
+            "start": list(part.start), "end": list(part.end),
+            "layers": [node.name for node in part.graph.nodes if node.name not in part.whole.constants],
+        },
+        "inputs": inputs,
+        "outputs": outputs,
+        "golden_from": golden_from,
+        "mapping": str(part.mapping.path or part.mapping.name) if part.mapping is not None else None,
+        "device_ops": list(part.device_ops),
+        "dump": str(part.dump.path) if part.dump is not None else None,
+        "dump_data": copied,
+        "atc": atc_command(part, dtype, inputs),
+        "check": check or {"status": "skipped"},
+        "log": engineers_log(part, copied, model_files),
+    }
+    (work / "log.txt").write_text("\n".join(manifest["log"]) + "\n", encoding="utf-8")
+    (work / "README.txt").write_text(_readme(part, manifest), encoding="utf-8")
+    (work / "acl.json").write_text(json.dumps(_acl(), indent=1) + "\n", encoding="utf-8")
+    script = files("acccmp.slicing").joinpath("reproduce.py.txt").read_text(encoding="utf-8")
+    (work / "reproduce.py").write_text(script, encoding="utf-8")
+    if manifest["check"].get("status") == "FAILED":
+        (work / "FAILED").write_text(str(manifest["check"].get("reason", "")) + "\n", encoding="utf-8")
+    (work / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _model_facts(graph: Graph) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": graph.name, "format": graph.format}
+    if graph.path is not None:
+        facts["path"] = str(graph.path)
+        if graph.path.is_file():
+            facts["sha256"] = _sha256(graph.path)
+    return facts
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_facts(path: Path, root: Path) -> dict[str, Any]:
+    return {"file": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _write_input(
+    part: Slice, order: int, tensor: str, folder: Path, dtype: DType, golden: Dump,
+) -> dict[str, Any]:
+    """One input of the slice: as dumped, as .npy in the model's layout and dtype, as .bin in `dtype`; and what the
+    original had there (.golden.npy)."""
+    port = part.input_port(tensor)
+    spec = part.graph.spec(tensor)
+    facts: dict[str, Any] = {
+        "order": order, "tensor": tensor, "port": str(port), "layout": spec.layout,
+        "shape": None if spec.shape is None else list(spec.shape), "dtype": spec.dtype.name if spec.dtype else None,
+    }
+    ref, original = part.inputs.get(port), golden.get(port) or part.golden.get(port)
+    name = file_name(order, tensor)
+    folder.mkdir(exist_ok=True)
+    if original is not None:
+        path = folder / f"{name}.golden.npy"
+        np.save(path, original.numpy(), allow_pickle=False)
+        facts["golden"] = _file_facts(path, folder.parent)
+    if ref is None:
+        return facts
+    at = part.taken_from.get(port)
+    facts["taken_from"] = str(at) if at else None
+    facts["dumped_file"] = Path(ref.path).name
+    stored = folder / f"{name}.dumped.bin"
+    stored.write_bytes(ref.raw())
+    facts["dumped"] = {
+        **_file_facts(stored, folder.parent), "dtype": ref.dtype.name, "layout": ref.layout, "shape": list(ref.shape),
+    }
+    array, quantised = dequantised(ref, spec, _quantisation(part, at))
+    facts.update(quantised)
+    facts["shape"], facts["dtype"] = list(array.shape), str(array.dtype)
+    npy = folder / f"{name}.npy"
+    np.save(npy, array, allow_pickle=False)
+    facts["npy"] = _file_facts(npy, folder.parent)
+    raw, cast = to_bin(ref.numpy() if quantised else array, dtype, ref.dtype if quantised else dtype_of(array.dtype))
+    path = folder / f"{name}.bin"
+    path.write_bytes(raw)
+    facts["bin"] = {**_file_facts(path, folder.parent), **cast}
+    return facts
+
+
+def dequantised(ref: TensorRef, spec: TensorSpec, rule: tuple[float, float] | None) -> tuple[Array, dict[str, Any]]:
+    """The tensor in the model's own dtype, and what its manifest says about quantisation (nothing for floats).
+
+    An 8-bit tensor where the model has floats is turned back by its scale and offset, (q - offset) / scale; without
+    them it stays as it is, and the manifest says so.
+    """
+    array = ref.numpy()
+    wanted = spec.dtype
+    if wanted is None or wanted.numpy is None or wanted.kind == ref.dtype.kind or wanted.kind != "float":
+        same = wanted is None or wanted.numpy is None or wanted.kind != ref.dtype.kind
+        return (array if same else array.astype(wanted.numpy)), {}
+    if ref.dtype.kind != "int":
+        return array, {}
+    if rule is None:
+        return array, {"quantised": {"scale": None, "note": "the mapping holds no scale for this tensor"}}
+    scale, offset = rule
+    real = ((array.astype(np.float64) - offset) / scale).astype(wanted.numpy)
+    return real, {"quantised": {"scale": scale, "offset": offset}}
+
+
+def _quantisation(part: Slice, at: Port | None) -> tuple[float, float] | None:
+    """Scale and offset of the AscendQuant op that made the tensor at a device port, if the mapping has them."""
+    if part.mapping is None or at is None or at.node not in part.mapping:
+        return None
+    node = part.mapping[at.node]
+    if at.side == "input" and at.index < len(node.inputs):
+        before = part.mapping.producer(node.inputs[at.index])
+        if before is None or before.node not in part.mapping:
+            return None
+        node = part.mapping[before.node]
+    if "Quant" not in node.op_type or "scale" not in node.attrs:
+        return None
+    scale, offset = node.attrs["scale"], node.attrs.get("offset", 0.0)
+    return (float(scale), float(offset)) if float(scale) else None
+
+
+def to_bin(array: Array, dtype: DType, own: DType) -> tuple[bytes, dict[str, Any]]:
+    """`array` as raw little-endian bytes: floats cast to `dtype`, everything else as it is.
+
+    The facts count what the cast made: `inf` (finite before, infinite after) and `subnormal` (non-zero before;
+    subnormal or flushed to zero after).
+    """
+    if own.kind != "float":
+        return encode(array, own), {"dtype": own.name, "inf": 0, "subnormal": 0}
+    raw = encode(array, dtype)
+    if dtype.name == own.name:
+        return raw, {"dtype": dtype.name, "inf": 0, "subnormal": 0}
+    wide = np.abs(array.astype(np.float64))
+    after = np.abs(decode(np.frombuffer(raw, np.uint8), dtype, array.size).astype(np.float64)).reshape(wide.shape)
+    small = (wide > 0) & (after < dtype.smallest_normal)
+    return raw, {
+        "dtype": dtype.name,
+        "inf": int((np.isfinite(wide) & np.isinf(after)).sum()),
+        "subnormal": int((small & ~((wide < own.smallest_normal) & (after == wide))).sum()),
+    }
+
+
+def _write_expected(part: Slice, order: int, tensor: str, folder: Path, golden: Dump) -> dict[str, Any]:
+    port = part.whole.producer(tensor) or Port(tensor, "output", 0)
+    spec = part.graph.spec(tensor)
+    facts: dict[str, Any] = {
+        "order": order, "tensor": tensor, "port": str(port), "layout": spec.layout,
+        "shape": None if spec.shape is None else list(spec.shape), "dtype": spec.dtype.name if spec.dtype else None,
+    }
+    for side, dump in (("golden", golden), ("npu", part.npu)):
+        ref = dump.get(port) or (part.golden.get(port) if side == "golden" else None)
+        if ref is None:
+            continue
+        (folder / side).mkdir(parents=True, exist_ok=True)
+        path = folder / side / f"{file_name(order, tensor)}.npy"
+        np.save(path, ref.numpy(), allow_pickle=False)
+        facts[side] = _file_facts(path, folder.parent)
+    return facts
+
+
+def _copy_dump_files(part: Slice, folder: Path) -> list[dict[str, str]]:
+    """Copies of the dump files of every op inside the region and of those that feed its start."""
+    if part.dump is None:
+        return []
+    inside = set(part.device_ops) or {node.name for node in part.graph.nodes}
+    copied: list[dict[str, str]] = []
+    done: dict[str, str] = {}
+    for port, ref in part.dump.refs.items():
+        role = "inside" if port.node in inside else "feeds" if port.node in part.feeding_ops else ""
+        if not role or ref.path in done or not os.path.isfile(ref.path):
+            continue
+        name = Path(ref.path).name
+        if name in done.values():
+            name = f"{len(done)}_{name}"
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(ref.path, folder / name)
+        done[ref.path] = name
+        copied.append({"file": f"dump_data/{name}", "op": port.node, "role": role})
+    return copied
+
+
+# -- words for people --------------------------------------------------------------------------------------------
+
+
+def _quoted(text: str) -> str:
+    """A word for a shell's command line, in double quotes."""
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", "".join(c if c.isprintable() else "?" for c in text)) + '"'
+
+
+def _node_name(part: Slice, tensor: str) -> str:
+    """An input's name as ATC wants it: the layer for Caffe and TensorFlow, the tensor for ONNX."""
+    if part.graph.format == "tensorflow":
+        return tensor.rsplit(":", 1)[0]
+    return tensor.partition("@")[0] if part.graph.format == "caffe" else tensor
+
+
+def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) -> str:
+    """The conversion command line for this slice. `--input_fp16_nodes` is there exactly when the bins are fp16."""
+    kind = part.graph.format
+    words = ["atc", f"--framework={FRAMEWORK[kind]}"]
+    words += {
+        "onnx": ["--model=dump.onnx"], "tensorflow": ["--model=dump.pb"],
+        "caffe": ["--model=dump.prototxt", "--weight=dump.caffemodel"],
+    }[kind]
+    words.append("--output=dump")
+    shapes, narrow = [], []
+    for facts in inputs:
+        name = _node_name(part, facts["tensor"])
+        if facts.get("shape") is not None and all(isinstance(dim, int) for dim in facts["shape"]):
+            shapes.append(f"{name}:{','.join(map(str, facts['shape']))}")
+        if facts.get("bin", {}).get("dtype") == "float16":
+            narrow.append(name)
+    if shapes:
+        words.append("--input_shape=" + _quoted(";".join(shapes)))
+    layouts = {facts.get("layout") for facts in inputs} - {None}
+    words.append(f"--input_format={layouts.pop() if len(layouts) == 1 else 'ND'}")
+    if narrow:
+        words.append("--input_fp16_nodes=" + _quoted(";".join(narrow)))
+    if kind == "tensorflow":
+        words.append("--out_nodes=" + _quoted(";".join(part.graph.outputs)))
+    soc = part.mapping.meta.get("soc_version") if part.mapping is not None else None
+    words.append(f"--soc_version={_quoted(str(soc)) if soc else 'YOUR_CHIP'}")
+    return " ".join(words)
+
+
+def engineers_log(part: Slice, copied: Iterable[Mapping[str, str]], model_files: Iterable[Path]) -> list[str]:
+    """What was done, in the words of the vendor's world; see `log.txt` of a bundle."""
+    lines = list(part.log)
+    first = next((n.name for n in part.graph.nodes if n.name not in part.whole.constants), "slice")
+    for order, tensor in enumerate(part.graph.inputs):
+        spec = part.graph.spec(tensor)
+        dims = " ".join(f"dim: {dim}" for dim in spec.shape or ())
+        lines.append(
+            f"added input layer: layer {{ name: {json.dumps(f'{first}_input_{order}')} type: \"Input\" "
+            f"top: {json.dumps(tensor)} input_param {{ shape {{ {dims} }} }} }}"
+        )
+    if part.dump is not None:
+        lines.append(f"dump data path: {part.dump.path}")
+    by_op: dict[str, list[str]] = {}
+    for facts in copied:
+        by_op.setdefault(facts["op"], []).append(facts["file"])
+    trace = Trace(part.mapping, part.whole) if part.mapping is not None else None
+    for op in (*part.feeding_ops, *part.device_ops):
+        known = trace is not None and part.mapping is not None and op in part.mapping
+        answers = ", ".join(trace.originals(part.mapping[op])) if known else op
+        file = ", ".join(by_op.get(op, ["not dumped"]))
+        lines.append(f"device op {op} answers {answers or 'no original layer'}; output file: {file}; input file: {file}")
+    lines += [f"{tensor}: input taken from {at}" for tensor, at in part.taken_from.items()]
+    layers = [node.name for node in part.graph.nodes if node.name not in part.whole.constants]
+    lines.append("exported layers: " + ", ".join(layers))
+    lines.append("sub-model: " + ", ".join(Path(path).name for path in model_files))
+    return ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
+
+
+def _acl() -> dict[str, Any]:
+    return {
+        "dump": {
+            "dump_list": [{"model_name": "dump"}], "dump_path": "./npu_dump", "dump_mode": "all",
+            "dump_op_switch": "off",
+        }
+    }
+
+
+def _readme(part: Slice, manifest: Mapping[str, Any]) -> str:
+    check = manifest["check"]
+    bins = ",".join(f"inputs/{Path(i['bin']['file']).name}" for i in manifest["inputs"] if "bin" in i)
+    cut_away = not set(part.graph.inputs) & set(part.whole.inputs)
+    casts = [
+        f"  {i['tensor']}: as {i['bin']['dtype']} it has {i['bin']['inf']} new Inf, {i['bin']['subnormal']} new subnormals"
+        for i in manifest["inputs"] if i.get("bin", {}).get("inf") or i.get("bin", {}).get("subnormal")
+    ]
+    lines = [
+        f"A slice of {part.whole.name}: {', '.join(part.start)} .. {', '.join(part.end)}",
+        "",
+        f"  {len(manifest['slice']['layers'])} layers, inputs {', '.join(part.graph.inputs) or 'none'}, "
+        f"outputs {', '.join(part.graph.outputs)}",
+        f"  self-test: {check.get('status', 'skipped')}" + (f" ({check['reason']})" if check.get("reason") else ""),
+        f"  golden tensors from: {manifest['golden_from'] or 'nowhere'}",
+        *casts,
+        "",
+        "Convert it for the device" + (" (no AIPP: the data layer is cut away):" if cut_away else ":"),
+        f"  {manifest['atc']}",
+        "",
+        "Run it there, dumping every layer:",
+        f"  python3 -m ais_bench --model dump.om --input {bins or 'YOUR_INPUTS.bin'} --acl_json_path acl.json",
+        "",
+        "Compare what it dumped:",
+        "  acccmp compare . npu_dump/ --mapping dump.om",
+        "",
+        "Run it on this machine and compare (needs numpy and the original's framework, not acccmp):",
+        "  python3 reproduce.py",
+        "",
+        "inputs/NN_name.npy: the model's own layout and dtype; .bin: what the device is fed with;",
+        "  .dumped.bin: the bytes as dumped; .golden.npy: what the original had there.",
+        "expected/golden, expected/npu: what the original and the device gave at the end of this stretch.",
+        "dump_data/: the device's dump files of this stretch. manifest.json: shapes, dtypes, bytes and SHA-256 of all.",
+    ]
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines) + "\n"
