@@ -1,0 +1,182 @@
+"""The compiled model as JSON, as `atc --mode=1 --om=model.om --json=out.json` writes it: the mapping to the original.
+
+It is the protobuf message `ge.proto.ModelDef` printed as JSON: maps are lists of {"key", "value"}, enums are names or
+numbers, 64-bit integers may be texts. Source: specs of the Ascend dumps, 5.1, and of the model formats, a.12.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from acccmp.core.graph import Graph
+from acccmp.errors import FormatError
+from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
+
+LARGEST = 1 << 30  # bytes; the JSON of a large language model's graph has some 100 MB
+
+
+def load(path: str | Path, weights: object = None) -> Graph:
+    """The device Graph (format "om") in ATC's JSON: see `device_graph`. `weights` is not used: the JSON has none.
+
+    Attributes are decoded to plain values; one that was printed as null, or as a list with nothing but its type, is
+    None or (). Raises FormatError for text that is not JSON, JSON of another kind (a `fusion_result.json`, ...), and
+    ops without a name; an op without a type is kept and noted.
+    """
+    where = Path(path)
+    try:
+        size = where.stat().st_size
+        if size > LARGEST:
+            raise FormatError(f"{where}: {size} bytes are too many for a graph printed as JSON (at most {LARGEST})")
+        raw = where.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{where}: cannot be read: {error.strerror or error}") from error
+    return parse(raw, where)
+
+
+def parse(raw: bytes, path: Path) -> Graph:
+    """As `load`, from the bytes of the file; `path` is for messages and `Graph.path`."""
+    try:
+        model = json.loads(raw.decode("utf-8-sig", "replace"))
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{path}: not JSON: {error.msg} at line {error.lineno}") from None
+    except RecursionError:
+        raise FormatError(f"{path}: not a model: the JSON is nested too deeply") from None
+    if not isinstance(model, dict):
+        raise FormatError(f"{path}: not a compiled model as JSON: the outermost value is no object")
+    graphs = model.get("graph")
+    if not isinstance(graphs, list) or not graphs or not all(isinstance(graph, dict) for graph in graphs):
+        if "graph_fusion" in model or "ub_fusion" in model:
+            raise FormatError(
+                f"{path}: this is a fusion_result.json (counts of fusion passes), not a mapping; "
+                "make one with `atc --mode=1 --om=MODEL.om --json=OUT.json`"
+            )
+        raise FormatError(f'{path}: not a compiled model as JSON: there is no list "graph" in it')
+    notes: list[str] = []
+    try:
+        attrs = _attrs(model.get("attr"))
+        parts = [(str(graph.get("name", "")), [
+            _op(op, place, str(graph.get("name", "")), path, notes) for place, op in enumerate(_list(graph.get("op")))
+        ]) for graph in graphs]
+    except RecursionError:
+        raise FormatError(f"{path}: not a model: attributes are nested too deeply") from None
+    name = str(model.get("name") or parts[0][0] or path.stem)
+    return device_graph(
+        name, parts[0][1], attrs=attrs, subgraphs=dict(parts[1:]), path=path, notes=notes,
+        meta={"version": _number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
+    )
+
+
+def _op(op: Any, place: int, graph: str, path: Path, notes: list[str]) -> DeviceOp:
+    if not isinstance(op, dict) or not isinstance(op.get("name"), str) or not op["name"]:
+        raise FormatError(f"{path}: op {place} of graph {graph!r} has no name")
+    op_type = op.get("type")
+    if not isinstance(op_type, str) or not op_type:
+        notes.append(f"op {op['name']} has no type in {path.name}")
+        op_type = ""
+    return DeviceOp(
+        op["name"], op_type, _number(op.get("id")) or 0,
+        tuple(text for text in _list(op.get("input")) if isinstance(text, str)),
+        tuple(_tensor(desc) for desc in _list(op.get("input_desc"))),
+        tuple(_tensor(desc) for desc in _list(op.get("output_desc"))),
+        _attrs(op.get("attr")),
+        tuple(text for text in _list(op.get("subgraph_name")) if isinstance(text, str)),
+    )
+
+
+def _tensor(desc: Any) -> DeviceTensor:
+    """A descriptor; one without anything in it keeps its place in the list."""
+    if not isinstance(desc, dict):
+        return DeviceTensor()
+    dtype = desc.get("dtype")
+    shape = desc.get("shape")
+    dims = tuple(_number(n) for n in _list(shape.get("dim"))) if isinstance(shape, dict) else None
+    layout = desc.get("layout")
+    return DeviceTensor(
+        dtype if isinstance(dtype, str) or (isinstance(dtype, int) and not isinstance(dtype, bool)) else None,
+        layout if isinstance(layout, str) else None,
+        None if dims is None or None in dims else tuple(n for n in dims if n is not None),
+        _attrs(desc.get("attr")), _number(desc.get("size")),
+    )
+
+
+def _attrs(pairs: Any) -> dict[str, Any]:
+    """A map printed as a list of {"key", "value"}; older tools print it as an object."""
+    if isinstance(pairs, dict):
+        return {str(key): _value(value) for key, value in pairs.items()}
+    return {
+        str(pair["key"]): _value(pair.get("value")) for pair in _list(pairs) if isinstance(pair, dict) and "key" in pair
+    }
+
+
+def _value(value: Any) -> Any:
+    """An AttrDef as a plain value: the one field that is set; None when none is."""
+    if not isinstance(value, dict):
+        return value
+    for kind, inner in value.items():
+        if kind == "i":
+            return _number(inner)
+        if kind == "f":
+            return _float(inner)
+        if kind == "list":
+            return _values(inner)
+        if kind in ("func", "t", "td", "g", "na"):
+            return _nested(inner)
+        if kind == "list_list_int":
+            return tuple(tuple(map(_number, _list(_get(row, "list_i")))) for row in _list(_get(inner, "list_list_i")))
+        if kind == "list_list_float":
+            return tuple(tuple(map(_float, _list(_get(row, "list_f")))) for row in _list(_get(inner, "list_list_f")))
+        if kind != "val_type":
+            return inner
+    return None
+
+
+def _values(listed: Any) -> tuple[Any, ...]:
+    """An AttrDef.ListValue: the items of the field that is set; () when only the type is there."""
+    if isinstance(listed, list):
+        return tuple(listed)
+    if not isinstance(listed, dict):
+        return ()
+    for kind, items in listed.items():
+        if kind == "val_type":
+            continue
+        convert = {"i": _number, "f": _float}.get(kind)
+        return tuple(convert(item) if convert else _nested(item) for item in _list(items))
+    return ()
+
+
+def _nested(value: Any) -> Any:
+    """A message inside an attribute (a tensor, a named list of attributes), its maps as dicts."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _attrs(inner) if key == "attr" else _nested(inner) if isinstance(inner, Mapping) else inner
+        for key, inner in value.items()
+    }
+
+
+def _number(value: Any) -> int | None:
+    """64-bit integers are printed as texts by some tools."""
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _float(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _get(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
