@@ -422,7 +422,8 @@ def engineers_log(part: Slice, copied: Iterable[Mapping[str, str]], model_files:
         known = trace is not None and part.mapping is not None and op in part.mapping
         answers = ", ".join(trace.originals(part.mapping[op])) if known else op
         file = ", ".join(by_op.get(op, ["not dumped"]))
-        lines.append(f"device op {op} answers {answers or 'no original layer'}; output file: {file}; input file: {file}")
+        answers = answers or "no original layer"
+        lines.append(f"device op {op} answers {answers}; output file: {file}; input file: {file}")
     lines += [f"{tensor}: input taken from {at}" for tensor, at in part.taken_from.items()]
     layers = [node.name for node in part.graph.nodes if node.name not in part.whole.constants]
     lines.append("exported layers: " + ", ".join(layers))
@@ -444,8 +445,8 @@ def _readme(part: Slice, manifest: Mapping[str, Any]) -> str:
     bins = ",".join(f"inputs/{Path(i['bin']['file']).name}" for i in manifest["inputs"] if "bin" in i)
     cut_away = not set(part.graph.inputs) & set(part.whole.inputs)
     casts = [
-        f"  {i['tensor']}: as {i['bin']['dtype']} it has {i['bin']['inf']} new Inf, {i['bin']['subnormal']} new subnormals"
-        for i in manifest["inputs"] if i.get("bin", {}).get("inf") or i.get("bin", {}).get("subnormal")
+        f"  {i['tensor']}: the cast to {b['dtype']} made {b['inf']} Inf and {b['subnormal']} subnormals"
+        for i in manifest["inputs"] if (b := i.get("bin", {})).get("inf") or b.get("subnormal")
     ]
     lines = [
         f"A slice of {part.whole.name}: {', '.join(part.start)} .. {', '.join(part.end)}",

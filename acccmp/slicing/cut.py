@@ -109,10 +109,11 @@ def cut(
     device = trace.ops_of(region - graph.constants) if trace is not None else ()
     given = _dumped_outputs(graph, part, dump, trace) if dump is not None else {}
     feeding = tuple(dict.fromkeys(port.node for port in taken.values() if port.node not in device))
+    where = dump.path if dump is not None else None
     return Slice(
         part, graph, starts, ends,
-        inputs=Dump(inputs, kind="npu", path=dump.path if dump else None), taken_from=taken,
-        npu=Dump(given, kind="npu", path=dump.path if dump else None), dump=dump, mapping=mapping, device_ops=device, feeding_ops=feeding, log=tuple(log),
+        inputs=Dump(inputs, kind="npu", path=where), npu=Dump(given, kind="npu", path=where), taken_from=taken,
+        dump=dump, mapping=mapping, device_ops=device, feeding_ops=feeding, log=tuple(log),
     )
 
 

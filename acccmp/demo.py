@@ -1,0 +1,40 @@
+"""`make demo`: compare the faulty sample dump with its original, and say whether the planted layer was found."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "sample_dumps" / "digits_onnx"
+
+
+def main() -> int:
+    """Run the comparison of the sample as a user would; 0 when the planted fault is named first."""
+    from acccmp.cli import _show, write_report
+    from acccmp.reports import tables
+    from acccmp.workflow import compare
+
+    truth = json.loads((SAMPLE / "fault.json").read_text(encoding="utf-8"))
+    command = (
+        "acccmp compare sample_dumps/digits_onnx/model.onnx sample_dumps/digits_onnx/npu_faulty "
+        "--mapping sample_dumps/digits_onnx/mapping.json -o demo_report"
+    )
+    print(f"$ {command}\n")
+    report = compare(SAMPLE / "model.onnx", SAMPLE / "npu_faulty", mapping=SAMPLE / "mapping.json")
+    saved = write_report(report, ROOT / "demo_report")
+    _show(tables.terminal(report, saved=[str(path.relative_to(ROOT)) for path in saved]))
+    first = report.first_bad
+    named = () if first is None else (first.port.node, *first.originals)
+    print(f"\nThe dump is of an emulated device (nothing here was measured on an NPU), with one planted fault: "
+          f"{truth['fault']}.")
+    if truth["op"] in named:
+        print(f"Found: the first bad layer is {first.port.node if first else ''}. The report lies in demo_report/.")
+        return 0
+    print(f"Not found: the planted layer is {truth['op']}, the report names {named or 'none'}.", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""What is this file or folder? Facts as plain data, for people (rendered in `acccmp.ui.screens`) and for machines."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from acccmp.core.dump import Dump, Port
+from acccmp.core.graph import Graph
+from acccmp.dumps.read import read_dump
+from acccmp.errors import FormatError, InputError
+from acccmp.models.identify import identify
+from acccmp.models.load import load
+from acccmp.models.tracing import Trace
+from acccmp.slicing.bundle import is_slice, read_manifest
+
+MOST_ROWS = 400  # ops of a dump that are listed one by one
+
+
+def describe(path: str | Path, weights: str | Path | None = None, **chosen: str | None) -> dict[str, Any]:
+    """What lies at `path`, as JSON-able facts; `kind` says what it is.
+
+    `chosen` (run, device, model, step) picks one run of a dump tree. Raises InputError when nothing is there,
+    FormatError when it is damaged or of no known kind.
+    """
+    kind = kind_of(path)
+    if kind == "slice":
+        return {"kind": "slice", "path": str(path), **_slice_facts(path)}
+    if kind == "dump":
+        return {"kind": "dump", "path": str(path), **dump_facts(read_dump(path, **chosen))}
+    if kind in _DESCRIBERS:
+        import importlib
+
+        module, name = _DESCRIBERS[kind]
+        facts: dict[str, Any] = getattr(importlib.import_module(module), name)(path)
+        return {"kind": kind, "path": str(path), **facts}
+    return {"kind": kind, "path": str(path), **graph_facts(load(path, weights))}
+
+
+# Kinds whose readers know more than a Graph says.
+_DESCRIBERS = {
+    "om": ("acccmp.models.om", "describe"),
+    "mindir": ("acccmp.models.mindspore", "describe"),
+    "ckpt": ("acccmp.models.mindspore", "describe"),
+    "cambricon": ("acccmp.models.cambricon", "describe"),
+}
+
+
+def kind_of(path: str | Path) -> str:
+    """`onnx`, `caffe`, `tensorflow`, `om`, ..., `slice` or `dump`. Raises InputError, FormatError."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file or folder")
+    if Path(path).is_dir() and is_slice(path):
+        return "slice"
+    try:
+        return identify(path)
+    except FormatError:
+        if Path(path).is_dir():
+            return "dump"
+        raise
+
+
+def graph_facts(graph: Graph) -> dict[str, Any]:
+    """Facts of a model: inputs and outputs with shapes, dtypes and sizes, ops by type, parameters."""
+    weights = graph.weights.values()
+    facts: dict[str, Any] = {
+        "name": graph.name, "format": graph.format, "nodes": len(graph.nodes),
+        "edges": sum(1 for node in graph.nodes for tensor in node.slots if tensor and _made_inside(graph, tensor)),
+        "inputs": [_tensor_facts(graph, name) for name in graph.inputs],
+        "outputs": [_tensor_facts(graph, name) for name in graph.outputs],
+        "ops": dict(Counter(node.op_type for node in graph.nodes).most_common()),
+        "weights": {
+            "tensors": len(weights), "elements": sum(math.prod(ref.own_shape) for ref in weights),
+            "bytes": sum(ref.nbytes for ref in weights),
+        },
+        "sub-graphs": sum(len(node.subgraphs) for node in graph.nodes),
+    }
+    if graph.format == "om":
+        groups = Trace(graph).groups
+        facts["mapping"] = {
+            "device ops with originals": len(groups),
+            "originals": len(set().union(*groups.values())) if groups else 0,
+            "fused ops": sum(1 for members in groups.values() if len(members) > 1),
+            "made by the compiler": sum(1 for node in graph.nodes if node.origins == ()),
+        }
+    facts["meta"] = {key: _plain(value) for key, value in graph.meta.items() if value not in (None, "", (), {})}
+    facts["notes"] = list(graph.notes)
+    return facts
+
+
+def _made_inside(graph: Graph, tensor: str) -> bool:
+    port = graph.producer(tensor)
+    return port is not None and port.node in graph
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _tensor_facts(graph: Graph, name: str) -> dict[str, Any]:
+    spec = graph.spec(name)
+    facts: dict[str, Any] = {
+        "name": name, "dtype": spec.dtype.name if spec.dtype else None,
+        "shape": None if spec.shape is None else list(spec.shape), "layout": spec.layout,
+    }
+    if spec.nbytes is not None:
+        facts["bytes"] = spec.nbytes
+    elif spec.is_static and spec.dtype is not None and spec.shape is not None:
+        facts["bytes"] = spec.dtype.nbytes(math.prod(int(dim) for dim in spec.shape if isinstance(dim, int)))
+    return facts
+
+
+def dump_facts(dump: Dump) -> dict[str, Any]:
+    """Facts of a dump: whose it is, its ops and tensors by dtype and layout, what is damaged."""
+    by_op: dict[str, list[Port]] = {}
+    for port in dump:
+        by_op.setdefault(port.node, []).append(port)
+    rows = [
+        {"port": str(port), "op_type": dump.ops[name].op_type if name in dump.ops else "",
+         "dtype": dump[port].dtype.name, "layout": dump[port].layout, "shape": list(dump[port].shape),
+         "bytes": dump[port].nbytes}
+        for name, ports in list(by_op.items())[:MOST_ROWS] for port in ports
+    ]
+    return {
+        "of": "an original model (golden)" if dump.kind == "golden" else "a device", "folder": str(dump.path),
+        "model": dump.model, "ops": len(by_op), "tensors": len(dump),
+        "bytes": sum(ref.nbytes for ref in dump.refs.values()),
+        "dtypes": dict(Counter(ref.dtype.name for ref in dump.refs.values()).most_common()),
+        "layouts": dict(Counter(ref.layout for ref in dump.refs.values()).most_common()),
+        "sides": dict(Counter(port.side for port in dump)),
+        "unreadable": [{"op": b.name, "file": b.path, "reason": b.reason} for b in dump.broken],
+        "rows": rows, "rows left out": max(0, len(dump) - len(rows)), "notes": list(dump.notes),
+    }
+
+
+def _slice_facts(path: str | Path) -> dict[str, Any]:
+    folder, manifest = read_manifest(path)
+    keys = ("made", "model", "slice", "inputs", "outputs", "golden_from", "device_ops", "dump", "check", "atc", "log")
+    return {"folder": str(folder), **{key: manifest.get(key) for key in keys}}
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------
+
+
+def draw(path: str | Path, target: str | Path, weights: str | Path | None = None) -> Path:
+    """Draw the graph of a model file into a .dot, .svg, .png or .pdf file.
+
+    Raises InputError for other endings and for files without a graph.
+    """
+    out = Path(target)
+    if out.suffix not in (".dot", ".svg", ".png", ".pdf"):
+        raise InputError(f"--graph {target}: wanted a name that ends in .dot, .svg, .png or .pdf")
+    graph = load(path, weights)
+    if not graph.nodes:
+        raise InputError(f"{path}: holds no graph to draw")
+    part = out.with_name(f".{out.stem}.part{out.suffix}")
+    if out.suffix == ".dot":
+        part.write_text("\n".join(dot_lines(graph)) + "\n", encoding="utf-8")
+    else:
+        graph.plot().savefig(part, bbox_inches="tight")
+    os.replace(part, out)
+    return out
+
+
+def dot_lines(graph: Graph) -> Iterable[str]:
+    """The graph in Graphviz's language, shapes on the edges."""
+    yield f"digraph {_dot(graph.name or 'model')} {{"
+    yield "  rankdir=TB; node [shape=box, fontsize=10]; edge [fontsize=8];"
+    for name in graph.inputs:
+        port = graph.producer(name)
+        if port is None or port.node not in graph:
+            yield f"  {_dot(name)} [shape=ellipse];"
+    for node in graph.nodes:
+        label = node.name if node.name == node.op_type else f"{node.name}\n{node.op_type}"
+        yield f"  {_dot(node.name)} [label={_dot(label)}];"
+        for tensor in node.slots:
+            made = graph.producer(tensor) if tensor else None
+            if made is not None:
+                yield f"  {_dot(made.node)} -> {_dot(node.name)} [label={_dot(_shape(graph, tensor))}];"
+        for before in node.control:
+            yield f"  {_dot(before)} -> {_dot(node.name)} [style=dashed];"
+    yield "}"
+
+
+def _dot(text: str) -> str:
+    plain = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)[:200]
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _shape(graph: Graph, tensor: str) -> str:
+    shape = graph.spec(tensor).shape
+    return "" if shape is None else "x".join("?" if dim is None else str(dim) for dim in shape)

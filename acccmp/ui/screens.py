@@ -1,0 +1,151 @@
+"""One readable terminal screen for facts of any kind: what `acccmp inspect` and `acccmp slice` show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from acccmp.slicing.bundle import Bundle
+from acccmp.slicing.cut import Slice
+
+MOST_ROWS = 24
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def size(count: float) -> str:
+    """`262144` -> `256 KiB (262144 bytes)`."""
+    exact, place = int(count), 0
+    while count >= 1024 and place < len(_UNITS) - 1:
+        count /= 1024
+        place += 1
+    return f"{exact} bytes" if place == 0 else f"{count:.4g} {_UNITS[place]} ({exact} bytes)"
+
+
+def screen(facts: Mapping[str, Any], fits: Sequence[Any] = ()) -> Group:
+    """The facts of `acccmp.inspection.describe`, on one screen; lists are cut, with what was left out said."""
+    parts: list[Any] = [_title(facts)]
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="bold", no_wrap=True)
+    lines.add_column(overflow="fold")
+    tables: list[Any] = []
+    for key, value in facts.items():
+        if key in ("kind", "path", "notes") or value in (None, "", [], {}, ()):
+            continue
+        if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            tables.append(_table(key, value))
+        else:
+            lines.add_row(_safe(key), _value(key, value))
+    parts.append(lines)
+    parts += tables
+    parts += [Text(f"note: {_text(note)}", style="yellow") for note in facts.get("notes") or ()]
+    for fit in fits:
+        parts.append(Text(_text(fit.text()), style="green" if fit.ok else "red"))
+    return Group(*parts)
+
+
+def _title(facts: Mapping[str, Any]) -> Text:
+    return Text.assemble((_text(facts["path"]), "bold"), f"  is {_KINDS.get(facts['kind'], facts['kind'])}")
+
+
+_KINDS = {
+    "onnx": "an ONNX model", "caffe": "a Caffe model", "tensorflow": "a TensorFlow model",
+    "om": "an Ascend device model", "atc_json": "a device model as JSON (ATC)", "build_pbtxt": "a device build graph", "mindir": "a MindSpore model",
+    "ckpt": "a MindSpore checkpoint", "cambricon": "a Cambricon model description", "dump": "a dump",
+    "slice": "a slice of a model",
+}
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        shown = [f"{_safe(str(k))} {_value(str(k), v)}" for k, v in value.items() if v not in (None, "", [], {})]
+        more = f", ... {len(shown) - MOST_ROWS} more" if len(shown) > MOST_ROWS else ""
+        return ", ".join(shown[:MOST_ROWS]) + more
+    if isinstance(value, list | tuple):
+        more = f", ... {len(value) - MOST_ROWS} more" if len(value) > MOST_ROWS else ""
+        return ", ".join(_safe(str(item)) for item in value[:MOST_ROWS]) + more
+    if isinstance(value, int) and not isinstance(value, bool) and key.endswith("bytes"):
+        return size(value)
+    return _safe(str(value))
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = [
+        key for key in dict.fromkeys(k for row in rows for k in row)
+        if any(row.get(key) not in (None, "", [], {}) for row in rows)
+    ]
+    table = Table(
+        title=f"{_safe(title)} ({len(rows)})", title_justify="left", title_style="bold", box=None, pad_edge=False,
+    )
+    for key in columns:
+        table.add_column(_safe(key), overflow="fold", justify="right" if key.endswith("bytes") else "left")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*(_cell(key, row.get(key)) for key in columns))
+    if len(rows) > MOST_ROWS:
+        table.add_row(f"... {len(rows) - MOST_ROWS} more (--json lists them)")
+    return table
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "unknown" if key == "shape" else ""
+    if key == "shape" and isinstance(value, list | tuple):
+        return "x".join("?" if dim is None else _safe(str(dim)) for dim in value) or "scalar"
+    if isinstance(value, Mapping | list | tuple):
+        return _value(key, value)
+    return _safe(str(value))
+
+
+def _text(text: object) -> str:
+    """Text that does not steer the terminal: no control characters but line breaks, at most 2000 characters."""
+    keep = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
+    return keep if len(keep) <= 2000 else keep[:1990] + "..."
+
+
+def _safe(text: object) -> str:
+    """The same on one line, and without rich's markup, for cells of tables; at most 300 characters."""
+    keep = _text(text).replace("\n", " ")
+    return (keep if len(keep) <= 300 else keep[:290] + "...").replace("[", "\\[")
+
+
+def slice_screen(part: Slice, bundle: Bundle) -> Group:
+    """What a slice became: the folder, its self-test, its inputs and the command that converts it."""
+    manifest = bundle.manifest
+    check = manifest["check"]
+    status = str(check.get("status", "skipped"))
+    style = {"passed": "green", "FAILED": "red bold"}.get(status, "yellow")
+    parts: list[Any] = [
+        Text.assemble(("slice ", "bold"), f"{', '.join(part.start)} .. {', '.join(part.end)} of {part.whole.name}: "
+                      f"{len(manifest['slice']['layers'])} layers"),
+        Text(f"  {bundle.path}" + (f" and {bundle.zip}" if bundle.zip else "")),
+        Text.assemble("self-test: ", (status, style), f" {check.get('reason', '')}".rstrip(),
+                      f"; golden tensors from {manifest['golden_from'] or 'nowhere'}"),
+    ]
+    parts += [
+        Text(f"  {_text(tensor)}: distance to the full model {error:.3g}")
+        for tensor, error in check.get("outputs", {}).items()
+    ]
+    parts += _isolated(check.get("isolated", {}))
+    rows = [
+        {"input": i["tensor"], "shape": i["shape"], "layout": i["layout"], "taken from": i.get("taken_from"),
+         "bin": i.get("bin", {}).get("dtype"), "Inf": i.get("bin", {}).get("inf"),
+         "subnormal": i.get("bin", {}).get("subnormal")}
+        for i in manifest["inputs"]
+    ]
+    if rows:
+        parts.append(_table("inputs", rows))
+    parts += [Text(f"note: {_text(line)}") for line in part.log]
+    parts += [Text("convert it:", style="bold"), Text("  " + _text(manifest["atc"]))]
+    return Group(*parts)
+
+
+def _isolated(found: Mapping[str, Mapping[str, float | None]]) -> list[Text]:
+    lines = []
+    for tensor, errors in found.items():
+        total = f", with what it inherited {errors['total']:.3g}" if errors.get("total") is not None else ""
+        lines.append(Text(f"  {tensor}: this stretch's own error on the device {errors['own']:.3g}{total}"))
+    return lines
+
