@@ -355,9 +355,10 @@ def _long_difference(golden: Array, npu: Array) -> Floats:
     my = np.where(gy, ~golden.astype(np.uint64) + np.uint64(1), golden.astype(np.uint64))
     mx = np.where(gx, ~npu.astype(np.uint64) + np.uint64(1), npu.astype(np.uint64))
     apart = (np.maximum(mx, my) - np.minimum(mx, my)).astype(np.float64)
-    both = (mx + my).astype(np.float64)
-    both = np.where(mx + my < mx, mx.astype(np.float64) + my.astype(np.float64), both)
-    return np.where(gx == gy, apart, both)
+    total = mx + my
+    both = np.where(total < mx, mx.astype(np.float64) + my.astype(np.float64), total.astype(np.float64))
+    difference: Floats = np.where(gx == gy, apart, both)
+    return difference
 
 
 def _count_overflow(sums: _Sums, before: int, x: Array, y: Array, bounds: tuple[float, float]) -> None:

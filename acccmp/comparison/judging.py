@@ -1,0 +1,326 @@
+"""From what was measured to a verdict. Limits fail closed: what cannot be judged does not match.
+
+The limits of `Thresholds.default` and where they come from: design, section 5.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from acccmp.comparison.metrics import BY_NAME, FLOATS, Measured
+from acccmp.core.tensor import DTYPES, DType
+from acccmp.errors import InputError
+from acccmp.reports.report import Verdict
+
+# Limits on the relative Euclidean distance by stored dtype, for tensors without a floor. Measured on six detectors
+# and classifiers with float16 storage after every op: 95 % of healthy tensors are below 1.5e-2, the worst at 4e-2.
+FIXED: Mapping[str, float] = {
+    "float64": 1e-3, "float32": 1e-3, "complex64": 1e-3, "complex128": 1e-3,
+    "float16": 5e-2, "complex32": 5e-2, "bfloat16": 2e-1,
+    "hifloat8": 2e-1, "float8_e5m2": 2e-1, "float8_e4m3fn": 2e-1, "float8_e8m0": 5e-1,
+    "float6_e3m2": 3e-1, "float6_e2m3": 3e-1, "float4_e2m1": 5e-1, "float4_e1m2": 5e-1,
+}
+FLOOR_FACTOR = 4.0
+VENDOR: Mapping[str, float] = {
+    "CosineSimilarity": 0.99, "RelativeEuclideanDistance": 0.05, "KullbackLeiblerDivergence": 0.005,
+    "RootMeanSquareError": 1.0, "MeanRelativeError": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Limits on metrics for the ports that it fits: `op_type`, `name` and `dtype` are glob patterns, None fits all."""
+
+    limits: Mapping[str, float]
+    op_type: str | None = None
+    name: str | None = None
+    dtype: str | None = None
+
+    def fits(self, names: tuple[str, ...], op_type: str, dtype: str) -> bool:
+        return (
+            (self.op_type is None or fnmatchcase(op_type, self.op_type))
+            and (self.name is None or any(fnmatchcase(name, self.name) for name in names))
+            and (self.dtype is None or fnmatchcase(dtype, self.dtype))
+        )
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What counts as drift.
+
+    `limits` None means: on the relative Euclidean distance, max(`floor_factor` x floor, the dtype's epsilon) where a
+    floor is known, else `fixed` by stored dtype. With `limits` these metrics are judged instead. `rules` come before
+    both: all that fit a port are merged, later ones win, and then only their metrics are judged.
+    """
+
+    name: str
+    limits: Mapping[str, float] | None = None
+    rules: tuple[Rule, ...] = ()
+    fixed: Mapping[str, float] = field(default_factory=lambda: dict(FIXED))
+    floor_factor: float = FLOOR_FACTOR
+
+    @classmethod
+    def default(cls) -> Thresholds:
+        """4 x the floor where there is one, else a limit fixed by stored dtype; integers and bools must be equal."""
+        return cls("default")
+
+    @classmethod
+    def vendor(cls) -> Thresholds:
+        """The vendor's rule of five: cosine >= 0.99, RED <= 0.05, KLD <= 0.005, RMSE <= 1, MeanRE <= 1.
+
+        A metric that is NaN fails, where the vendor's tool passes it.
+        """
+        return cls("vendor", dict(VENDOR))
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Thresholds:
+        """Limits from a file:
+
+            base = "default"                # or "vendor": what holds where no rule fits; "default" if left out
+            floor_factor = 4.0              # limit = floor_factor x floor
+
+            [fixed]                         # limit on the relative Euclidean distance where no floor is known
+            float16 = 0.05
+
+            [[rule]]                        # any number of them; patterns with * and ?, all given ones must fit
+            op_type = "Softmax*"
+            name = "head/*"                 # the NPU's op, the original's node or the port (`conv1:output:0`)
+            dtype = "float16"               # as the NPU stored it
+            RelativeEuclideanDistance = 0.02
+            CosineSimilarity = 0.995        # a metric of which more is better must be at least this
+
+        Raises InputError for a file that cannot be read and for every key, metric or value that is not known.
+        """
+        where = Path(path)
+        try:
+            table = tomllib.loads(where.read_text("utf-8"))
+        except OSError as error:
+            raise InputError(f"thresholds {where}: cannot be read: {error.strerror or error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"thresholds {where}: not TOML: {error}") from error
+        _known(table, {"base", "floor_factor", "fixed", "rule"}, f"thresholds {where}")
+        base = table.get("base", "default")
+        if base not in ("default", "vendor"):
+            raise InputError(f'thresholds {where}: base is {base!r}; there are "default" and "vendor"')
+        fixed = table.get("fixed", {})
+        rules = table.get("rule", [])
+        if not isinstance(fixed, dict) or not isinstance(rules, list):
+            raise InputError(f"thresholds {where}: write limits by dtype as a table [fixed], rules as [[rule]]")
+        _known(fixed, set(DTYPES), f"thresholds {where}, [fixed]")
+        numbers = {name: _number(value, f"thresholds {where}, [fixed] {name}") for name, value in fixed.items()}
+        factor = _number(table.get("floor_factor", FLOOR_FACTOR), f"thresholds {where}, floor_factor")
+        return cls(
+            str(where), dict(VENDOR) if base == "vendor" else None,
+            tuple(_rule(rule, f"thresholds {where}, rule {place}") for place, rule in enumerate(rules, 1)),
+            {**FIXED, **numbers}, factor,
+        )
+
+    def limits_for(self, names: tuple[str, ...], op_type: str, dtype: str) -> Mapping[str, float] | None:
+        """The metrics to judge a port by, or None: by floor or fixed limit."""
+        found: dict[str, float] = {}
+        for rule in self.rules:
+            if rule.fits(names, op_type, dtype):
+                found.update(rule.limits)
+        return found or self.limits
+
+
+def _rule(table: Any, where: str) -> Rule:
+    if not isinstance(table, dict):
+        raise InputError(f"{where}: not a table")
+    _known(table, {"op_type", "name", "dtype", *FLOATS}, where)
+    patterns = {key: table[key] for key in ("op_type", "name", "dtype") if key in table}
+    for key, value in patterns.items():
+        if not isinstance(value, str):
+            raise InputError(f"{where}: {key} must be a text, found {value!r}")
+    limits = {
+        name: _number(value, f"{where}, {name}", name == "CosineSimilarity")
+        for name, value in table.items() if name not in patterns
+    }
+    if not limits:
+        raise InputError(f"{where}: sets no metric; there are: {', '.join(FLOATS)}")
+    return Rule(limits, **patterns)
+
+
+def _known(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise InputError(f"{where}: unknown {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+
+
+def _number(value: Any, where: str, may_be_negative: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise InputError(f"{where}: must be a number, found {value!r}")
+    if value < 0 and not may_be_negative:
+        raise InputError(f"{where}: must not be negative, found {value!r}")
+    return float(value)
+
+
+# -- the verdict -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, why, and the number that was decisive."""
+
+    verdict: Verdict
+    reason: str = ""
+    error: float = math.nan
+    limit: float = math.nan
+    judged_by: str = "RelativeEuclideanDistance"
+    notes: tuple[str, ...] = ()
+
+
+def judge_dtypes(golden: DType, npu: DType) -> Judgement | None:
+    """`dtype` or `not_comparable` for types that cannot be judged against each other; None when they can.
+
+    Widths may differ, kinds (float, int, bool, complex) may not. A quantised integer, or any integer of at most 16
+    bits, against float has no meaning without its scale.
+    """
+    if "opaque" in (golden.kind, npu.kind):
+        name = golden.name if golden.kind == "opaque" else npu.name
+        if golden.name == npu.name or name in ("resource", "variant", "string", "string_ref"):
+            return Judgement(Verdict.NOT_COMPARABLE, f"{name} is not made of numbers")
+        return Judgement(Verdict.DTYPE, f"golden is {golden.name}, npu is {npu.name}: no defined meaning as numbers")
+    if golden.kind == npu.kind:
+        return None
+    side, integer, other = ("npu", npu, golden) if npu.kind == "int" else ("golden", golden, npu)
+    if {integer.kind, other.kind} == {"int", "float"} and (integer.quantised or (side == "npu" and npu.bits <= 16)):
+        return Judgement(
+            Verdict.NOT_COMPARABLE,
+            f"{side} is {integer.name}, the other side {other.name}: no meaning without its scale and offset",
+        )
+    return Judgement(Verdict.DTYPE, f"golden is {golden.name}, npu is {npu.name}: not the same kind of number")
+
+
+def judge(
+    found: Measured,
+    golden: DType,
+    npu: DType,
+    thresholds: Thresholds,
+    *,
+    names: tuple[str, ...] = (),
+    op_type: str = "",
+    floor: float = math.nan,
+    coarsest: DType | None = None,
+) -> Judgement:
+    """The verdict on a pair that was measured: overflow, nonfinite, drift or match, in this order.
+
+    `floor` is the distance that storage alone explains (NaN: unknown). `coarsest` is the dtype that fixed limits go
+    by when it is not the NPU's stored one: a compiler-made Cast to float32 brings back no precision.
+    """
+    notes: list[str] = []
+    if not found.count:
+        return Judgement(Verdict.MATCH, "both are empty", 0.0, 0.0, notes=("both tensors are empty",))
+    if found.overflow:
+        return Judgement(
+            Verdict.OVERFLOW,
+            f"at {found.overflow} of {found.count} places golden lies beyond {npu.name}'s largest value "
+            f"{npu.largest:g} and the NPU sits at it or at Inf; first at {_at(found.first_overflow)}",
+            found.metrics["RelativeEuclideanDistance"],
+        )
+    if found.nonfinite:
+        return Judgement(
+            Verdict.NONFINITE,
+            f"{_nonfinite(found)}; {found.nonfinite} places differ, first at {_at(found.first_nonfinite)}",
+            found.metrics["RelativeEuclideanDistance"],
+        )
+    if not found.finite:
+        return Judgement(Verdict.NONFINITE, f"no position is finite on both sides; {_nonfinite(found)}")
+    if found.agreeing:
+        notes.append(f"{found.agreeing} NaN or Inf at the same places on both sides; the rest was compared")
+    limits = thresholds.limits_for(names, op_type, npu.name)
+    own_rule = limits is not None and limits is not thresholds.limits
+    if (npu.kind == "bool" and not own_rule) or (npu.kind == "int" and limits is None):
+        return _by_mismatches(found, npu, notes)
+    if limits is not None:
+        return _by_limits(found, limits, notes)
+    return _by_distance(found, npu, thresholds, floor, coarsest, notes)
+
+
+def _by_mismatches(found: Measured, npu: DType, notes: list[str]) -> Judgement:
+    ratio = found.metrics["MismatchRatio"]
+    reason = ""
+    if ratio:
+        reason = f"{found.mismatches} of {found.count} {npu.name} elements differ, most at {_at(found.max_error_index)}"
+    return Judgement(
+        Verdict.DRIFT if ratio else Verdict.MATCH, reason, ratio, 0.0, "MismatchRatio", tuple(notes),
+    )
+
+
+def _by_distance(
+    found: Measured, npu: DType, thresholds: Thresholds, floor: float, coarsest: DType | None, notes: list[str],
+) -> Judgement:
+    by = "RelativeEuclideanDistance"
+    if found.largest_golden < npu.smallest_normal:
+        by = "MaxAbsoluteError"
+        limit = npu.smallest_normal
+        what = "all zero" if found.largest_golden == 0 else f"nowhere above {npu.name}'s smallest normal number"
+        notes.append(f"golden is {what}: judged by the absolute error")
+    elif not math.isnan(floor):
+        limit = max(thresholds.floor_factor * floor, npu.epsilon)
+    else:
+        limit = max(thresholds.fixed.get(dtype.name, math.nan) for dtype in (npu, coarsest or npu))
+    error = found.metrics[by]
+    if error <= limit:
+        return Judgement(Verdict.MATCH, "", error, limit, by, tuple(notes))
+    told = f"{_words(by)} {error:.3g} is over the limit {limit:.3g}"
+    if by == "RelativeEuclideanDistance" and not math.isnan(floor):
+        told += f" ({thresholds.floor_factor:g} x the floor {floor:.3g})" if floor > 0 else ""
+    told += f"; largest error at {_at(found.max_error_index)}"
+    return Judgement(Verdict.DRIFT, told, error, limit, by, tuple(notes))
+
+
+def _by_limits(found: Measured, limits: Mapping[str, float], notes: list[str]) -> Judgement:
+    """Each metric against its limit; the one furthest beyond is told. NaN fails."""
+    worst: tuple[float, str, float, float] | None = None
+    broken = []
+    for name, limit in limits.items():
+        value = found.metrics.get(name, math.nan)
+        error, allowed = _as_error(name, value, limit)
+        bad = not error <= allowed
+        if bad:
+            broken.append(f"{name} {value:.4g} (limit {limit:g})")
+        ratio = math.inf if math.isnan(error) else error / allowed if allowed > 0 else (math.inf if error > 0 else 0.0)
+        if worst is None or (bad, ratio) > (worst[3] > 0, worst[0]):
+            worst = (ratio, name, error, 1.0 if bad else 0.0)
+    assert worst is not None
+    _, name, error, _ = worst
+    _, allowed = _as_error(name, 0.0, limits[name])
+    verdict = Verdict.DRIFT if broken else Verdict.MATCH
+    return Judgement(verdict, "; ".join(broken), error, allowed, name, tuple(notes))
+
+
+def _as_error(name: str, value: float, limit: float) -> tuple[float, float]:
+    """(error, largest error allowed) of a metric: distances from the best value where more is better."""
+    metric = BY_NAME.get(name)
+    if metric is None or metric.better != "higher":
+        return value, limit
+    if name == "SNR(dB)":  # as the relative distance that it stands for
+        return 10 ** (-value / 20), 10 ** (-limit / 20)
+    assert metric.best is not None
+    return metric.best - value, metric.best - limit
+
+
+def _nonfinite(found: Measured) -> str:
+    counts = [
+        f"{int(found.metrics[name])} {what}"
+        for name, what in (
+            ("NanNpu", "NaN on the NPU"), ("InfNpu", "Inf on the NPU"), ("NanGolden", "NaN in golden"),
+            ("InfGolden", "Inf in golden"),
+        ) if found.metrics[name]
+    ]
+    return ", ".join(counts)
+
+
+def _at(index: tuple[int, ...] | None) -> str:
+    return "?" if index is None else f"[{','.join(map(str, index))}]"
+
+
+def _words(metric: str) -> str:
+    return {"RelativeEuclideanDistance": "relative Euclidean distance", "MaxAbsoluteError": "absolute error"}[metric]
