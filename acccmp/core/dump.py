@@ -51,12 +51,16 @@ class DumpedOp:
 
 @dataclass(frozen=True)
 class Broken:
-    """A file of a dump that could not be read: which op it should be (as far as the file name tells), and why."""
+    """A file of a dump that could not be read: which op it should be (as far as the file name tells), and why.
+
+    `port` is set when it is one tensor of the file; the others of that file are readable then.
+    """
 
     name: str
     path: str
     reason: str
     op_type: str = ""
+    port: Port | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,578 @@
+"""Arrays in files: npy, npz, bin and txt, read as TensorRefs, and golden folders, written and read.
+
+A golden folder holds one npy file for each tensor under the vendor's naming and a `manifest.json` with what that
+naming loses: true names, the model, the runner, hashes. Nothing is ever unpickled, and no size that a file claims is
+believed before the bytes are there.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import struct
+import time as clock
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port, flatten_name
+from acccmp.core.layout import FORMAT_NUMBERS
+from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
+from acccmp.dumps import names
+from acccmp.errors import FormatError, InputError
+
+SCHEMA = "acccmp.golden/1"
+MANIFEST = "manifest.json"
+
+_NPY = b"\x93NUMPY"
+_LONGEST_HEADER = 1 << 16  # bytes of an npy header's dictionary
+_LARGEST_PACKED = 1 << 30  # bytes that the compressed members of one npz may unpack to
+_LARGEST_TEXT = 64 << 20
+_LARGEST_MANIFEST = 256 << 20
+_MOST_MEMBERS = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Header:
+    """An npy header: numpy's dtype (None: nothing we can hold), shape, order, and where the data begin."""
+
+    dtype: np.dtype[Any] | None
+    shape: tuple[int, ...]
+    fortran: bool
+    start: int
+    descr: str
+
+
+# -- one file ----------------------------------------------------------------------------------------------------
+
+
+def read_npy(path: str | os.PathLike[str]) -> TensorRef:
+    """A ref to the array of an npy file; the data stay there. Trailing bytes are allowed, missing ones are not.
+
+    Big-endian arrays are read at once. Raises FormatError for damaged files and for Python objects, text and records.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return _npy_ref(path, file, size, 0)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _npy_ref(path: str, file: BinaryIO, size: int, base: int) -> TensorRef:
+    """The array whose npy bytes are the next `size` ones of `file`, which begin at byte `base` of `path`."""
+    header = _npy_header(path, file, size)
+    if header.dtype is None:
+        raise FormatError(f"{path}: holds {header.descr}, which is no array of numbers (nothing is unpickled)")
+    if len(header.shape) > 32:
+        raise FormatError(f"{path}: an array of {len(header.shape)} axes")
+    if header.dtype.kind == "V":  # ml_dtypes saves its types as plain bytes
+        need = math.prod(header.shape) * header.dtype.itemsize
+        row = DTYPES["undefined"]
+        shape: tuple[int, ...] = (need,)
+    else:
+        try:
+            row = dtype_of(header.dtype.newbyteorder("<"))
+        except (KeyError, TypeError):
+            raise FormatError(f"{path}: the data type {header.descr} is not supported") from None
+        shape = header.shape
+        need = row.nbytes(math.prod(shape))
+    there = max(0, size - header.start)
+    if there < need:
+        raise FormatError(
+            f"{path}: {header.shape} {header.descr} needs {need} bytes, found {there}: the file is cut off"
+        )
+    if header.dtype.byteorder == ">" or (header.dtype.byteorder == "=" and not np.little_endian):
+        raw = np.frombuffer(file.read(need), header.dtype).astype(header.dtype.newbyteorder("<"))
+        array = raw.reshape(header.shape, order="F" if header.fortran else "C")
+        return TensorRef(path, row, shape, base + header.start, need, array=np.ascontiguousarray(array))
+    return TensorRef(path, row, shape, base + header.start, need, fortran=header.fortran and len(shape) > 1)
+
+
+def _npy_header(path: str, file: BinaryIO, size: int) -> _Header:
+    start = file.read(8)
+    if start[:6] != _NPY or len(start) < 8:
+        raise FormatError(f"{path}: not an npy file (it begins with {start[:6]!r})")
+    wide = start[6] >= 2
+    if start[6] not in (1, 2, 3):
+        raise FormatError(f"{path}: npy version {start[6]} is not known")
+    raw = file.read(4 if wide else 2)
+    if len(raw) != (4 if wide else 2):
+        raise FormatError(f"{path}: cut off in its header")
+    (length,) = struct.unpack("<I" if wide else "<H", raw)
+    if length > min(_LONGEST_HEADER, size):
+        raise FormatError(f"{path}: an npy header of {length} bytes")
+    text = file.read(length)
+    if len(text) != length:
+        raise FormatError(f"{path}: cut off in its header")
+    try:
+        told = ast.literal_eval(text.decode("utf-8" if start[6] == 3 else "latin1").strip())
+        shape = tuple(told["shape"])
+        if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in shape):
+            raise ValueError("no shape")
+        if not isinstance(told["descr"], (str, list)):
+            raise ValueError("no type")
+        dtype = np.dtype(told["descr"]) if isinstance(told["descr"], str) else None
+        fortran = bool(told["fortran_order"])
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
+        raise FormatError(f"{path}: its npy header is damaged ({type(error).__name__})") from None
+    if dtype is not None and (dtype.hasobject or dtype.kind in "OSUmM" or dtype.itemsize == 0):
+        dtype = None
+    descr = "Python objects" if "O" in str(told["descr"]) else f"the data type {told['descr']!s:.40}"
+    return _Header(dtype, shape, fortran, 8 + len(raw) + length, descr if dtype is None else str(dtype))
+
+
+def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, TensorRef], dict[str, str]]:
+    """The arrays of an npz file by member name, and why the others cannot be read.
+
+    Stored members stay in the file; compressed ones are unpacked now, up to 1 GiB for the whole file. Raises
+    FormatError when the file is no zip archive.
+    """
+    path = os.fspath(path)
+    refs: dict[str, TensorRef] = {}
+    wrong: dict[str, str] = {}
+    left = _LARGEST_PACKED
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as plain:
+            members = archive.infolist()
+            if len(members) > _MOST_MEMBERS:
+                raise FormatError(f"{path}: {len(members)} members")
+            for member in members:
+                name = member.filename.removesuffix(".npy")
+                if member.is_dir():
+                    continue
+                try:
+                    if member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
+                        plain.seek(member.header_offset)
+                        local = plain.read(30)
+                        if len(local) != 30 or local[:4] != b"PK\x03\x04":
+                            raise FormatError(f"{path}: the member {name!r} is not where the archive says")
+                        begin = member.header_offset + 30 + sum(struct.unpack_from("<HH", local, 26))
+                        plain.seek(begin)
+                        ends = os.fstat(plain.fileno()).st_size
+                        refs[name] = _npy_ref(path, plain, min(member.file_size, max(0, ends - begin)), begin)
+                    else:
+                        refs[name], used = _unpacked(path, archive, member, left)
+                        left -= used
+                except FormatError as error:
+                    wrong[name] = str(error)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+        raise FormatError(f"{path}: not a readable npz archive: {error}") from error
+    return refs, wrong
+
+
+def _unpacked(
+    path: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, left: int,
+) -> tuple[TensorRef, int]:
+    if member.file_size > left:
+        raise FormatError(
+            f"{path}: the member {member.filename!r} unpacks to {member.file_size} bytes, more than the {left} that "
+            "are allowed; save it with numpy.savez, which does not compress"
+        )
+    try:
+        with archive.open(member) as stream:
+            raw = stream.read(left + 1)
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        raise FormatError(f"{path}: the member {member.filename!r} is damaged: {error}") from error
+    file = io.BytesIO(raw)
+    ref = _npy_ref(path, file, len(raw), 0)
+    if ref.array is not None:
+        return ref, len(raw)
+    stored = np.frombuffer(raw, np.uint8, ref.nbytes, ref.offset)
+    values: NDArray[Any] = stored if ref.dtype.numpy is None else stored.view(ref.dtype.numpy)
+    shaped = values.reshape(ref.shape, order="F" if ref.fortran else "C")
+    return replace(ref, array=np.ascontiguousarray(shaped), fortran=False, offset=0), len(raw)
+
+
+def read_bin(
+    path: str | os.PathLike[str], dtype: DType | None = None, shape: tuple[int, ...] | None = None,
+    layout: str = "ND",
+) -> TensorRef:
+    """A ref to raw bytes: as told, else as the vendor's file name says
+    (`<name>.<shape joined by _>.<dtype>.<layout>.bin`), else bytes without a meaning.
+
+    Raises FormatError when there are fewer bytes than the shape needs.
+    """
+    path = os.fspath(path)
+    try:
+        size = os.stat(path).st_size
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if dtype is None:
+        parts = os.path.basename(path).split(".")
+        if len(parts) >= 5 and parts[-1] == "bin" and re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,18})*", parts[-4]):
+            try:
+                dtype = dtype_of(parts[-3])
+            except (KeyError, TypeError):
+                dtype = None
+            shape = tuple(int(n) for n in parts[-4].split("_")) if shape is None else shape
+            layout = parts[-2] if parts[-2] in FORMAT_NUMBERS else layout
+    if dtype is None:
+        return TensorRef(path, DTYPES["undefined"], (size,), 0, size)
+    if shape is None:
+        count = size * 8 // dtype.bits
+        if dtype.nbytes(count) != size:
+            raise FormatError(f"{path}: {size} bytes are no whole number of {dtype.name} elements")
+        shape = (count,)
+    need = dtype.nbytes(math.prod(shape))
+    if need > size:
+        raise FormatError(f"{path}: {list(shape)} {dtype.name} needs {need} bytes, found {size}")
+    # The vendor writes the flat length for the shape; a layout of blocks cannot be read from that.
+    return TensorRef(path, dtype, shape, 0, size, layout if len(shape) > 1 else "ND")
+
+
+def read_txt(path: str | os.PathLike[str]) -> TensorRef:
+    """The numbers of a text file as float64, as numpy.loadtxt reads them. FormatError if it holds anything else."""
+    path = os.fspath(path)
+    try:
+        if os.stat(path).st_size > _LARGEST_TEXT:
+            raise FormatError(f"{path}: text of more than {_LARGEST_TEXT >> 20} MiB; save it as npy")
+        values = np.loadtxt(path, dtype=np.float64, ndmin=1, encoding="utf-8")
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, UnicodeError) as error:
+        raise FormatError(f"{path}: not a table of numbers: {error}") from None
+    return replace(TensorRef.of(values), path=path)
+
+
+def read_array(path: str | os.PathLike[str]) -> TensorRef:
+    """The array in one file, whatever it is: npy (told by its bytes), txt and bin (told by their names).
+
+    Raises FormatError for damaged files, InputError for archives of several arrays.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(6)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if start == _NPY or path.endswith(".npy"):
+        return read_npy(path)
+    if start[:4] == b"PK\x03\x04":
+        refs, wrong = read_npz(path)
+        if len(refs) != 1 or wrong:
+            raise InputError(f"{path}: an archive of {len(refs) + len(wrong)} arrays, where one array is wanted")
+        return next(iter(refs.values()))
+    if path.endswith(".txt"):
+        return read_txt(path)
+    return read_bin(path)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------
+
+
+def write_npy(path: str | os.PathLike[str], array: NDArray[Any]) -> str:
+    """Write one array, under a temporary name first, and return the SHA-256 of the file.
+
+    Types that npy does not know (bfloat16 and the 8-bit floats) are written as the float32 they decode to. Raises
+    InputError for Python objects and text, and when the disk says no.
+    """
+    path = Path(path)
+    array = plain(array)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{clock.monotonic_ns()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            # The same array gives the same bytes with every numpy: the header is ours.
+            file.write(npy_header(array.dtype, array.shape))
+            flat = np.ascontiguousarray(array).reshape(-1)
+            for start in range(0, flat.size, 1 << 21):
+                file.write(flat[start : start + (1 << 21)].tobytes())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return sha256(path)
+
+
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The bytes of an npy file (version 1.0) that stand before the data in C order."""
+    text = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    text += " " * (-(len(text) + 11) % 64) + "\n"
+    return _NPY + b"\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1")
+
+
+def plain(array: Any) -> NDArray[Any]:
+    """`array` in a little-endian type of numpy itself that holds all its values. InputError for what is no number."""
+    values = np.asarray(array)
+    try:
+        row = dtype_of(values.dtype.newbyteorder("<") if values.dtype.byteorder == ">" else values.dtype)
+    except (KeyError, TypeError):
+        row = DTYPES["undefined"]
+    if row.numpy is None:
+        raise InputError(f"an array of {values.dtype} is not an array of numbers")
+    return values if values.dtype == row.numpy else values.astype(row.numpy)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. FormatError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise FormatError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+# -- golden folders ----------------------------------------------------------------------------------------------
+
+
+def write_golden(
+    folder: str | os.PathLike[str], tensors: Iterable[tuple[Port, NDArray[Any]]], manifest: Mapping[str, Any], *,
+    tensor_names: Mapping[Port, str] | None = None, layouts: Mapping[Port, str] | None = None,
+    time_us: int | None = None,
+) -> Dump:
+    """Write a golden folder and return it as a Dump.
+
+    `tensors` come in the order of execution and may be made one by one; each gets the time stamp `time_us` (now by
+    default) plus its place, so that files sort in that order and flattened names that collide stay apart. `manifest`
+    is what the caller knows (`model`, `runner`, `inputs`, `outputs`, `skipped`, anything else that JSON holds); the
+    list of tensors is made here, with the tensor's name in the model from `tensor_names` and its layout from
+    `layouts` ("ND" by default). Arrays that are no numbers go to `skipped`. The manifest is written last: a folder
+    without one was not finished.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    stamp = clock.time_ns() // 1000 if time_us is None else time_us
+    rows: list[dict[str, Any]] = []
+    skipped = dict(manifest.get("skipped") or {})
+    long_names: list[str] = []
+    for place, (port, array) in enumerate(tensors):
+        tensor = (tensor_names or {}).get(port, port.node)
+        try:
+            values = plain(array)
+        except InputError as error:
+            skipped[tensor] = str(error)
+            continue
+        real = names.golden_name(port.node, port.side, port.index, stamp + place)
+        name = names.fitting(real, ".npy")
+        if name != real:
+            long_names.append(f"{name},{real}\n")
+        digest = write_npy(folder / name, values)
+        rows.append({
+            "file": name, "port": str(port), "tensor": tensor, "dtype": dtype_of(values.dtype).name,
+            "shape": list(values.shape), "layout": (layouts or {}).get(port, "ND"), "sha256": digest,
+        })
+    if long_names:
+        _write_text(folder / names.MAPPING_FILE, "".join(long_names))
+    told = {"schema": SCHEMA, **{k: v for k, v in manifest.items() if k not in ("schema", "tensors", "skipped")}}
+    told["tensors"] = rows
+    told["skipped"] = skipped
+    _write_text(folder / MANIFEST, json.dumps(told, indent=1, default=str, ensure_ascii=False) + "\n")
+    return read_golden(folder)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, "utf-8", "surrogateescape")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The manifest of a golden folder, or None where there is none of ours. FormatError if it is damaged."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > _LARGEST_MANIFEST:
+            raise FormatError(f"{path}: a manifest of {path.stat().st_size} bytes")
+        told = json.loads(path.read_text("utf-8", "surrogateescape"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not a readable manifest: {error}") from error
+    if not isinstance(told, dict) or not str(told.get("schema", "")).startswith("acccmp.golden/"):
+        return None
+    if told["schema"] != SCHEMA:
+        raise FormatError(f"{path}: its schema is {told['schema']!r}, this version reads {SCHEMA!r}")
+    if not isinstance(told.get("tensors"), list):
+        raise FormatError(f"{path}: has no list of tensors")
+    return told
+
+
+def read_golden(folder: str | os.PathLike[str]) -> Dump:
+    """Read a golden folder that has our manifest: true names, in the order of execution.
+
+    Headers are checked against the manifest now, hashes when `check_golden` is asked. `meta` holds the whole
+    manifest, with `outputs` as ports, `tensors` (Port -> name of the tensor in the model) and `sha256` (Port -> hex).
+    Raises FormatError when there is no manifest or it is damaged.
+    """
+    folder = Path(folder)
+    told = read_manifest(folder)
+    if told is None:
+        raise FormatError(f"{folder}: no golden folder of ours: {MANIFEST} is missing")
+    refs: dict[Port, TensorRef] = {}
+    broken: list[Broken] = []
+    ops: dict[str, DumpedOp] = {}
+    tensors: dict[Port, str] = {}
+    hashes: dict[Port, str] = {}
+    known = {MANIFEST, names.MAPPING_FILE}
+    for row in told["tensors"]:
+        if not isinstance(row, dict) or not isinstance(row.get("file"), str) or not isinstance(row.get("port"), str):
+            raise FormatError(f"{folder / MANIFEST}: a row of its tensors is damaged: {str(row)[:80]}")
+        name = row["file"]
+        try:
+            port = Port.parse(row["port"])
+        except ValueError as error:
+            raise FormatError(f"{folder / MANIFEST}: {error}") from None
+        if not name or os.path.basename(name) != name or name in (".", ".."):
+            raise FormatError(f"{folder / MANIFEST}: {name!r} is no file name")
+        known.add(name)
+        path = folder / name
+        parsed = names.parse_golden(name)
+        ops.setdefault(port.node, DumpedOp(port.node, "", str(path), parsed.time if parsed else 0))
+        tensors[port] = str(row.get("tensor", port.node))
+        if isinstance(row.get("sha256"), str):
+            hashes[port] = row["sha256"]
+        try:
+            refs[port] = _as_told(read_npy(path), row)
+        except FormatError as error:
+            broken.append(Broken(port.node, str(path), str(error), "", port))
+    others = sorted(
+        entry.name for entry in os.scandir(folder) if entry.name not in known and not entry.name.startswith(".")
+    )
+    notes = [f"{folder}: {len(others)} files that the manifest does not list were ignored: {_few(others)}"]
+    outputs = [p for p in map(_port_or_none, told.get("outputs") or ()) if p is not None]
+    model = told.get("model")
+    return Dump(
+        refs, ops, tuple(broken), folder, "golden", str(model.get("name", "")) if isinstance(model, dict) else "",
+        False, tuple(notes) if others else (),
+        {**told, "outputs": tuple(outputs), "tensors": tensors, "sha256": hashes},
+    )
+
+
+def _as_told(ref: TensorRef, row: Mapping[str, Any]) -> TensorRef:
+    """`ref` with the layout that the manifest gives; FormatError when it holds something else than that says."""
+    told = row.get("shape")
+    if isinstance(told, list) and tuple(told) != ref.shape:
+        raise FormatError(f"{ref.path}: holds {list(ref.shape)}, the manifest says {told}: the files were mixed up")
+    if isinstance(row.get("dtype"), str) and row["dtype"] != ref.dtype.name:
+        raise FormatError(f"{ref.path}: holds {ref.dtype.name}, the manifest says {row['dtype']}")
+    layout = row.get("layout")
+    return replace(ref, layout=layout) if isinstance(layout, str) and layout in FORMAT_NUMBERS else ref
+
+
+def _port_or_none(text: Any) -> Port | None:
+    try:
+        return Port.parse(text)
+    except (ValueError, AttributeError, TypeError):
+        return None
+
+
+def check_golden(dump: Dump) -> list[str]:
+    """What is wrong with the files of a golden folder, by the hashes in its manifest; empty if nothing is.
+
+    Reads every file whole. A Dump without a manifest has nothing to be checked against: empty as well.
+    """
+    hashes = dump.meta.get("sha256")
+    if not isinstance(hashes, Mapping):
+        return []
+    problems = [f"{item.path}: {item.reason}" for item in dump.broken]
+    for port, ref in dump.refs.items():
+        want = hashes.get(port)
+        if want is not None and ref.array is None and sha256(ref.path) != want:
+            problems.append(f"{ref.path}: was changed after it was written: its SHA-256 is not the manifest's ({port})")
+    return problems
+
+
+def read_flat_golden(folder: Path, files: Iterable[str], notes: Iterable[str] = ()) -> Dump:
+    """Read golden npy files that no manifest describes: op names stay flattened (`flat_names`).
+
+    Of several files for one output the newest wins. `input_X.i` is an input of X when X has an output among the
+    files, else the output of an op of that name. Files that do not follow the naming are reported in one note.
+    """
+    mapping = names.read_mapping(folder)
+    found: list[tuple[names.GoldenName, str]] = []
+    strange: list[str] = []
+    for file in files:
+        parsed = names.parse_golden(names.real_name(file, mapping))
+        if parsed is None:
+            strange.append(file)
+        else:
+            found.append((parsed, file))
+    with_outputs = {name.op for name, _ in found}
+    refs: dict[Port, TensorRef] = {}
+    ops: dict[str, DumpedOp] = {}
+    broken: dict[Port, Broken] = {}
+    used: dict[Port, str] = {}
+    twice: list[str] = []
+    for name, file in sorted(found, key=lambda item: (item[0].time, item[1])):
+        port = Port(flatten_name(name.op), "output", name.index)
+        if name.op.startswith("input_") and name.op[6:] in with_outputs:
+            port = Port(flatten_name(name.op[6:]), "input", name.index)
+        if port in used:
+            twice.append(used[port])
+        used[port] = file
+        path = folder / file
+        ops[port.node] = DumpedOp(port.node, "", str(path), name.time)
+        refs.pop(port, None)
+        broken.pop(port, None)
+        try:
+            refs[port] = read_npy(path)
+        except FormatError as error:
+            broken[port] = Broken(port.node, str(path), str(error), "", port)
+    told = list(notes)
+    if twice:
+        told.append(f"{folder}: {len(twice)} files are older than others of the same tensor: {_few(twice)}")
+    if strange:
+        told.append(f"{folder}: {len(strange)} npy files are not named <op>.<index>.<time>.npy: {_few(strange)}")
+    return Dump(refs, ops, tuple(broken.values()), folder, "golden", "", True, tuple(told))
+
+
+def _few(items: list[str]) -> str:
+    """The first three of a list, and how many more there are."""
+    rest = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(items[:3]) + rest
+
+
+def npz_dump(path: Path) -> Dump:
+    """An npz file as a golden Dump. A member is named by its port (`conv1:output:0`), or `name:index`, or an op."""
+    refs: dict[Port, TensorRef] = {}
+    members, wrong = read_npz(path)
+    ops = {}
+    for name, ref in members.items():
+        port = _member_port(name)
+        refs[port] = ref
+        ops[port.node] = DumpedOp(port.node, "", str(path))
+    broken = tuple(
+        Broken(_member_port(name).node, str(path), why, "", _member_port(name)) for name, why in wrong.items()
+    )
+    return Dump(refs, ops, broken, path, "golden")
+
+
+def _member_port(name: str) -> Port:
+    port = _port_or_none(name)
+    if port is not None:
+        return port
+    node, colon, index = name.rpartition(":")
+    if colon and node and index.isascii() and index.isdigit():
+        return Port(node, "output", int(index))
+    return Port(name, "output", 0)
+
+
+def scan(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The entries of a folder, sorted by name. FormatError if it cannot be listed."""
+    try:
+        yield from sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise FormatError(f"{folder}: cannot be read: {error.strerror or error}") from error

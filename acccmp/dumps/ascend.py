@@ -1,0 +1,537 @@
+"""Ascend dump files: the big dump (length, protobuf header, payloads), the older whole-file protobuf, and nano's TLV.
+
+Specs of the Ascend dump formats, section 1. Reading touches headers only: payloads stay in the file, as TensorRefs.
+A damaged tensor is a `Broken` of its port and leaves its neighbours readable; a damaged header is a FormatError.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time as clock
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acccmp.core import layout as layouts
+from acccmp.core.dump import Broken, DumpedOp, Port, Side
+from acccmp.core.graph import Origin
+from acccmp.core.layout import Shape
+from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
+from acccmp.dumps import names, nano, wire
+from acccmp.errors import FormatError, InputError
+
+Kind = Literal["big", "protobuf", "nano"]
+
+NANO_MAGIC = 0x5A5A5A5A  # u32 at byte 8
+LARGEST_HEADER = 64 << 20  # bytes; the writer's own limit (2 GiB) is no protection against a damaged length
+MOST_AXES = 32
+MOST_TENSORS = 1 << 16  # in one file
+
+# input_type of a generic buffer. Exception dumps write these inputs behind everything else. The field has the numbers
+# of adump's DfxTensorType, whose rows begin INVALID_TENSOR, GENERAL_TENSOR, INPUT_TENSOR, OUTPUT_TENSOR.
+GENERAL_TENSOR = 1
+
+_NO_LAYOUT = {40: "ND", 41: "ND", 42: "ND", 255: "ND"}  # RESERVED, ALL, NULL, MAX: no order is stated
+_COPY = 16 << 20
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """What one dump file holds. `broken` lists tensors whose bytes are not all there, `buffers` and `spaces` count
+    the L1 buffers and workspaces that were passed over, `header` is the parsed header (None for nano)."""
+
+    op: DumpedOp
+    refs: Mapping[Port, TensorRef]
+    kind: Kind
+    broken: tuple[Broken, ...] = ()
+    notes: tuple[str, ...] = ()
+    buffers: int = 0
+    spaces: int = 0
+    header: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor as a header describes it, before anybody looked whether its bytes are there.
+
+    `dtype` None and `wrong` say why it cannot be read at all.
+    """
+
+    side: Side
+    index: int
+    offset: int
+    size: int
+    dtype: DType | None
+    layout: str
+    shape: Shape
+    original_shape: Shape | None = None
+    original_layout: str | None = None
+    groups: int = 1
+    wrong: str = ""
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_file(path: str | os.PathLike[str], name: str | None = None) -> FileContent:
+    """Read the header of one dump file; no payload is read.
+
+    `name` is the name that the file would have had (files with long names are stored under a hash); its own by
+    default. Raises FormatError, beginning with the path, when the file is no dump, its header is damaged, or its
+    name and its header speak of different ops.
+    """
+    path = os.fspath(path)
+    file_name = names.parse_device(name or os.path.basename(path))
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(12)
+            if size < 9:
+                raise FormatError(f"{path}: {'an empty file' if not size else f'{size} bytes'}, no dump")
+            if len(start) == 12 and struct.unpack_from("<I", start, 8)[0] == NANO_MAGIC:
+                return _read_nano(path, file, size, file_name)
+            return _read_protobuf(path, file, size, struct.unpack_from("<Q", start)[0], file_name)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, OverflowError) as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def _read_protobuf(
+    path: str, file: BinaryIO, size: int, length: int, file_name: names.DeviceName | None,
+) -> FileContent:
+    """Big dump if the length at its start makes sense, else whole-file protobuf."""
+    why_not = f"a header of {length} bytes does not fit into {size} bytes"
+    if 0 < length <= size - 8:
+        if length > LARGEST_HEADER:
+            why_not = f"a header of {length} bytes is more than any dump has"
+        else:
+            file.seek(8)
+            header, why_not = _parsed(file.read(length))
+            if header is not None:
+                return _content(path, "big", header, _placed(header, 8 + length), size, file_name)
+    found = _whole_file(file, size)
+    if found is None:
+        raise FormatError(f"{path}: {why_not}: cut off, or no dump at all")
+    header, offsets = found
+    return _content(path, "protobuf", header, _inside(header, offsets), size, file_name)
+
+
+def _parsed(raw: bytes) -> tuple[Any, str]:
+    """The header message, or (None, why these bytes are not one)."""
+    from google.protobuf.message import DecodeError
+
+    from acccmp.schemas import dump_pb2
+
+    if len(raw) > 1 << 16:  # a message of many tiny tensors would take a hundred times its bytes
+        try:
+            tensors = sum(f.field in (3, 4, 5, 8) for f in wire.fields(raw, 0, len(raw)))
+        except ValueError as error:
+            return None, f"its header is damaged ({error})"
+        if tensors > MOST_TENSORS:
+            return None, f"its header lists {tensors} tensors"
+    header = dump_pb2.DumpData()
+    try:
+        header.ParseFromString(raw)
+    except DecodeError:
+        return None, "its header is damaged"
+    if not header.ListFields():
+        return None, "its header has none of a dump's fields"
+    if header.version and not re.fullmatch(r"[0-9]+(\.[0-9]+)*", header.version):
+        return None, f"its header has the version {header.version[:20]!r}"
+    return header, ""
+
+
+def _whole_file(file: BinaryIO, size: int) -> tuple[Any, dict[tuple[int, int], tuple[int, int]]] | None:
+    """The message of a whole-file protobuf without its payloads, and (field, place) -> (offset, bytes) of those."""
+    import mmap
+
+    kept: list[bytes] = []
+    total = 0
+    offsets: dict[tuple[int, int], tuple[int, int]] = {}
+    seen: dict[int, int] = {}
+    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as view:
+        try:
+            for outer in wire.fields(view, 0, size):
+                data_field = {3: 5, 4: 4, 5: 2, 8: 2}.get(outer.field)
+                if data_field is None:
+                    part = view[outer.start : min(outer.end, outer.start + LARGEST_HEADER)]
+                else:
+                    if outer.wire != wire.BYTES:
+                        return None
+                    place = seen[outer.field] = seen.get(outer.field, -1) + 1
+                    inner = []
+                    for item in wire.fields(view, outer.value, outer.end):
+                        if item.field == data_field and item.wire == wire.BYTES:
+                            offsets[outer.field, place] = (item.value, item.end - item.value)
+                        else:
+                            inner.append(view[item.start : min(item.end, item.start + LARGEST_HEADER)])
+                    body = b"".join(inner)
+                    part = bytes([outer.field << 3 | wire.BYTES]) + _as_varint(len(body)) + body
+                total += len(part) + 1
+                if total > LARGEST_HEADER or sum(seen.values()) > MOST_TENSORS:
+                    return None
+                kept.append(part)
+        except ValueError:
+            return None
+    header, _ = _parsed(b"".join(kept))
+    if header is None or not (header.version or header.op_name) or not (seen or header.op_name):
+        return None
+    return header, offsets
+
+
+def _as_varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _placed(header: Any, start: int) -> Iterator[tuple[Side, int, Any, int, int]]:
+    """(side, index, message, offset, size) of each tensor of a big dump, and the end of it all at last.
+
+    Payloads follow the header as inputs, outputs, buffers, spaces; generic inputs of exception dumps come last.
+    """
+    at = start
+    late = []
+    for index, tensor in enumerate(header.input):
+        if tensor.input_type == GENERAL_TENSOR:
+            late.append((index, tensor))
+            continue
+        yield "input", index, tensor, at, tensor.size
+        at += tensor.size
+    for index, tensor in enumerate(header.output):
+        yield "output", index, tensor, at, tensor.size
+        at += tensor.size
+    at += sum(buffer.size for buffer in header.buffer) + sum(space.size for space in header.space)
+    for index, tensor in late:
+        yield "input", index, tensor, at, tensor.size
+        at += tensor.size
+
+
+def _inside(
+    header: Any, offsets: Mapping[tuple[int, int], tuple[int, int]],
+) -> Iterator[tuple[Side, int, Any, int, int]]:
+    """The same for a whole-file protobuf, where the bytes are fields of the message."""
+    sides: tuple[tuple[Side, int, Any], ...] = (("input", 4, header.input), ("output", 3, header.output))
+    for side, number, tensors in sides:
+        for index, tensor in enumerate(tensors):
+            offset, size = offsets.get((number, index), (0, 0))
+            yield side, index, tensor, offset, size
+
+
+def _content(
+    path: str, kind: Kind, header: Any, placed: Iterable[tuple[Side, int, Any, int, int]], size: int,
+    file_name: names.DeviceName | None,
+) -> FileContent:
+    if file_name is not None and not names.agrees(file_name, header.op_name):
+        raise FormatError(
+            f"{path}: its name says op {file_name.op_name!r}, its header says {header.op_name!r}: "
+            "the files were mixed up"
+        )
+    op = _op(path, header, file_name)
+    entries = []
+    end = 0
+    for side, index, tensor, offset, nbytes in placed:
+        entries.append(_entry(side, index, tensor, offset, nbytes))
+        end = max(end, offset + nbytes)
+    rest = sum(b.size for b in header.buffer) + sum(s.size for s in header.space)
+    if kind == "big" and entries and not any(t.input_type == GENERAL_TENSOR for t in header.input):
+        end += rest
+    trailing = size - end if kind == "big" and entries else 0
+    return checked(
+        FileContent(op, {}, kind, (), (), len(header.buffer), len(header.space), header), entries, size, trailing,
+    )
+
+
+def checked(empty: FileContent, entries: Iterable[Entry], size: int, trailing: int) -> FileContent:
+    """`empty` with its tensors: those whose bytes lie in a file of `size` bytes as refs, the others as Broken."""
+    refs: dict[Port, TensorRef] = {}
+    broken: list[Broken] = []
+    notes: list[str] = []
+    op = empty.op
+    for entry in entries:
+        port = Port(op.name, entry.side, entry.index)
+        ref = _ref(op.path, entry, size)
+        if isinstance(ref, TensorRef):
+            refs[port] = ref
+        elif ref:
+            broken.append(Broken(op.name, op.path, f"{entry.side} {entry.index}: {ref}", op.op_type, port))
+    if trailing > 0:
+        notes.append(f"{op.path}: {trailing} bytes follow the last tensor and were not read")
+    return replace(empty, refs=refs, broken=tuple(broken), notes=tuple(notes))
+
+
+def _op(path: str, header: Any, file_name: names.DeviceName | None) -> DumpedOp:
+    """The op of a file: its header's name (the true one) if it has one, else the file name's."""
+    attrs: dict[str, str] = {f"attr:{attr.name}": attr.value for attr in header.attr}
+    for index, output in enumerate(header.output):
+        if output.HasField("original_op") and output.original_op.name:
+            origin = output.original_op
+            dtype = BY_PROTO.get(origin.data_type)
+            attrs |= origin_attrs(
+                index, Origin(origin.name, origin.output_index, layout_name(origin.format), None, dtype),
+            )
+    for side, tensors in (("input", header.input), ("output", header.output)):
+        attrs |= {f"address:{side}:{i}": str(tensor.address) for i, tensor in enumerate(tensors) if tensor.address}
+    if header.dfx_message:
+        attrs["dfx_message"] = header.dfx_message
+    op = named_op(path, file_name, header.op_name)
+    stamp = op.time if len(str(op.time)) == 16 else header.dump_time or op.time
+    return replace(op, time=stamp, attrs={**attrs, **op.attrs})
+
+
+def named_op(path: str, file_name: names.DeviceName | None, true_name: str = "") -> DumpedOp:
+    """An op from the file's name alone; `true_name` (from a header) replaces the flattened one."""
+    if file_name is None:
+        return DumpedOp(true_name or os.path.basename(path), path=path)
+    parts = {"task_type": file_name.task_type, "context": file_name.context, "thread": file_name.thread,
+             "device": file_name.device}
+    return DumpedOp(
+        true_name or file_name.op_name, file_name.op_type, path, file_name.time, file_name.task, file_name.stream,
+        {key: str(value) for key, value in parts.items() if value is not None},
+    )
+
+
+def layout_name(number: int) -> str:
+    """Name of a format number; of a whole GE format word only the low byte counts."""
+    low = number & 0xFF
+    return _NO_LAYOUT.get(low) or layouts.FORMATS.get(low, f"FORMAT_{low}")
+
+
+def _entry(side: Side, index: int, tensor: Any, offset: int, size: int) -> Entry:
+    shape = tuple(tensor.shape.dim)
+    layout = layout_name(tensor.format)
+    original: Shape | None = None
+    if tensor.HasField("original_shape"):
+        original = tuple(tensor.original_shape.dim)
+        if not original and shape not in ((), (1,)):
+            original = None  # a message without dims: nothing was stated
+    original_layout = layout if original == shape and layouts.is_plain(layout) else None
+    if side == "output" and original and tensor.HasField("original_op") and tensor.original_op.name:
+        stated = layout_name(tensor.original_op.format)
+        if layouts.is_plain(stated) and layouts.fits(layout, shape, stated, original, max(1, tensor.sub_format)):
+            original_layout = stated
+    groups = tensor.sub_format or (tensor.format >> 8) & 0xFFFF
+    return Entry(
+        side, index, offset, size, BY_PROTO.get(tensor.data_type), layout, shape, original, original_layout,
+        max(1, groups), "" if tensor.data_type in BY_PROTO else f"the data type {tensor.data_type} is not known",
+    )
+
+
+def _ref(path: str, entry: Entry, file_size: int) -> TensorRef | str:
+    """The tensor's ref; or why it cannot be read; or "" for an optional tensor that the op was not given."""
+    if entry.size == 0 and not entry.shape and (entry.dtype is None or entry.dtype.name == "undefined"):
+        return ""
+    if entry.dtype is None or entry.wrong:
+        return entry.wrong or "its data type is not known"
+    if len(entry.shape) > MOST_AXES or len(entry.original_shape or ()) > MOST_AXES:
+        return f"a shape of {max(len(entry.shape), len(entry.original_shape or ()))} axes"
+    there = max(0, file_size - entry.offset)
+    ref = TensorRef(
+        path, entry.dtype, entry.shape, entry.offset, entry.size, entry.layout, entry.original_shape,
+        entry.original_layout, entry.groups,
+    )
+    if ref.dtype.numpy is None and ref.nbytes != entry.size:  # bytes without a meaning: as many as there are
+        ref = replace(ref, dtype=ref.dtype if ref.dtype.bits == 8 else DTYPES["undefined"], shape=(entry.size,),
+                      original_shape=None, original_layout=None)
+    if ref.nbytes > entry.size:
+        return f"{ref.dtype.name} {list(ref.shape)} needs {ref.nbytes} bytes, its header gives it {entry.size}"
+    if ref.nbytes > there:
+        return (f"{ref.dtype.name} {list(ref.shape)} needs {ref.nbytes} bytes at offset {entry.offset}, found "
+                f"{there}: the file is cut off")
+    return ref
+
+
+def _read_nano(path: str, file: BinaryIO, size: int, file_name: names.DeviceName | None) -> FileContent:
+    op = named_op(path, file_name)
+    found = nano.read_header(file, size)
+    for index, origin in found.origins.items():
+        op = replace(op, attrs={**op.attrs, **origin_attrs(index, origin)})
+    at = found.start
+    entries = []
+    for tensor in found.tensors:
+        original_layout = tensor.layout if tensor.original_shape == tensor.shape else None
+        entries.append(Entry(
+            tensor.side, tensor.index, at, tensor.size, tensor.dtype, tensor.layout, tensor.shape,
+            tensor.original_shape, original_layout if layouts.is_plain(tensor.layout) else None,
+            wrong=tensor.wrong,
+        ))
+        at += tensor.size
+    return checked(FileContent(op, {}, "nano"), entries, size, size - at)
+
+
+# -- what a header says of the original model --------------------------------------------------------------------
+
+
+def origin_attrs(index: int, origin: Origin) -> dict[str, str]:
+    """How `DumpedOp.attrs` holds the original tensor that output `index` stands for; `origins` is the inverse."""
+    found = {f"origin:{index}": f"{origin.node}:{origin.index}"}
+    if origin.layout:
+        found[f"origin_layout:{index}"] = origin.layout
+    if origin.dtype is not None:
+        found[f"origin_dtype:{index}"] = origin.dtype.name
+    return found
+
+
+def origins(op: DumpedOp) -> dict[int, Origin]:
+    """Output index -> the original tensor it stands for, as far as the dump's own header says so."""
+    found = {}
+    for key, value in op.attrs.items():
+        kind, _, index = key.partition(":")
+        if kind == "origin" and index.isdigit():
+            node, _, place = value.rpartition(":")
+            dtype = DTYPES.get(op.attrs.get(f"origin_dtype:{index}", ""))
+            found[int(index)] = Origin(node, int(place), op.attrs.get(f"origin_layout:{index}"), None, dtype)
+    return found
+
+
+# -- writing -----------------------------------------------------------------------------------------------------
+
+Tensor = TensorRef | NDArray[Any]
+
+
+def write_file(
+    where: str | os.PathLike[str], op: DumpedOp, inputs: Sequence[Tensor | None] = (),
+    outputs: Sequence[Tensor | None] = (), *, origins: Mapping[int, Origin] | None = None,
+    like: FileContent | None = None,
+) -> Path:
+    """Write a big dump of one op and return its path.
+
+    `where` is an existing folder, in which the file gets the device's name made of `op` (op type, name, task, stream,
+    time; now if 0), or the path of the file itself. A TensorRef is written as it is stored: bytes, dtype, stored
+    shape, layout, original shape; an array as a tensor in ND. None keeps the place of a tensor that is not there.
+    `origins` says which original tensor an output stands for (by default what `op.attrs` says of it). `like` is a file
+    that was read: what refs do not hold (addresses, unknown fields, attributes) is taken over from its header;
+    buffers and workspaces are not. A name too long for the file system goes into `mapping.csv`.
+    """
+    from acccmp.schemas import dump_pb2
+
+    header = dump_pb2.DumpData()
+    if like is not None and like.header is not None:
+        header.CopyFrom(like.header)
+        for gone in ("buffer", "space"):
+            header.ClearField(gone)
+    stamp = op.time or clock.time_ns() // 1000
+    header.version = header.version or "2.0"
+    header.dump_time = stamp
+    header.op_name = op.name
+    _set_attrs(header, op)
+    known = dict(_origins_of(op) if origins is None else origins)
+    payloads: list[TensorRef] = []
+    for side, tensors, entries in (("input", inputs, header.input), ("output", outputs, header.output)):
+        del entries[len(tensors):]
+        for index, tensor in enumerate(tensors):
+            entry = entries[index] if index < len(entries) else entries.add()
+            if tensor is None:
+                entry.Clear()
+                continue
+            ref = tensor if isinstance(tensor, TensorRef) else TensorRef.of(tensor)
+            _set_entry(entry, ref, op.attrs.get(f"address:{side}:{index}"))
+            if side == "output" and index in known:
+                _set_origin(entry.original_op, known[index])
+            payloads.append(ref)
+    late = [i for i, entry in enumerate(header.input) if entry.input_type == GENERAL_TENSOR]
+    if late:  # our order is the header's
+        for i in late:
+            header.input[i].input_type = 0
+    head = header.SerializeToString()
+    path = _path_for(Path(where), op, stamp)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{clock.monotonic_ns()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(struct.pack("<Q", len(head)))
+            file.write(head)
+            for ref in payloads:
+                for piece in _pieces(ref):
+                    file.write(piece)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+_origins_of = origins
+
+
+def _set_attrs(header: Any, op: DumpedOp) -> None:
+    wanted = {key[5:]: value for key, value in op.attrs.items() if key.startswith("attr:")}
+    if {attr.name: attr.value for attr in header.attr} != wanted:
+        header.ClearField("attr")
+        for name, value in wanted.items():
+            header.attr.add(name=name, value=value)
+    header.dfx_message = op.attrs.get("dfx_message", "")
+
+
+def _set_entry(entry: Any, ref: TensorRef, address: str | None) -> None:
+    if ref.layout not in layouts.FORMAT_NUMBERS:
+        raise InputError(f"the layout {ref.layout} has no number in dump files")
+    entry.data_type = ref.dtype.proto
+    entry.format = layouts.FORMAT_NUMBERS[ref.layout]
+    entry.shape.Clear()
+    entry.shape.dim.extend(ref.shape)
+    entry.shape.SetInParent()
+    entry.size = ref.nbytes
+    entry.sub_format = ref.groups if ref.groups > 1 else 0
+    entry.ClearField("data")
+    if ref.original_shape is None:
+        entry.ClearField("original_shape")
+    else:
+        entry.original_shape.Clear()
+        entry.original_shape.dim.extend(ref.original_shape)
+        entry.original_shape.SetInParent()
+    if address is not None and address.isdigit():
+        entry.address = int(address)
+
+
+def _set_origin(entry: Any, origin: Origin) -> None:
+    entry.name = origin.node
+    entry.output_index = origin.index
+    entry.data_type = 0 if origin.dtype is None else origin.dtype.proto
+    entry.format = layouts.FORMAT_NUMBERS.get(origin.layout or "RESERVED", 40)
+
+
+def _pieces(ref: TensorRef) -> Iterator[bytes]:
+    """The stored bytes of a tensor, a few megabytes at a time where they come from a file."""
+    if ref.array is not None or ref.fortran:
+        yield TensorRef.of(np.ascontiguousarray(ref.stored())).raw() if ref.fortran else ref.raw()
+        return
+    left = ref.nbytes
+    try:
+        with open(ref.path, "rb") as file:
+            file.seek(ref.offset)
+            while left:
+                piece = file.read(min(left, _COPY))
+                if not piece:
+                    raise FormatError(f"{ref.path}: needs {left} bytes more at offset {file.tell()}")
+                left -= len(piece)
+                yield piece
+    except OSError as error:
+        raise FormatError(f"{ref.path}: cannot be read: {error.strerror or error}") from error
+
+
+def _path_for(where: Path, op: DumpedOp, stamp: int) -> Path:
+    if not where.is_dir():
+        return where
+    codes = op.attrs
+    context, thread, device = (int(codes[key]) if codes.get(key, "").isdigit() else None
+                               for key in ("context", "thread", "device"))
+    real = names.device_name(names.DeviceName(
+        op.op_type or "Op", op.name or "op", op.task or 0, op.stream, stamp, codes.get("task_type"), context, thread,
+        device,
+    ))
+    name = names.fitting(real)
+    if name != real:
+        with open(where / names.MAPPING_FILE, "a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{name},{real}\n")
+    return where / name

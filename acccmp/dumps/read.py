@@ -1,0 +1,300 @@
+"""read_dump: a dump folder, a tree of runs, a golden folder or a single file, told apart by content, as one Dump."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port
+from acccmp.core.tensor import TensorRef
+from acccmp.dumps import arrays, ascend, fftsplus, names, opdebug, tree
+from acccmp.errors import FormatError, InputError
+
+# Names that belong beside dumps and are none. Models get their own message.
+_BESIDE = (".csv", ".txt", ".md", ".json", ".log", ".zip", ".gz", ".png", ".html", ".py", ".xml", ".toml", ".yaml")
+_MODELS = (".onnx", ".prototxt", ".pbtxt", ".caffemodel", ".om", ".mindir", ".ckpt", ".air", ".tflite", ".pth", ".h5",
+           ".cambricon", ".cambricon_twins")
+
+
+def read_dump(
+    path: str | os.PathLike[str], *, run: str | None = None, device: str | int | None = None,
+    model: str | None = None, step: str | int | None = None,
+) -> Dump:
+    """Read a dump: headers only, whatever its size.
+
+    `path` is a folder of device dumps, a tree `time/device/model/id/step` of them (see `acccmp.dumps.tree`: one run
+    is chosen, `run`, `device`, `model` and `step` choose another), a golden folder, or one file: a device dump, npy,
+    npz, bin or txt. Files that cannot be read are in `Dump.broken`; what was ignored, chosen or odd is in
+    `Dump.notes`. Overflow files (`Opdebug.*`) are decoded into `meta["overflow"]`.
+
+    Raises InputError when the folder is empty or holds something else, or when a choice is not there, and FormatError
+    when a single file cannot be read.
+    """
+    path = Path(path)
+    choice = tree.Choice(*(None if c is None else str(c) for c in (run, device, model, step)))
+    if not path.exists():
+        raise InputError(f"no dump at {path}: there is no such file or folder")
+    if not path.is_dir():
+        if choice.asked:
+            raise InputError(f"{path}: {choice.asked} chooses within a folder, this is a file")
+        return _one_file(path)
+    if arrays.read_manifest(path) is not None:
+        return arrays.read_golden(path)
+    leaf, notes = tree.find_leaf(path, choice)
+    if leaf != path and arrays.read_manifest(leaf) is not None:
+        return replace(arrays.read_golden(leaf), notes=tuple(notes))
+    return _with_place(_folder(leaf, notes), path, leaf)
+
+
+def _with_place(dump: Dump, root: Path, leaf: Path) -> Dump:
+    """`dump` with the model's name, as far as the folders say it."""
+    place = tree.place_of(root, leaf)
+    meta = {**dump.meta, **{key: value for key, value in place.items() if value}}
+    return replace(dump, model=dump.model or place.get("model", ""), meta=meta)
+
+
+# -- one file ----------------------------------------------------------------------------------------------------
+
+
+def _one_file(path: Path) -> Dump:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(6)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if start[:4] == b"PK\x03\x04" and path.suffix in (".npz", ""):
+        return arrays.npz_dump(path)
+    if start == b"\x93NUMPY" or path.suffix in (".npy", ".bin", ".txt"):
+        if path.suffix == ".bin" and names.parse_converted(path.name) is None:
+            try:  # a dump that somebody called .bin
+                return _from_contents([ascend.read_file(path)], path, ())
+            except FormatError:
+                pass
+        return _one_array(path)
+    if path.suffix in _MODELS:
+        raise InputError(f"{path}: this looks like a model ({path.suffix}), where a dump folder or file is wanted")
+    real = names.real_name(path.name, names.read_mapping(path.parent))
+    try:
+        content = ascend.read_file(path, real)
+    except FormatError as error:
+        if path.suffix == ".pb":
+            raise InputError(
+                f"{path}: no dump; if it is a TensorFlow model, it is not wanted here but as the model ({error})"
+            ) from None
+        raise
+    if opdebug.is_overflow(content.op):
+        return _overflow_only(content, path)
+    return _from_contents([content], path, ())
+
+
+def _one_array(path: Path) -> Dump:
+    ref = arrays.read_array(path)
+    golden = names.parse_golden(path.name)
+    converted = names.parse_converted(path.name)
+    if converted is not None:
+        op = ascend.named_op(str(path), converted.dump)
+        port = Port(op.name, converted.side, converted.index)
+        return Dump({port: ref}, {op.name: op}, (), path, "npu", "", True)
+    name, index, time = (golden.op, golden.index, golden.time) if golden else (path.stem, 0, 0)
+    return Dump({Port(name, "output", index): ref}, {name: DumpedOp(name, "", str(path), time)}, (), path, "golden",
+                "", golden is not None)
+
+
+def _overflow_only(content: ascend.FileContent, path: Path) -> Dump:
+    found = opdebug.read_overflow(content)
+    return Dump({}, {}, content.broken, path, "npu", meta={"overflow": (found,)})
+
+
+# -- a folder of files -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """The files of one folder by what they look like."""
+
+    dumps: tuple[tuple[str, str], ...]  # (name in the folder, real name)
+    converted: tuple[str, ...]
+    npy: tuple[str, ...]
+    npz: tuple[str, ...]
+    stray: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+def _sort(folder: Path) -> _Sorted:
+    mapping = names.read_mapping(folder)
+    dumps, converted, npy, npz, stray, models = [], [], [], [], [], []
+    for entry in arrays.scan(folder):
+        name = entry.name
+        if entry.is_dir():
+            continue
+        real = names.real_name(name, mapping)
+        if name.startswith(".") or name in (names.MAPPING_FILE, "convert_failed_file_list.txt"):
+            if name.startswith("."):
+                stray.append(name)
+        elif names.parse_converted(real) is not None:
+            converted.append(name)
+        elif name.endswith(".npy"):
+            npy.append(name)
+        elif name.endswith(".npz"):
+            npz.append(name)
+        elif name.endswith(_MODELS):
+            models.append(name)
+        elif real.endswith(_BESIDE):
+            stray.append(name)
+        elif names.parse_device(real) is not None or name in mapping or _begins_like_a_dump(folder / name):
+            dumps.append((name, real))
+        else:
+            stray.append(name)
+    return _Sorted(tuple(dumps), tuple(converted), tuple(npy), tuple(npz), tuple(stray), tuple(models))
+
+
+def _begins_like_a_dump(path: Path) -> bool:
+    """For names outside the grammar (hashed ones without a mapping, other suffixes): can its header be read?"""
+    try:
+        ascend.read_file(path)
+    except FormatError:
+        return False
+    return True
+
+
+def _folder(folder: Path, notes: Iterable[str]) -> Dump:
+    files = _sort(folder)
+    told = list(notes)
+    stray = [*files.stray, *files.models]
+    if not files.dumps and not files.converted:
+        if files.npy:
+            if stray or files.npz:
+                told.append(_ignored(folder, [*stray, *files.npz]))
+            return arrays.read_flat_golden(folder, files.npy, told)
+        raise InputError(_nothing(folder, files))
+    if files.dumps:
+        stray += [*files.converted, *files.npy, *files.npz]
+        dump = _device_folder(folder, files.dumps, told)
+    else:
+        stray += [*files.npy, *files.npz]
+        dump = _converted_folder(folder, files.converted, told)
+    if stray:
+        dump = replace(dump, notes=(*dump.notes, _ignored(folder, sorted(stray))))
+    return dump
+
+
+def _ignored(folder: Path, stray: list[str]) -> str:
+    return f"{folder}: {len(stray)} files beside the dumps were ignored: {few(stray)}"
+
+
+def few(items: list[str], most: int = 3) -> str:
+    """The first of a list, and how many more there are."""
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest
+
+
+def _nothing(folder: Path, files: _Sorted) -> str:
+    if files.npz:
+        return f"{folder}: holds npz archives ({few(list(files.npz))}); give one of them itself"
+    if files.models:
+        return f"{folder}: holds a model ({few(list(files.models))}) and no dump; give the dump's folder"
+    if files.stray:
+        return f"{folder}: none of its {len(files.stray)} files is a dump: {few(list(files.stray))}"
+    return f"{folder}: an empty folder, no dump in it"
+
+
+def _device_folder(folder: Path, files: Iterable[tuple[str, str]], notes: list[str]) -> Dump:
+    contents: list[ascend.FileContent] = []
+    broken: list[Broken] = []
+    overflow: list[ascend.FileContent] = []
+    for name, real in files:
+        path = os.path.join(folder, name)
+        try:
+            content = ascend.read_file(path, real)
+        except FormatError as error:
+            told = names.parse_device(real)
+            broken.append(Broken(
+                told.op_name if told else name, path, str(error).removeprefix(f"{path}: "),
+                told.op_type if told else "",
+            ))
+            continue
+        if opdebug.is_overflow(content.op):
+            overflow.append(content)
+        else:
+            contents.append(content)
+    dump = _from_contents(contents, folder, notes, broken)
+    if overflow:
+        found = opdebug.read_all(overflow, [content.op for content in contents])
+        dump = replace(
+            dump, meta={**dump.meta, "overflow": found},
+            notes=(*dump.notes, f"{folder}: {len(found)} overflow files; the first: {found[0]}"),
+        )
+    return dump
+
+
+def _from_contents(
+    contents: Iterable[ascend.FileContent], path: Path, notes: Iterable[str], broken: Iterable[Broken] = (),
+) -> Dump:
+    """One Dump of many files: FFTS+ slices merged, the newest file of an op kept, in the order of their times."""
+    told = list(notes)
+    merged, merge_notes = fftsplus.merge(list(contents))
+    told += merge_notes
+    kept = _newest(merged, path, told, lambda content: content.op)
+    refs: dict[Port, TensorRef] = {}
+    ops: dict[str, DumpedOp] = {}
+    bad = list(broken)
+    for content in kept:
+        ops[content.op.name] = content.op
+        refs.update(content.refs)
+        bad += content.broken
+        told += content.notes
+    buffers = sum(content.buffers + content.spaces for content in kept)
+    if buffers:
+        told.append(f"{path}: {buffers} buffers and workspaces were passed over")
+    return Dump(refs, ops, tuple(bad), path, "npu", notes=tuple(told))
+
+
+def _newest(
+    contents: list[ascend.FileContent], path: Path, notes: list[str],
+    op_of: Callable[[ascend.FileContent], DumpedOp],
+) -> list[ascend.FileContent]:
+    """Of several files of one op the newest, as the vendor does; a note counts the others. Sorted by time."""
+    by_name: dict[str, list[ascend.FileContent]] = {}
+    for content in contents:
+        by_name.setdefault(op_of(content).name, []).append(content)
+    older: list[str] = []
+    tasks: list[str] = []
+    kept = []
+    for name, same in by_name.items():
+        same.sort(key=lambda content: (op_of(content).time, op_of(content).path))
+        kept.append(same[-1])
+        older += [os.path.basename(op_of(content).path) for content in same[:-1]]
+        if len({op_of(content).task for content in same}) > 1:
+            tasks.append(name)
+    if older:
+        twice = f"; different tasks share the name {few(tasks)}" if tasks else ""
+        notes.append(f"{path}: {len(older)} files are older than others of the same op and were not used: "
+                     f"{few(older)}{twice}")
+    return sorted(kept, key=lambda content: (op_of(content).time, op_of(content).path))
+
+
+def _converted_folder(folder: Path, files: Iterable[str], notes: list[str]) -> Dump:
+    """Tensors that were converted from device dumps, one npy or bin each; names stay flattened."""
+    mapping: Mapping[str, str] = names.read_mapping(folder)
+    refs: dict[Port, TensorRef] = {}
+    ops: dict[str, DumpedOp] = {}
+    broken: dict[Port, Broken] = {}
+    parsed = []
+    for file in files:
+        told = names.parse_converted(names.real_name(file, mapping))
+        if told is not None:
+            parsed.append((told, file))
+    for told, file in sorted(parsed, key=lambda item: (item[0].dump.time, item[1])):
+        path = str(folder / file)
+        op = ascend.named_op(path, told.dump)
+        port = Port(op.name, told.side, told.index)
+        ops[op.name] = op
+        refs.pop(port, None)
+        broken.pop(port, None)
+        try:
+            refs[port] = arrays.read_array(path)
+        except (FormatError, InputError) as error:
+            broken[port] = Broken(op.name, path, str(error), op.op_type, port)
+    return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, tuple(notes))
