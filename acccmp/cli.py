@@ -480,3 +480,213 @@ def slice_command(model: str, **options: Any) -> int:
 
         _show(slice_screen(part, bundle))
     return PASSED if bundle.passed else NOT_PASSED
+
+
+# -- check -------------------------------------------------------------------------------------------------------
+
+
+def _cases(_: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """NAME=GOLDEN,NPU options as a dict."""
+    found: dict[str, tuple[str, str]] = {}
+    for text in given:
+        name, equals, pair = text.partition("=")
+        golden, comma, npu = pair.partition(",")
+        if not (name and equals and golden and comma and npu):
+            raise click.BadParameter(f"{text!r} should read NAME=GOLDEN,NPU")
+        if name in found:
+            raise click.BadParameter(f"the case {name!r} is given twice")
+        found[name] = (golden, npu)
+    return found
+
+
+@cli.command(short_help="for pipelines: compare, then judge against a stored baseline")
+@click.argument("golden", type=click.Path(), required=False)
+@click.argument("npu", type=click.Path(), required=False)
+@click.option("--case", "cases", multiple=True, callback=_cases, metavar="NAME=GOLDEN,NPU", help="One of many inputs.")
+@click.option("--baseline", "-b", required=True, type=click.Path(), help="The baseline file.")
+@click.option("--update", is_flag=True, help="Rewrite the baseline with this result, and print the change.")
+@click.option("--accept", multiple=True, metavar="PORT", help="Store this port as accepted although beyond its limits.")
+@mapping_option
+@click.option("--model", type=click.Path(), help="The original model, when GOLDEN is a dump folder (for floors).")
+@weights_option
+@click.option("--thresholds", help="default, vendor, or a TOML file with limits by op type, name or dtype.")
+@click.option("--min-coverage", type=click.FloatRange(0, 1), default=0.9, show_default=True)
+@click.option("--junit", type=click.Path(), help="Write JUnit XML here.")
+@click.option("--sarif", type=click.Path(), help="Write SARIF here.")
+@click.option("--markdown", type=click.Path(), help="Write a summary for a pull request here.")
+@click.option("--out", "-o", type=click.Path(), help="Write the reports of all cases into this folder.")
+@click.option("--history", type=click.Path(), help="Keep the result in this history file, too (needs --release).")
+@click.option("--release", default="", help="Name of this release in the history.")
+@run_options
+@jobs_option
+@json_option
+def check(golden: str | None, npu: str | None, **options: Any) -> int:
+    """Compare GOLDEN with NPU and judge the result against its limits and against the last good release.
+
+    \b
+    Example:
+      acccmp check model.onnx npu_dump/ --mapping model.json --baseline model.baseline --junit junit.xml
+    """
+    from acccmp import baseline as base
+    from acccmp.workflow import Options
+    from acccmp.workflow import compare as compare_runs
+
+    cases = dict(options["cases"])
+    if (golden is None) != (npu is None) or (golden is None) == (not cases):
+        raise InputError("check wants GOLDEN NPU, or --case NAME=GOLDEN,NPU (once for each input)")
+    if golden is not None and npu is not None:
+        cases = {"default": (golden, npu)}
+    if options["history"] and not options["release"]:
+        raise InputError("--history keeps this result under a name: add --release NAME")
+    known = base.read(options["baseline"]) if not options["update"] or Path(options["baseline"]).exists() else None
+    thresholds = _thresholds(options["thresholds"])
+    reports = {}
+    with _executor(options["jobs"]) as executor:
+        for name, (left, right) in cases.items():
+            with _progress(f"comparing {name}") as progress:
+                reports[name] = compare_runs(
+                    left, right, mapping=options["mapping"], model=options["model"], weights=options["weights"],
+                    thresholds=thresholds,
+                    options=Options(
+                        run=options["run_name"], device=options["device"], npu_model=options["npu_model"],
+                        step=options["step"], min_coverage=options["min_coverage"], executor=executor,
+                        progress=progress,
+                    ),
+                )
+    model = next((r.subject["model"] for r in reports.values() if "model" in r.subject), "")
+    checked = base.check(reports, known, model=model, accept=options["accept"])
+    if options["update"] or (options["accept"] and known is not None):
+        base.write(base.updated(checked, model), options["baseline"])
+    _write_pipeline_files(checked, options)
+    if options["history"]:
+        from acccmp import history as past
+
+        past.add(options["history"], reports, release=options["release"], model=model)
+    _show_check(checked, options)
+    return PASSED if options["update"] and not checked.bad and checked.exit_code == NOT_PASSED else checked.exit_code
+
+
+def _write_pipeline_files(checked: Any, options: Mapping[str, Any]) -> None:
+    from acccmp.reports import ci
+
+    changes = _ci_changes(checked)
+    forms = {
+        "junit": lambda: ci.junit(checked.reports), "sarif": lambda: ci.sarif(checked.reports),
+        "markdown": lambda: ci.markdown(checked.reports, changes),
+    }
+    for name, form in forms.items():
+        if options[name]:
+            Path(options[name]).parent.mkdir(parents=True, exist_ok=True)
+            _write(Path(options[name]), form())
+    if options["out"]:
+        for case, report in checked.reports.items():
+            write_report(report, Path(options["out"]) / _safe_folder(case))
+
+
+def _safe_folder(case: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in case)[:80] or "case"
+
+
+def _ci_changes(checked: Any) -> Any:
+    from acccmp.reports import ci
+
+    return ci.Changes(
+        new=tuple(f"{c.port}: {c.reason}" for c in checked.drifts),
+        fixed=tuple(f"{c.port}: {c.reason}" for c in checked.improvements),
+        unchanged=checked.unchanged,
+    )
+
+
+def _show_check(checked: Any, options: Mapping[str, Any]) -> None:
+    if options["as_json"]:
+        _print_json({
+            "schema": "acccmp.check/1", "passed": checked.passed, "exit_code": checked.exit_code,
+            "method": checked.method, "failures": list(checked.failures), "accepted": list(checked.accepted),
+            "unchanged": checked.unchanged, "changes": [vars(change) for change in checked.changes],
+        })
+        return
+    from acccmp.ui.screens import check_screen
+
+    _show(check_screen(checked, str(options["baseline"]), bool(options["update"])))
+
+
+# -- history -----------------------------------------------------------------------------------------------------
+
+
+@cli.group(short_help="drift of layers over releases")
+def history() -> None:
+    """Keep what was compared in one SQLite file, and show how a layer's error went over releases.
+
+    \b
+    Example:
+      acccmp history add drift.db report/report.json --release 2026.11
+      acccmp history show drift.db conv3:output:0
+    """
+
+
+@history.command("add")
+@click.argument("file", type=click.Path())
+@click.argument("reports", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("--release", required=True, help="Name of the release.")
+@click.option("--case", default="default", show_default=True)
+def history_add(file: str, reports: tuple[str, ...], release: str, case: str) -> int:
+    """Keep reports (report.json files of `acccmp compare -o`) as one release."""
+    from acccmp import history as past
+    from acccmp.reports import tables
+
+    names = [case if len(reports) == 1 else f"{case} {number}" for number in range(1, len(reports) + 1)]
+    kept = {
+        name: tables.from_json(Path(report).read_text(encoding="utf-8"))
+        for name, report in zip(names, reports, strict=True)
+    }
+    model = next((r.subject["model"] for r in kept.values() if "model" in r.subject), "")
+    past.add(file, kept, release=release, model=model)
+    click.echo(f"{len(kept)} reports kept as {release} in {file}")
+    return PASSED
+
+
+@history.command("show")
+@click.argument("file", type=click.Path())
+@click.argument("port", required=False)
+@click.option("--plot", "plotted", type=click.Path(), help="Draw the port's error over releases into this file.")
+@json_option
+def history_show(file: str, port: str | None, plotted: str | None, as_json: bool) -> int:
+    """Show the releases in FILE and what jumped in the newest, or one PORT over all of them."""
+    from acccmp import history as past
+    from acccmp.ui.screens import history_screen, series_screen
+
+    if port is None:
+        if plotted:
+            raise InputError("--plot draws one port: acccmp history show FILE PORT --plot OUT.png")
+        listed, jumped = past.runs(file), past.latest_jumps(file)
+        if as_json:
+            _print_json({"runs": [vars(run) for run in listed], "jumped": [point.port for point in jumped]})
+        else:
+            _show(history_screen(file, listed, jumped))
+        return PASSED
+    points = past.series(file, port)
+    if plotted:
+        from acccmp.reports.plots import plot_series
+
+        rows = [(p.run.release, p.run.case, p.error, p.limit, p.jumped) for p in points]
+        plot_series(port, rows).savefig(plotted, bbox_inches="tight")
+    if as_json:
+        _print_json([{**vars(p.run), "verdict": p.verdict, "error": p.error, "jumped": p.jumped} for p in points])
+    else:
+        _show(series_screen(port, points))
+    return PASSED
+
+
+@history.command("export")
+@click.argument("file", type=click.Path())
+@click.option("--csv", "target", type=click.Path(), help="Write here instead of to the standard output.")
+def history_export(file: str, target: str | None) -> int:
+    """Print everything in FILE as CSV."""
+    from acccmp import history as past
+
+    text = past.to_csv(file)
+    if target:
+        _write(Path(target), text)
+    else:
+        click.echo(text, nl=False)
+    return PASSED

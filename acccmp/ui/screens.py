@@ -9,6 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from acccmp.baseline import Check
+from acccmp.history import Point, Run
 from acccmp.slicing.bundle import Bundle
 from acccmp.slicing.cut import Slice
 
@@ -53,7 +55,8 @@ def _title(facts: Mapping[str, Any]) -> Text:
 
 _KINDS = {
     "onnx": "an ONNX model", "caffe": "a Caffe model", "tensorflow": "a TensorFlow model",
-    "om": "an Ascend device model", "atc_json": "a device model as JSON (ATC)", "build_pbtxt": "a device build graph", "mindir": "a MindSpore model",
+    "om": "an Ascend device model", "atc_json": "a device model as JSON (ATC)",
+    "build_pbtxt": "a device build graph", "mindir": "a MindSpore model",
     "ckpt": "a MindSpore checkpoint", "cambricon": "a Cambricon model description", "dump": "a dump",
     "slice": "a slice of a model",
 }
@@ -149,3 +152,58 @@ def _isolated(found: Mapping[str, Mapping[str, float | None]]) -> list[Text]:
         lines.append(Text(f"  {tensor}: this stretch's own error on the device {errors['own']:.3g}{total}"))
     return lines
 
+
+
+def check_screen(checked: Check, baseline: str, updated: bool) -> Group:
+    """What `acccmp check` found: passed or why not, what drifted, what improved, what is accepted."""
+    head = ("PASSED", "green bold") if checked.passed else ("NOT PASSED", "red bold")
+    counts = f"{len(checked.drifts)} drifted, {len(checked.improvements)} improved, {checked.unchanged} unchanged"
+    parts: list[Any] = [
+        Text.assemble(head, f"  {counts} against {_text(baseline)}" if checked.baseline else "  no baseline yet"),
+        Text(f"  method: {checked.method}", style="dim"),
+    ]
+    parts += [Text(f"  {_text(line)}", style="red") for line in checked.failures[:MOST_ROWS]]
+    if len(checked.failures) > MOST_ROWS:
+        parts.append(Text(f"  ... {len(checked.failures) - MOST_ROWS} more (--json lists them)", style="red"))
+    rows = [
+        {"port": c.port, "case": c.case or "all", "change": c.kind, "before": _number(c.before), "now": _number(c.now),
+         "ratio": _number(c.ratio), "tensor moved": _number(c.moved)}
+        for c in checked.changes
+    ]
+    if rows:
+        parts.append(_table("changes", rows))
+    if checked.accepted:
+        accepted = _text(", ".join(checked.accepted))
+        parts.append(Text(f"accepted although beyond their limits: {accepted}", style="yellow"))
+    if updated:
+        parts.append(Text(f"{_text(baseline)} was rewritten"))
+    return Group(*parts)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def history_screen(file: str, runs: Sequence[Run], jumped: Sequence[Point]) -> Group:
+    """The releases of a history file, and the ports that jumped in the newest."""
+    rows = [
+        {"made": r.made, "release": r.release, "case": r.case, "model": r.model, "passed": "yes" if r.passed else "no",
+         "coverage": f"{r.coverage:.0%}"}
+        for r in runs[-MOST_ROWS:]
+    ]
+    parts: list[Any] = [Text.assemble((_text(file), "bold"), f"  {len(runs)} runs"), _table("newest runs", rows)]
+    parts += [
+        Text(f"jumped: {_text(p.port)} to {p.error:.3g} in {_text(p.run.release)}", style="red")
+        for p in jumped[:MOST_ROWS]
+    ]
+    return Group(*parts)
+
+
+def series_screen(port: str, points: Sequence[Point]) -> Group:
+    """One port's error over the releases."""
+    rows = [
+        {"release": p.run.release, "case": p.run.case, "verdict": p.verdict, "error": _number(p.error),
+         "limit": "" if p.limit != p.limit else _number(p.limit), "jump": "jumped" if p.jumped else ""}
+        for p in points
+    ]
+    return Group(Text(_text(port), style="bold"), _table("error over releases", rows))

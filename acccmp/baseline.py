@@ -1,0 +1,518 @@
+"""The baseline: what each layer's error was at the last good release, in one small text file; and what drifted since.
+
+The file is JSON lines: a header, then one line per port and case, sorted, so that one changed layer is one changed
+line. Besides the metrics it keeps a hash and a sketch of the NPU's tensor: 32 sums of its elements with fixed random
+signs (Alon, Matias, Szegedy 1996), from which the distance between two releases' tensors can be estimated without
+keeping either (relative standard error of the estimate about 1/sqrt(2*32) = 12 %).
+
+How drift is told from noise (`check`): with few cases, an error counts as drifted when it is larger than the largest
+error of that port over all cases of the baseline, times a factor. With at least 14 common cases, the errors are paired
+by case, and a port drifts when its median ratio is over a smaller factor and a one-sided Wilcoxon signed-rank test
+(Wilcoxon 1945) on the logarithms rejects "not worse" at 5 % after Holm's correction (Holm 1979) over the ports.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acccmp.core.tensor import TensorRef
+from acccmp.errors import FormatError, InputError
+from acccmp.reports.report import Comparison, Report, Verdict
+
+SCHEMA = "acccmp.baseline/1"
+MOST_BYTES = 512 << 20  # a larger file is no baseline
+SKETCH_ROWS = 32
+SKETCH_KEY = 0x5EED_ACC  # fixed: sketches of different releases must be comparable
+SKETCH_MOST = 1 << 20  # elements; of larger tensors an evenly spaced part is taken
+PAIRED_CASES = 14  # 2**-14 times 400 ports is below 5 %: fewer cases cannot be significant after Holm's correction
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much worse than the baseline is drift. `over_floor` applies where both sides have a precision floor (error
+    in floors), `error` where not, `paired` to the median ratio when there are enough cases to test; `nothing` is an
+    error so small that it never counts (relative Euclidean distance)."""
+
+    over_floor: float = 1.4
+    error: float = 2.0
+    paired: float = 1.1
+    nothing: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a baseline: a port in one case."""
+
+    port: str
+    case: str
+    verdict: str
+    error: float | None = None
+    floor: float | None = None
+    cosine: float | None = None
+    max_abs: float | None = None
+    count: int = 0
+    hash: str = ""
+    norm: float | None = None
+    sketch: str = ""
+    accepted: bool = False
+
+    @property
+    def over_floor(self) -> float | None:
+        return self.error / self.floor if self.error is not None and self.floor else None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The entries of one model, by port and case."""
+
+    model: str
+    entries: Mapping[tuple[str, str], Entry] = field(repr=False)
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        return tuple(sorted({case for _, case in self.entries}))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one port (in one case, or over all of them when `case` is "") since the baseline.
+
+    `kind` is drift, improved, new, gone, worse verdict or better verdict. `ratio` is now / before; `moved` the
+    estimated relative distance of the NPU's tensor from the baseline's.
+    """
+
+    port: str
+    case: str
+    kind: str
+    before: float | None
+    now: float | None
+    ratio: float | None
+    moved: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """Reports judged against a baseline: `drifts` fail, `bad` are ports beyond their limits that nobody accepted."""
+
+    reports: Mapping[str, Report] = field(repr=False)
+    baseline: Baseline | None = field(repr=False)
+    changes: tuple[Change, ...] = ()
+    bad: tuple[tuple[str, Comparison], ...] = field(default=(), repr=False)
+    accepted: tuple[str, ...] = ()
+    unchanged: int = 0
+    method: str = ""
+
+    @property
+    def drifts(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.kind in ("drift", "worse verdict", "gone"))
+
+    @property
+    def improvements(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.kind in ("improved", "better verdict"))
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why it does not pass, a line each."""
+        lines = [f"{change.port}{_in(change.case)}: {change.reason}" for change in self.drifts]
+        lines += [f"{row.port}{_in(case)} is {row.verdict}: {row.reason}" for case, row in self.bad]
+        for case, report in self.reports.items():
+            if not report.judged:
+                lines.append(f"nothing was compared{_in(case)}")
+            elif not report.outputs:
+                lines.append(f"no model output was compared{_in(case)}")
+        return tuple(lines)
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 not passed, 3 nothing compared or too little covered."""
+        reports = self.reports.values()
+        if all(not report.judged for report in reports):
+            return 3
+        if self.failures:
+            return 1
+        return 3 if any(report.coverage < report.min_coverage for report in reports) else 0
+
+
+def _in(case: str) -> str:
+    return f" in case {case}" if case and case != "default" else ""
+
+
+# -- making ------------------------------------------------------------------------------------------------------
+
+
+def entries_of(reports: Mapping[str, Report], accepted: Iterable[str] = ()) -> dict[tuple[str, str], Entry]:
+    """A line for each judged port of each case."""
+    stored = frozenset(accepted)
+    found = {}
+    for case, report in reports.items():
+        for row in report.judged:
+            found[str(row.port), case] = _entry(row, case, str(row.port) in stored)
+    return found
+
+
+def _entry(row: Comparison, case: str, accepted: bool) -> Entry:
+    digest, norm, sums, count = "", None, "", 0
+    if row.npu is not None and row.verdict not in (Verdict.UNREADABLE, Verdict.SHAPE, Verdict.DTYPE):
+        count = math.prod(row.npu.own_shape)
+        digest = hashlib.sha256(row.npu.raw()).hexdigest()[:16]
+        norm, sums = sketch(row.npu)
+    return Entry(
+        str(row.port), case, str(row.verdict), _short(row.error), _short(row.floor),
+        _short(row.metrics.get("CosineSimilarity", math.nan)), _short(row.metrics.get("MaxAbsoluteError", math.nan)),
+        count, digest, norm, sums, accepted,
+    )
+
+
+def _short(value: float) -> float | None:
+    """Six digits: enough to judge by, and the same text on every machine. None for NaN; infinities stay."""
+    return None if math.isnan(value) else float(f"{value:.6g}")
+
+
+def sketch(ref: TensorRef) -> tuple[float, str]:
+    """Norm of a tensor (or of an evenly spaced part of a large one) and its 32 signed sums, as base64 of float16
+    fractions of the norm. Non-finite elements count as 0; complex ones by their magnitude."""
+    flat = ref.numpy().reshape(-1)
+    flat = flat[:: max(1, -(-flat.size // SKETCH_MOST))]
+    values = np.abs(flat) if flat.dtype.kind == "c" else flat.astype(np.float64)
+    values = np.where(np.isfinite(values), values, 0.0)
+    norm = float(np.linalg.norm(values))
+    bits = np.random.Philox(key=SKETCH_KEY)
+    sums = np.zeros(SKETCH_ROWS)
+    for start in range(0, values.size, 1 << 15):
+        block = values[start : start + (1 << 15)]
+        raw = bits.random_raw(block.size).astype("<u8").view(np.uint8).reshape(block.size, 8)[:, : SKETCH_ROWS // 8]
+        signs = np.unpackbits(raw, axis=1).astype(np.float64) * 2 - 1
+        sums += block @ signs
+    parts = (sums / norm if norm else sums).astype("<f2")
+    return _short(norm) or 0.0, base64.b64encode(parts.tobytes()).decode("ascii")
+
+
+def moved(before: Entry, now: Entry) -> float | None:
+    """Estimated ||now - before|| / ||before|| of the NPU's tensors; 0 when their bytes are equal, None when unknown."""
+    if before.hash and before.hash == now.hash:
+        return 0.0
+    if not before.sketch or not now.sketch or not before.norm or now.norm is None or before.count != now.count:
+        return None
+    a, b = _sums(before) * before.norm, _sums(now) * now.norm
+    return float(np.linalg.norm(a - b) / math.sqrt(SKETCH_ROWS) / before.norm)
+
+
+def _sums(entry: Entry) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.frombuffer(base64.b64decode(entry.sketch), "<f2").astype(np.float64)
+
+
+# -- reading and writing -----------------------------------------------------------------------------------------
+
+_FIELDS = {
+    "port": str, "case": str, "verdict": str, "error": float, "floor": float, "cosine": float, "max_abs": float,
+    "count": int, "hash": str, "norm": float, "sketch": str, "accepted": bool,
+}
+
+
+def text_of(baseline: Baseline) -> str:
+    """The file's text: a header line, then one line per port and case, sorted by port, then case."""
+    lines = [json.dumps({"schema": SCHEMA, "model": baseline.model}, ensure_ascii=True)]
+    for key in sorted(baseline.entries):
+        entry = baseline.entries[key]
+        data = {name: getattr(entry, name) for name in _FIELDS}
+        if not entry.accepted:
+            del data["accepted"]
+        lines.append(json.dumps({k: "inf" if v == math.inf else v for k, v in data.items()}, ensure_ascii=True))
+    return "\n".join(lines) + "\n"
+
+
+def write(baseline: Baseline, path: str | Path) -> None:
+    """Write it whole or not at all: to a temporary name in the same folder, flushed to disk, then renamed."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii", newline="\n") as file:
+            file.write(text_of(baseline))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | Path) -> Baseline:
+    """The baseline in a file. Raises InputError when it is missing or of another schema, FormatError (with the line)
+    when it is damaged; both say how to make a new one."""
+    again = f"make a new one: acccmp check GOLDEN NPU --baseline {path} --update"
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{path}: no baseline there; {again}")
+    if file.stat().st_size > MOST_BYTES:
+        raise FormatError(f"{path}: {file.stat().st_size} bytes are too many for a baseline; {again}")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    header = _line(lines[0] if lines else "", path, 1, again)
+    schema = header.get("schema")
+    if schema != SCHEMA:
+        if isinstance(schema, str) and schema.startswith("acccmp.baseline/"):
+            raise InputError(f"{path}: is of the older or newer schema {schema!r}, this is {SCHEMA!r}; {again}")
+        raise FormatError(f"{path}: line 1 is no header of a baseline; {again}")
+    entries = {}
+    for number, line in enumerate(lines[1:], 2):
+        if line.strip():
+            entry = _read_entry(_line(line, path, number, again), path, number, again)
+            entries[entry.port, entry.case] = entry
+    return Baseline(str(header.get("model", "")), entries)
+
+
+def _line(text: str, path: str | Path, number: int, again: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise FormatError(f"{path}: line {number} is no JSON object; was it edited by hand? {again}")
+    return data
+
+
+def _read_entry(data: Mapping[str, Any], path: str | Path, number: int, again: str) -> Entry:
+    values: dict[str, Any] = {}
+    for name, kind in _FIELDS.items():
+        value = data.get(name)
+        if value == "inf" and kind is float:
+            value = math.inf
+        if value is None and name not in ("port", "case", "verdict"):
+            continue
+        good = isinstance(value, (int, float) if kind is float else kind)
+        if not good or (kind is not bool and isinstance(value, bool)):
+            raise FormatError(f"{path}: line {number} has {name} = {value!r}, wanted {kind.__name__}; {again}")
+        values[name] = float(value) if kind is float else value
+    if values["verdict"] not in set(Verdict):
+        raise FormatError(f"{path}: line {number} has the verdict {values['verdict']!r}, which is none; {again}")
+    try:
+        whole = len(base64.b64decode(values.get("sketch", ""), validate=True)) in (0, 2 * SKETCH_ROWS)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise FormatError(f"{path}: line {number} has a damaged sketch; {again}")
+    return Entry(**values)
+
+
+# -- judging -----------------------------------------------------------------------------------------------------
+
+
+def check(
+    reports: Mapping[str, Report],
+    baseline: Baseline | None,
+    *,
+    model: str = "",
+    accept: Sequence[str] = (),
+    tolerance: Tolerance | None = None,
+) -> Check:
+    """Judge reports (by case) against a baseline; without one only against their limits.
+
+    `accept` names ports that may be beyond their limits from now on, as long as they do not get worse. Raises
+    InputError when the baseline is of another model or an accepted port is not there.
+    """
+    tolerance = tolerance or Tolerance()
+    ports = {str(row.port) for report in reports.values() for row in report.comparisons}
+    unknown = [port for port in accept if port not in ports]
+    if unknown:
+        raise InputError(f"--accept {unknown[0]}: no such port in this comparison (ports read like conv1:output:0)")
+    if baseline is not None:
+        _check_model(baseline, model, ports)
+    before = baseline.entries if baseline is not None else {}
+    excused = {*accept, *(entry.port for entry in before.values() if entry.accepted)}
+    now = entries_of(reports, excused)
+    changes, method = _changes(before, now, tolerance, baseline) if baseline is not None else ((), "limits only")
+    drifted = {change.port for change in changes if change.kind == "drift"}
+    bad = tuple(
+        (case, row)
+        for case, report in reports.items()
+        for row in report.comparisons
+        if row.is_bad and (str(row.port) not in excused or str(row.port) in drifted)
+    )
+    touched = {(change.port, change.case) for change in changes}
+    unchanged = sum(1 for port, case in now if (port, case) not in touched and (port, "") not in touched)
+    return Check(dict(reports), baseline, changes, bad, tuple(sorted(excused)), unchanged, method)
+
+
+def updated(checked: Check, model: str) -> Baseline:
+    """The baseline of what was just compared; cases that were not run this time are kept."""
+    kept = {}
+    if checked.baseline is not None:
+        kept = {key: entry for key, entry in checked.baseline.entries.items() if key[1] not in checked.reports}
+    return Baseline(model, {**kept, **entries_of(checked.reports, checked.accepted)})
+
+
+def _check_model(baseline: Baseline, model: str, ports: set[str]) -> None:
+    known = {port for port, _ in baseline.entries}
+    common = known & ports
+    if known and len(common) * 2 < min(len(known), max(1, len(ports))):
+        raise InputError(
+            f"the baseline is of the model {baseline.model!r}, this comparison of {model!r}: only {len(common)} of its "
+            f"{len(known)} ports exist here; give this model's baseline, or make one with --update in another file"
+        )
+
+
+def _changes(
+    before: Mapping[tuple[str, str], Entry], now: Mapping[tuple[str, str], Entry], tolerance: Tolerance,
+    baseline: Baseline,
+) -> tuple[tuple[Change, ...], str]:
+    cases_now = {case for _, case in now}
+    common = sorted(cases_now & set(baseline.cases))
+    changes = list(_verdict_changes(before, now, cases_now))
+    settled = {(change.port, change.case) for change in changes}
+    by_port: dict[str, list[Entry]] = {}
+    for key, entry in sorted(now.items()):
+        if key not in settled and entry.error is not None:
+            by_port.setdefault(entry.port, []).append(entry)
+    if len(common) >= PAIRED_CASES:
+        changes += _paired(before, by_port, common, tolerance)
+        method = (
+            f"{len(common)} cases paired: one-sided Wilcoxon signed-rank test, Holm's correction, alpha {ALPHA:g}, "
+            f"and median ratio over {tolerance.paired:g}"
+        )
+    else:
+        changes += _by_spread(before, by_port, tolerance)
+        method = (
+            f"largest error over the baseline's cases times {tolerance.over_floor:g} (in floors) "
+            f"or {tolerance.error:g} (without floors)"
+        )
+    return tuple(sorted(changes, key=lambda c: (c.kind, -(c.ratio or 0), c.port, c.case))), method
+
+
+def _verdict_changes(
+    before: Mapping[tuple[str, str], Entry], now: Mapping[tuple[str, str], Entry], cases: set[str],
+) -> Iterable[Change]:
+    good = str(Verdict.MATCH)
+    for key in sorted(before.keys() | now.keys()):
+        port, case = key
+        old, new = before.get(key), now.get(key)
+        if new is None:
+            if case in cases and old is not None:
+                yield Change(port, case, "gone", old.error, None, None, None, "was compared before, is not any more")
+        elif old is None:
+            if any(other == port for other, _ in before):
+                continue  # a new case of a known port is judged by the spread
+            yield Change(port, case, "new", None, new.error, None, None, f"not in the baseline, now {new.verdict}")
+        elif old.verdict == good != new.verdict:
+            yield Change(
+                port, case, "worse verdict", old.error, new.error, _ratio(old.error, new.error), moved(old, new),
+                f"was {old.verdict}, is {new.verdict}",
+            )
+        elif new.verdict == good != old.verdict:
+            yield Change(
+                port, case, "better verdict", old.error, new.error, _ratio(old.error, new.error), moved(old, new),
+                f"was {old.verdict}, is {new.verdict}",
+            )
+
+
+def _ratio(before: float | None, now: float | None) -> float | None:
+    if before is None or now is None:
+        return None
+    if before == now:
+        return 1.0
+    return now / before if before else math.inf
+
+
+def _measure(entry: Entry, floored: bool) -> float:
+    value = entry.over_floor if floored else entry.error
+    return math.nan if value is None else value
+
+
+def _by_spread(
+    before: Mapping[tuple[str, str], Entry], by_port: Mapping[str, Sequence[Entry]], tolerance: Tolerance,
+) -> Iterable[Change]:
+    known: dict[str, list[Entry]] = {}
+    for entry in before.values():
+        if entry.error is not None:
+            known.setdefault(entry.port, []).append(entry)
+    for port, entries in by_port.items():
+        old = known.get(port)
+        if not old:
+            continue
+        floored = all(e.over_floor is not None for e in (*old, *entries))
+        factor, unit = (tolerance.over_floor, " floors") if floored else (tolerance.error, "")
+        worst = max(_measure(e, floored) for e in old)
+        least = min(_measure(e, floored) for e in old)
+        for entry in entries:
+            value, error = _measure(entry, floored), entry.error or 0.0
+            same = before.get((port, entry.case))
+            far = None if same is None else moved(same, entry)
+            if value > worst * factor and error > tolerance.nothing:
+                yield Change(
+                    port, entry.case, "drift", worst, value, _ratio(worst, value), far,
+                    f"error {value:.3g}{unit}, at most {worst:.3g}{unit} in the baseline (allowed x{factor:g})",
+                )
+            elif value * factor < least and (same is None or (same.error or 0.0) > tolerance.nothing):
+                yield Change(
+                    port, entry.case, "improved", least, value, _ratio(least, value), far,
+                    f"error {value:.3g}{unit}, at least {least:.3g}{unit} in the baseline",
+                )
+
+
+def _paired(
+    before: Mapping[tuple[str, str], Entry], by_port: Mapping[str, Sequence[Entry]], common: Sequence[str],
+    tolerance: Tolerance,
+) -> Iterable[Change]:
+    from scipy import stats
+
+    tested: list[tuple[float, str, float, list[float], float]] = []
+    for port, entries in by_port.items():
+        pairs = [(before[port, e.case], e) for e in entries if e.case in common and (port, e.case) in before]
+        pairs = [(old, new) for old, new in pairs if old.error is not None]
+        if len(pairs) < PAIRED_CASES:
+            continue
+        floored = all(old.over_floor is not None and new.over_floor is not None for old, new in pairs)
+        small = tolerance.nothing if not floored else 1e-9
+        logs = [
+            math.log(max(_measure(new, floored), small)) - math.log(max(_measure(old, floored), small))
+            for old, new in pairs
+        ]
+        median = math.exp(float(np.median(logs)))
+        largest = max(new.error or 0.0 for _, new in pairs)
+        if not any(logs):
+            continue
+        worse = float(stats.wilcoxon(logs, alternative="greater", method="auto").pvalue)
+        better = float(stats.wilcoxon(logs, alternative="less", method="auto").pvalue)
+        tested.append((worse, port, median, [better], largest))
+    rejected = holm([row[0] for row in tested], ALPHA)
+    improved = holm([row[3][0] for row in tested], ALPHA)
+    for (p, port, median, (q,), largest), is_worse, is_better in zip(tested, rejected, improved, strict=True):
+        if is_worse and median > tolerance.paired and largest > tolerance.nothing:
+            yield Change(
+                port, "", "drift", None, None, median, None,
+                f"errors are x{median:.3g} in the median over {len(common)} cases (p = {p:.2g} before correction)",
+            )
+        elif is_better and median * tolerance.paired < 1:
+            yield Change(
+                port, "", "improved", None, None, median, None,
+                f"errors are x{median:.3g} in the median over {len(common)} cases (p = {q:.2g} before correction)",
+            )
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    """Which hypotheses Holm's step-down procedure rejects, so that the chance of any false one is at most alpha."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    rejected = [False] * len(p_values)
+    for rank, i in enumerate(order):
+        if p_values[i] > alpha / (len(p_values) - rank):
+            break
+        rejected[i] = True
+    return rejected
+

@@ -1,0 +1,247 @@
+"""The history: errors of every layer over releases, in one SQLite file.
+
+Writers take SQLite's own write lock at the beginning of a transaction (and wait for it up to a minute), so two of them
+follow one another, and a killed one leaves the file as it was. The schema has a version; older files are migrated step
+by step, newer ones refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from acccmp.errors import FormatError, InputError
+from acccmp.reports.report import Report
+
+WAIT_SECONDS = 60.0
+
+# One step per version: MIGRATIONS[n] brings a file from version n to n + 1.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE runs (
+            id INTEGER PRIMARY KEY, made TEXT NOT NULL, release TEXT NOT NULL, case_name TEXT NOT NULL,
+            model TEXT NOT NULL, npu TEXT NOT NULL, passed INTEGER NOT NULL, coverage REAL)""",
+        """CREATE TABLE ports (
+            run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE, port TEXT NOT NULL, place INTEGER NOT NULL,
+            verdict TEXT NOT NULL, error REAL, PRIMARY KEY (run, port)) WITHOUT ROWID""",
+    ),
+    (
+        "ALTER TABLE ports ADD COLUMN error_limit REAL",
+        "ALTER TABLE ports ADD COLUMN floor REAL",
+        "CREATE INDEX ports_by_name ON ports (port, run)",
+    ),
+)
+VERSION = len(MIGRATIONS)
+APPLICATION_ID = 0x41434350  # "ACCP": tells our files from other SQLite databases
+
+
+@dataclass(frozen=True)
+class Run:
+    """One compared release (and case)."""
+
+    id: int
+    made: str
+    release: str
+    case: str
+    model: str
+    npu: str
+    passed: bool
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One port in one run. `jumped` says that its error is a jump against the runs before (see `jumps`)."""
+
+    run: Run
+    port: str
+    verdict: str
+    error: float
+    limit: float = math.nan
+    floor: float = math.nan
+    jumped: bool = field(default=False)
+
+
+@contextmanager
+def _open(path: str | Path, create: bool = False) -> Iterator[sqlite3.Connection]:
+    """The database, its schema brought up to date; changes are kept only when the block ends well."""
+    file = Path(path)
+    if not create and not file.is_file():
+        raise InputError(f"{path}: no history there; `acccmp history add {path} report.json --release NAME` begins one")
+    try:
+        connection = sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None)
+    except sqlite3.Error as error:
+        raise FormatError(f"{path}: cannot be opened: {error}") from None
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("BEGIN IMMEDIATE")
+        _migrate(connection, path)
+        yield connection
+        connection.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        raise FormatError(f"{path}: {error}; is it a history file? Give another name to begin a new one") from None
+    finally:
+        connection.close()  # rolls back what was not committed
+
+
+def _migrate(connection: sqlite3.Connection, path: str | Path) -> None:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if not empty and owner != APPLICATION_ID:
+        raise FormatError(f"{path}: is an SQLite file, but none of acccmp's; give another name")
+    if version > VERSION:
+        raise FormatError(f"{path}: is of schema {version}, this acccmp knows {VERSION}; use a newer acccmp")
+    for step in MIGRATIONS[version:]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def add(
+    path: str | Path, reports: Mapping[str, Report], *, release: str, model: str = "", made: datetime | None = None,
+) -> tuple[int, ...]:
+    """Keep reports (by case) as one release; all of them or none. The ids of the runs.
+
+    Raises InputError for an empty release name, FormatError when the file is no history of ours.
+    """
+    if not release.strip():
+        raise InputError("--release: a name for this release is wanted, such as 2026.11")
+    when = (made or datetime.now(UTC)).isoformat(timespec="seconds")
+    ids = []
+    with _open(path, create=True) as connection:
+        for case, report in reports.items():
+            cursor = connection.execute(
+                "INSERT INTO runs (made, release, case_name, model, npu, passed, coverage) VALUES (?,?,?,?,?,?,?)",
+                (when, release, case, model, report.subject.get("npu", ""), int(report.passed), _real(report.coverage)),
+            )
+            run = int(cursor.lastrowid or 0)
+            ids.append(run)
+            connection.executemany(
+                "INSERT OR REPLACE INTO ports (run, port, place, verdict, error, error_limit, floor) "
+                "VALUES (?,?,?,?,?,?,?)",
+                [
+                    (run, str(row.port), row.order, str(row.verdict), *map(_real, (row.error, row.limit, row.floor)))
+                    for row in report.judged
+                ],
+            )
+    return tuple(ids)
+
+
+def _real(value: float) -> float | None:
+    """SQLite has no NaN; infinity it has."""
+    return None if math.isnan(value) else float(value)
+
+
+def runs(path: str | Path) -> tuple[Run, ...]:
+    """All runs, oldest first."""
+    with _open(path) as connection:
+        rows = connection.execute(
+            "SELECT id, made, release, case_name, model, npu, passed, coverage FROM runs ORDER BY made, id"
+        ).fetchall()
+    return tuple(Run(*row[:6], bool(row[6]), _number(row[7])) for row in rows)
+
+
+def series(path: str | Path, port: str) -> tuple[Point, ...]:
+    """One port over all runs, oldest first, jumps marked. Raises InputError (with close matches) for unknown ports."""
+    known = {run.id: run for run in runs(path)}
+    with _open(path) as connection:
+        rows = connection.execute(
+            "SELECT run, verdict, error, error_limit, floor FROM ports WHERE port = ? ORDER BY run", (port,)
+        ).fetchall()
+        if not rows:
+            names = [name for (name,) in connection.execute("SELECT DISTINCT port FROM ports")]
+    if not rows:
+        import difflib
+
+        close = difflib.get_close_matches(port, names, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise InputError(f"{path}: no port {port!r} in the history{hint}")
+    points = [
+        Point(known[run], port, verdict, _number(error), _number(limit), _number(floor))
+        for run, verdict, error, limit, floor in rows
+    ]
+    points.sort(key=lambda point: (point.run.made, point.run.id))
+    marks = jumps([point.error for point in points], [point.run.case for point in points])
+    return tuple(
+        Point(p.run, p.port, p.verdict, p.error, p.limit, p.floor, mark) for p, mark in zip(points, marks, strict=True)
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def jumps(errors: Sequence[float], cases: Sequence[str], factor: float = 2.0, spread: float = 3.5) -> list[bool]:
+    """Where a series jumped upwards against what came before it in the same case.
+
+    A jump is an error more than `factor` times the median of the (up to 10) values before, and more than `spread`
+    median absolute deviations above it on a log scale (1.4826 MAD estimates the standard deviation of normal noise:
+    Hampel 1974). NaN never jumps; the first value of a case has nothing to jump from.
+    """
+    before: dict[str, list[float]] = {}
+    marks = []
+    for error, case in zip(errors, cases, strict=True):
+        past = before.setdefault(case, [])
+        marks.append(bool(past) and error > 0 and _is_jump(past[-10:], error, factor, spread))
+        if error > 0:
+            past.append(error)
+    return marks
+
+
+def _is_jump(past: Sequence[float], error: float, factor: float, spread: float) -> bool:
+    logs = sorted(math.log(value) for value in past if math.isfinite(value))
+    if not logs:
+        return False
+    middle = _median(logs)
+    deviation = 1.4826 * _median(sorted(abs(value - middle) for value in logs))
+    above = math.log(error) - middle if math.isfinite(error) else math.inf
+    return above > math.log(factor) and above > spread * deviation
+
+
+def _median(ordered: Sequence[float]) -> float:
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def latest_jumps(path: str | Path) -> tuple[Point, ...]:
+    """Ports whose newest value jumped, worst first."""
+    with _open(path) as connection:
+        names = [name for (name,) in connection.execute("SELECT DISTINCT port FROM ports")]
+    newest = [points[-1] for name in names if (points := series(path, name))]
+    return tuple(sorted((p for p in newest if p.jumped), key=lambda p: -p.error))
+
+
+def to_csv(path: str | Path) -> str:
+    """Everything, one line per port and run. Names that a spreadsheet would take for formulas get a leading quote."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["made", "release", "case", "model", "port", "verdict", "error", "limit", "floor", "passed"])
+    with _open(path) as connection:
+        rows = connection.execute(
+            "SELECT made, release, case_name, model, port, verdict, error, error_limit, floor, passed "
+            "FROM ports JOIN runs ON runs.id = ports.run ORDER BY made, run, place, port"
+        )
+        for row in rows:
+            writer.writerow([_guarded(value) if isinstance(value, str) else value for value in row])
+    return out.getvalue()
+
+
+def _guarded(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    plain = "".join(c if c.isprintable() else "?" for c in text)
+    return "'" + plain if plain[:1] in ("=", "+", "-", "@") else plain
+
+
+def forget(path: str | Path, release: str) -> int:
+    """Remove a release (a run that should not have been kept); how many runs that were."""
+    with _open(path) as connection:
+        return int(connection.execute("DELETE FROM runs WHERE release = ?", (release,)).rowcount)
