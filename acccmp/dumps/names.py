@@ -215,7 +215,7 @@ def agrees(name: DeviceName, in_header: str) -> bool:
     """
     if not in_header or name.op_type == "exception_info":
         return True
-    file_op, header_op = device_flat(name.op_name), device_flat(in_header)
+    file_op, header_op = (_UNSAFE.sub("_", device_flat(text)) for text in (name.op_name, in_header))
     if file_op in (header_op, f"{header_op}Debug"):
         return True
     return unsliced(file_op) == unsliced(header_op)
