@@ -1,0 +1,554 @@
+"""The emulated device: an ONNX model with narrow storage after every fused op, its dumps, and its precision floors.
+
+Each op of the device computes in float32 from what is stored, and what it makes is rounded to the device's dtype.
+Weights are stored narrowly too (batch norm goes into them first). What steers an op (shapes, scales of a resize, limits
+of a clip) stays exact, and so do integers and bools. It stands for no particular chip: it shows what storage in this
+dtype alone does, and what a fault on top of it looks like.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acccmp.core.dump import Port
+from acccmp.core.graph import Graph, Node, TensorSpec
+from acccmp.core.tensor import DTYPES, DType, decode, encode
+from acccmp.errors import AcccmpError, InputError, RunError, UnknownName
+from acccmp.plugins import need
+from acccmp.runners import faults as faulty
+from acccmp.runners.faults import Fault
+from acccmp.runners.fusion import EXACT_SLOTS, Plan, Step, attribute, plan
+
+__all__ = ["Emulated", "Fault", "Storage", "emulate", "floors"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the device stores floating tensors. `round` is idempotent.
+
+    `overflow` "keep" leaves Inf and NaN as they are; "saturate" makes of Inf the largest finite number and of NaN a 0,
+    as chips in saturation mode do. `flush_subnormals` makes of numbers below the smallest normal one a 0.
+    """
+
+    precision: str = "float16"
+    overflow: str = "keep"
+    flush_subnormals: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float16", "bfloat16"):
+            raise InputError(f"an emulated device stores float16 or bfloat16, not {self.precision!r}")
+        if self.overflow not in ("keep", "saturate"):
+            raise InputError(f"overflow is 'keep' or 'saturate', not {self.overflow!r}")
+
+    @property
+    def dtype(self) -> DType:
+        return DTYPES[self.precision]
+
+    def round(self, array: Array) -> Array:
+        """`array` as it reads back once stored: same dtype and shape; integers, bools and texts are left alone."""
+        if array.dtype.kind != "f":
+            return array
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored: Array
+            if self.precision == "float16":
+                stored = array.astype(np.float16)
+            else:
+                stored = decode(
+                    np.frombuffer(encode(array, self.dtype), np.uint8), self.dtype, array.size,
+                ).reshape(array.shape)
+            if self.overflow == "saturate":
+                stored = np.nan_to_num(stored, nan=0.0, posinf=self.dtype.largest, neginf=-self.dtype.largest)
+            if self.flush_subnormals:
+                stored = np.where(np.abs(stored) < self.dtype.smallest_normal, stored.dtype.type(0), stored)
+            return np.asarray(stored.astype(array.dtype), order="C")
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """What an emulated run left behind: the folder of dump files, the mapping beside it, and what was planted."""
+
+    folder: Path
+    dump: Path
+    mapping: Path
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+    outputs: Mapping[str, Array] = field(default_factory=dict, repr=False, hash=False, compare=False)
+
+
+def emulate(
+    graph: Graph, inputs: Mapping[str, Array], folder: str | os.PathLike[str], *, precision: str = "float16",
+    overflow: str = "keep", flush_subnormals: bool = False, faults: Sequence[Fault] = (),
+    dump_mode: str = "all", layout: str = "device", tree: bool = False, fuse: bool = True,
+    name: str = "npu", summation: int | None = None,
+) -> Emulated:
+    """Run `graph` as a device would, and write what it would have dumped.
+
+    Makes `folder/npu/` with one dump file per device op (`dump_mode` "output" leaves out the inputs; `tree` puts them
+    into the folders time/device/model/id/step as a device does) and `folder/mapping.json` in the shape of ATC's JSON.
+    `layout` "nd" keeps every tensor in its plain order, `fuse=False` every node its own op, `name` calls the dump
+    folder otherwise. `summation` seeds another order of the sums in convolutions and matrix products. The files are
+    the same byte for byte every time.
+
+    Raises InputError (inputs that do not fit, a fault that cannot be planted, a dump folder that is not empty) and
+    RunError (an op that onnxruntime cannot run).
+    """
+    from acccmp.runners.device_files import DeviceFiles
+
+    storage = Storage(precision, overflow, flush_subnormals)
+    if dump_mode not in ("all", "output"):
+        raise InputError(f"a dump mode is 'all' or 'output', not {dump_mode!r}")
+    if layout not in ("device", "nd"):
+        raise InputError(f"layout is 'device' or 'nd', not {layout!r}")
+    machine = Machine(graph, plan(graph, fuse=fuse), summation)
+    planted = faulty.place(tuple(faults), graph, machine.plan)
+    feeds = machine.checked(inputs)
+    files = DeviceFiles(
+        graph, machine.plan, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
+        blocked=layout == "device",
+    )
+    try:
+        for tensor in graph.inputs:
+            files.model_input(tensor, feeds[tensor], storage.round(feeds[tensor]))
+        for done in machine.run(feeds, storage, planted):
+            if not done.step.folded:
+                files.op(done.step, done.feeds, done.outputs)
+        outputs = {tensor: machine.left[tensor] for tensor in graph.outputs}
+        files.model_outputs(outputs)
+        dump, mapping = files.finish()
+    except BaseException:
+        files.discard()
+        raise
+    return Emulated(Path(folder), dump, mapping, tuple(faults), tuple(files.notes), outputs)
+
+
+def floors(graph: Graph, inputs: Mapping[str, Array], precision: str = "float16") -> dict[Port, float]:
+    """What storage in `precision` alone does to each floating tensor of the original, on these inputs.
+
+    A healthy emulated run against the exact run: ||npu - golden|| / ||golden|| over the positions where both are
+    finite, for every output port and model input; 0 where the golden is all zero (there is no relative floor), NaN
+    where no position is finite. Tensors inside of fused ops are rounded for the measurement only. Raises as `emulate`.
+    """
+    storage = Storage(precision)
+    machine = Machine(graph, plan(graph))
+    feeds = machine.checked(inputs)
+    found = {
+        Port(tensor, "output", 0): distance(feeds[tensor], storage.round(feeds[tensor]))
+        for tensor in graph.inputs if feeds[tensor].dtype.kind == "f"
+    }
+    for golden, npu in machine.run_twice(feeds, storage):
+        for node in golden.step.nodes:
+            for index, tensor in enumerate(node.outputs):
+                exact = golden.outputs.get(tensor)
+                if tensor and exact is not None and exact.dtype.kind == "f":
+                    found[Port(node.name, "output", index)] = distance(exact, storage.round(npu.outputs[tensor]))
+    return found
+
+
+def distance(golden: Array, npu: Array) -> float:
+    """||npu - golden|| / ||golden|| in float64, over the positions where both are finite.
+
+    0 where the golden is zero there; NaN where no position is finite. Inf where shapes differ.
+    """
+    if golden.shape != npu.shape:
+        return math.inf
+    if not golden.size:
+        return 0.0
+    error = norm = 0.0
+    left, right = golden.reshape(-1), npu.reshape(-1)
+    some = False
+    for start in range(0, left.size, 1 << 20):
+        g = left[start:start + (1 << 20)].astype(np.float64)
+        n = right[start:start + (1 << 20)].astype(np.float64)
+        both = np.isfinite(g) & np.isfinite(n)
+        if not both.all():
+            g, n = g[both], n[both]
+        some = some or bool(g.size)
+        n -= g
+        error += float(n @ n)
+        norm += float(g @ g)
+    if not some:
+        return math.nan
+    return math.sqrt(error / norm) if norm > 0 else 0.0
+
+
+# -- running steps -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that has run: what it read (constants as stored, the batch norm's folded into them) and what it made."""
+
+    step: Step
+    feeds: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+class Machine:
+    """Runs the steps of a plan one after the other; each step is a small ONNX model of its own.
+
+    `left` holds the tensors that are still needed, after a run the model's outputs.
+    """
+
+    def __init__(self, graph: Graph, steps: Plan, summation: int | None = None) -> None:
+        if graph.format != "onnx":
+            raise InputError(
+                f"only ONNX models can be emulated, {graph.name or 'this'} is {graph.format}; "
+                "make an ONNX twin with the same weights and layer names"
+            )
+        self.graph = graph
+        self.plan = steps
+        self.summation = summation
+        self.left: dict[str, Array] = {}
+        self._sessions = _Sessions(graph)
+        self._last_use = self._count_uses()
+
+    def _count_uses(self) -> dict[str, int]:
+        last = {tensor: place for place, step in enumerate(self.plan.steps) for tensor in step.reads}
+        last.update(dict.fromkeys(self.graph.outputs, len(self.plan.steps)))
+        return last
+
+    def checked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The inputs as arrays of the model's dtypes. InputError where one is missing, unknown or of another shape."""
+        for name in inputs:
+            if name not in self.graph.inputs:
+                raise UnknownName("model input", name, self.graph.inputs, self.graph.name or "the model")
+        found = {}
+        for name in self.graph.inputs:
+            if name not in inputs:
+                every = ", ".join(self.graph.inputs)
+                raise InputError(f"no data was given for the model input {name}; give all of {every}")
+            found[name] = _fitted(name, np.asarray(inputs[name], order="C"), self.graph.spec(name))
+        return found
+
+    def run(
+        self, feeds: Mapping[str, Array], storage: Storage, planted: Mapping[str, list[Fault]] | None = None,
+        until: str | None = None,
+    ) -> Iterator[Done]:
+        """Each step with what it read and made, rounded; stops after the step named `until`."""
+        planted = planted or {}
+        values = {tensor: storage.round(array) for tensor, array in feeds.items()}
+        constants: dict[str, Array] = {}
+        for place, step in enumerate(self.plan.steps):
+            if step.folded:
+                made = self._folded(step, values, constants)
+                yield Done(step, {}, made)
+            else:
+                ills = planted.get(step.name, [])
+                ready = self._feeds(step, values, constants, storage, ills)
+                made = self._sessions.run(step, ready, ills, step.makes)
+                for fault in ills:
+                    if faulty.KINDS[fault.kind].changes == "output":
+                        before = self._before(step, feeds, storage) if fault.kind == "stale" else {}
+                        made = {
+                            tensor: faulty.spoil(fault, array, before.get(tensor), storage.dtype)
+                            for tensor, array in made.items()
+                        }
+                made = {tensor: storage.round(array) for tensor, array in made.items()}
+                values.update(made)
+                yield Done(step, ready, made)
+                if step.name == until:
+                    return
+            self._forget(values, constants, place)
+        self.left = {tensor: values.get(tensor, feeds.get(tensor, np.empty(0))) for tensor in self.graph.outputs}
+
+    def run_twice(self, feeds: Mapping[str, Array], storage: Storage) -> Iterator[tuple[Done, Done]]:
+        """Each step run exactly and run as the device would (not yet rounded), inner tensors of fused ops included."""
+        exact = dict(feeds)
+        values = {tensor: storage.round(array) for tensor, array in feeds.items()}
+        constants: dict[str, Array] = {}
+        for place, step in enumerate(self.plan.steps):
+            if step.folded:
+                made = self._folded(step, exact, constants)
+                yield Done(step, {}, made), Done(step, {}, made)
+            else:
+                inner = tuple(tensor for node in step.nodes for tensor in node.outputs if tensor)
+                plain = Step(step.name, step.nodes)
+                golden = self._sessions.run(plain, self._exact(plain, exact, constants), [], inner)
+                ready = self._feeds(step, values, constants, storage, [])
+                npu = self._sessions.run(step, ready, [], inner)
+                if step.norm is not None:  # the folded batch norm hides what the convolution made: run it once more
+                    alone = Step(f"{step.name} alone", step.nodes[:1])
+                    npu.update(self._sessions.run(
+                        alone, self._feeds(alone, values, constants, storage, []), [], alone.makes,
+                    ))
+                yield Done(step, {}, golden), Done(step, ready, npu)
+                exact.update({tensor: golden[tensor] for tensor in step.makes})
+                values.update({tensor: storage.round(npu[tensor]) for tensor in step.makes})
+            self._forget(values, constants, place)
+            self._forget(exact, {}, place)
+
+    # what a step is fed with
+
+    def _constant(self, tensor: str, constants: Mapping[str, Array]) -> Array:
+        if tensor in constants:
+            return constants[tensor]
+        return np.asarray(self.graph.weights[tensor].numpy(), order="C")
+
+    def _folded(self, step: Step, values: Mapping[str, Array], constants: dict[str, Array]) -> dict[str, Array]:
+        ready = {t: values[t] if t in values else self._constant(t, constants) for t in step.reads}
+        made = self._sessions.run(step, ready, [], step.makes)
+        constants.update(made)
+        return made
+
+    def _exact(self, step: Step, values: Mapping[str, Array], constants: Mapping[str, Array]) -> dict[str, Array]:
+        return {t: values[t] if t in values else self._constant(t, constants) for t in step.reads}
+
+    def _feeds(
+        self, step: Step, values: Mapping[str, Array], constants: Mapping[str, Array], storage: Storage,
+        ills: Sequence[Fault],
+    ) -> dict[str, Array]:
+        """Everything that the step reads, as the device has it: constants spoilt, folded, rounded, in this order."""
+        ready = self._exact(step, values, constants)
+        fixed = [tensor for tensor in step.reads if tensor not in values]
+        for fault in ills:
+            if fault.kind == "bad-weight":
+                tensor, axis = self._weight(fault, step, {tensor: ready[tensor] for tensor in fixed})
+                ready[tensor] = faulty.spoil_weights(fault, ready[tensor], axis)
+        if step.norm is not None:
+            ready = _fold_norm(step, ready, _epsilon(step, ills))
+            fixed = [tensor for tensor in ready if tensor not in values]
+        for tensor in fixed:
+            if not _is_exact(step, tensor):
+                ready[tensor] = storage.round(ready[tensor])
+        if self.summation is not None:
+            _reorder(step, ready, self.summation)
+        return ready
+
+    def _weight(self, fault: Fault, step: Step, fixed: Mapping[str, Array]) -> tuple[str, int]:
+        """The largest constant floating tensor of the named node (else of its fused op), and its channel axis."""
+        named = [node for node in step.nodes if node.name == fault.op]
+        for nodes in (named, step.nodes):
+            able = [
+                (fixed[tensor].size, -slot, tensor, faulty.weight_axis(node, slot, fixed[tensor].ndim))
+                for node in nodes for slot, tensor in enumerate(node.slots)
+                if tensor in fixed and fixed[tensor].dtype.kind == "f" and not _is_exact(step, tensor)
+            ]
+            if able:
+                _, _, tensor, axis = max(able)
+                return tensor, axis
+        raise InputError(
+            f"a bad-weight fault cannot be planted on {fault.op}: it has no floating weights; "
+            f"it fits {faulty.KINDS['bad-weight'].fits}"
+        )
+
+    def _before(self, step: Step, feeds: Mapping[str, Array], storage: Storage) -> Mapping[str, Array]:
+        """What `step` made for the frame before; nothing is remembered of that run."""
+        other = Machine(self.graph, self.plan)
+        last: Mapping[str, Array] = {}
+        for done in other.run(faulty.mirrored(feeds), storage, until=step.name):
+            last = done.outputs
+        return last
+
+    def _forget(self, values: dict[str, Array], constants: dict[str, Array], place: int) -> None:
+        for held in (values, constants):
+            for tensor in [t for t in held if self._last_use.get(t, -1) <= place]:
+                del held[tensor]
+
+
+def _fitted(name: str, array: Array, spec: TensorSpec) -> Array:
+    """An input in the model's dtype and shape. Floating numbers are made the model's; other kinds must be right."""
+    wanted = spec.dtype.numpy if spec.dtype is not None else None
+    if wanted is not None and array.dtype != wanted:
+        if array.dtype.kind != wanted.kind or wanted.kind not in "fi":
+            raise InputError(f"the model input {name} is {spec.dtype}, got {array.dtype}")
+        array = array.astype(wanted)
+    shape = spec.shape
+    if shape is not None and (
+        len(shape) != array.ndim or any(isinstance(n, int) and n != m for n, m in zip(shape, array.shape, strict=True))
+    ):
+        raise InputError(f"the model input {name} has the shape {shape}, got {array.shape}")
+    return array
+
+
+def _is_exact(step: Step, tensor: str) -> bool:
+    """Does `tensor` only steer the step (so that it is never stored narrowly)?"""
+    if step.norm is not None and tensor in step.norm.inputs[1:]:
+        return False
+    slots = [
+        (node, slot) for node in step.nodes for slot, name in enumerate(node.slots) if name == tensor
+    ]
+    return bool(slots) and all(not node.domain and slot in EXACT_SLOTS.get(node.op_type, ()) for node, slot in slots)
+
+
+def _scale_and_shift(norm: Node, ready: Mapping[str, Array], epsilon: float | None = None) -> tuple[Array, Array]:
+    """A batch norm as y = x * scale + shift, in float64, per channel."""
+    gamma, beta, mean, variance = (ready[tensor].astype(np.float64) for tensor in norm.inputs[1:5])
+    scale = gamma / np.sqrt(variance + (float(attribute(norm, "epsilon", 1e-5)) if epsilon is None else epsilon))
+    return scale, beta - mean * scale
+
+
+def folded_bias(step: Step) -> str:
+    """Name of the bias of a convolution that a batch norm was folded into."""
+    convolution = step.nodes[0]
+    own = convolution.inputs[2] if len(convolution.inputs) > 2 else ""
+    return own or f"{convolution.outputs[0]}/bias"
+
+
+def _fold_norm(step: Step, ready: Mapping[str, Array], epsilon: float | None) -> dict[str, Array]:
+    assert step.norm is not None
+    convolution = step.nodes[0]
+    scale, shift = _scale_and_shift(step.norm, ready, epsilon)
+    weight = ready[convolution.inputs[1]]
+    bias_name = folded_bias(step)
+    bias = ready[bias_name].astype(np.float64) if bias_name in ready else np.zeros_like(shift)
+    axis = faulty.weight_axis(convolution, 1, weight.ndim)
+    shape = tuple(-1 if place == axis else 1 for place in range(weight.ndim))
+    out = {t: array for t, array in ready.items() if t not in step.norm.inputs[1:]}
+    out[convolution.inputs[1]] = (weight * scale.reshape(shape)).astype(weight.dtype)
+    out[bias_name] = (bias * scale + shift).astype(weight.dtype)
+    return out
+
+
+def _epsilon(step: Step, ills: Sequence[Fault]) -> float | None:
+    for fault in ills:
+        if fault.kind == "bn-eps" and step.norm is not None and faulty.normalisation(fault, step) is step.norm:
+            return faulty.wrong_epsilon(fault, step.norm)
+    return None
+
+
+def _reorder(step: Step, ready: dict[str, Array], seed: int) -> None:
+    """Shuffle the axis that is summed over, on both sides alike: the same sum in another order."""
+    node = step.nodes[0]
+    if node.op_type not in ("Conv", "MatMul", "Gemm") or len(node.inputs) < 2:
+        return
+    one, two = (ready[tensor] for tensor in node.inputs[:2])
+    if node.op_type == "Conv":
+        if attribute(node, "group", 1) != 1:
+            return
+        axes = (1, 1)
+    elif node.op_type == "Gemm":
+        axes = (0 if attribute(node, "transA", 0) else 1, 1 if attribute(node, "transB", 0) else 0)
+    elif one.ndim >= 2 and two.ndim >= 2:
+        axes = (one.ndim - 1, two.ndim - 2)
+    else:
+        return
+    if node.inputs[0] == node.inputs[1]:
+        return
+    order = np.random.default_rng(seed).permutation(one.shape[axes[0]])
+    ready[node.inputs[0]] = np.ascontiguousarray(np.take(one, order, axes[0]))
+    ready[node.inputs[1]] = np.ascontiguousarray(np.take(two, order, axes[1]))
+
+
+# -- onnxruntime -------------------------------------------------------------------------------------------------
+
+
+class _Sessions:
+    """The small models of steps, made once each."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._made: dict[tuple[Any, ...], Any] = {}
+
+    def run(
+        self, step: Step, feeds: Mapping[str, Array], ills: Sequence[Fault], wanted: Sequence[str],
+    ) -> dict[str, Array]:
+        """The tensors `wanted` of a step, not rounded. RunError where onnxruntime cannot run it."""
+        changed = {fault.kind: fault for fault in ills if faulty.KINDS[fault.kind].changes == "op"}
+        pool = next((n for n in step.nodes if n.op_type in faulty.POOLS), None)
+        moved = None
+        if "ceil-mode" in changed and pool is not None:
+            moved = faulty.other_rounding(changed["ceil-mode"], pool, feeds[pool.inputs[0]].shape)
+        names = tuple(name for name in wanted if step.norm is None or name != step.nodes[0].outputs[0])
+        types = tuple((tensor, _element_type(step, tensor, array)) for tensor, array in feeds.items())
+        key = (step.name, step.norm is not None, types, names)
+        session = None if changed else self._made.get(key)
+        try:
+            if session is None:
+                session = self._session(step, types, names, changed, moved)
+            if not changed:
+                self._made[key] = session
+            results = session.run(list(names), dict(feeds))
+        except AcccmpError:
+            raise
+        except Exception as error:  # onnxruntime's errors have no common parent below Exception
+            ops = ", ".join(f"{node.name} ({node.op_type})" for node in step.nodes)
+            raise RunError(f"{ops} could not be run by onnxruntime: {_first_line(error)}") from error
+        out = dict(zip(names, results, strict=True))
+        for tensor, array in out.items():
+            if not isinstance(array, np.ndarray):
+                raise RunError(f"{step.nodes[-1].name} makes {tensor}, which is no tensor: it cannot be emulated")
+        if moved is not None:
+            out = {tensor: _cut_pool(array, moved) for tensor, array in out.items()}
+        return out
+
+    def _session(
+        self, step: Step, types: Sequence[tuple[str, int]], names: Sequence[str], changed: Mapping[str, Fault],
+        moved: faulty.Misplaced | None,
+    ) -> Any:
+        import onnx
+
+        nodes = []
+        for node in step.nodes:
+            if node is step.norm:
+                continue
+            proto = onnx.NodeProto()
+            proto.CopyFrom(node.source)
+            if "bn-eps" in changed and node is faulty.normalisation(changed["bn-eps"], step):
+                _set_attribute(proto, "epsilon", faulty.wrong_epsilon(changed["bn-eps"], node))
+            if moved is not None and moved.pads is not None and node.op_type in faulty.POOLS:
+                _set_attribute(proto, "pads", list(moved.pads))
+                _set_attribute(proto, "auto_pad", "NOTSET")
+            nodes.append(proto)
+        if step.norm is not None:
+            first = nodes[0]
+            del first.input[2:]
+            first.input.append(folded_bias(step))
+            first.output[0] = step.norm.outputs[0]
+        graph = onnx.GraphProto(name="step", node=nodes)
+        for tensor, kind in types:
+            graph.input.add(name=tensor).type.tensor_type.elem_type = kind
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        own = self._graph.source
+        model = onnx.ModelProto(ir_version=min(own.ir_version, 10), graph=graph)
+        model.opset_import.extend(own.opset_import)
+        model.functions.extend(own.functions)
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1  # one order of summation, whatever the machine
+        options.log_severity_level = 4
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime() -> ModuleType:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return need("onnxruntime", "emulating a device")
+
+
+def _element_type(step: Step, tensor: str, array: Array) -> int:
+    import onnx
+
+    if array.dtype.kind in "OUS":
+        return int(onnx.TensorProto.STRING)
+    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _set_attribute(proto: Any, name: str, value: Any) -> None:
+    import onnx
+
+    kept = [item for item in proto.attribute if item.name != name]
+    del proto.attribute[:]
+    proto.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def _cut_pool(array: Array, moved: faulty.Misplaced) -> Array:
+    out = array[(slice(None), slice(None), *(slice(0, size) for size in moved.sizes))].copy()
+    for axis, lost in enumerate(moved.missing):
+        if lost:
+            out[(slice(None),) * (2 + axis) + (slice(out.shape[2 + axis] - lost, None),)] = 0
+    return out
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

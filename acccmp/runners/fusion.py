@@ -1,0 +1,174 @@
+"""Fusion: which original nodes a device compiler makes into one op, and which it computes at compile time.
+
+The rules are those that compilers for cube-and-vector NPUs share: batch norm goes into the weights of the convolution
+before it, a bias and an activation are done before the result is stored, identities vanish, and whatever depends on
+constants and static shapes alone is folded away. Only where an intermediate tensor has a single reader and is no model
+output can it vanish, so every tensor that is left is one that was stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from acccmp.core.graph import Graph, Node
+
+# Ops that start a fused chain, and what may follow; each row is one optional link, in this order.
+STARTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+BATCH_NORM = "BatchNormalization"
+BIAS = frozenset({"Add"})
+ACTIVATIONS = frozenset({
+    "Relu", "LeakyRelu", "Clip", "PRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus",
+})
+VANISHING = frozenset({"Identity", "Dropout"})
+
+# Their value is known as soon as shapes are.
+_SHAPE_OPS = frozenset({"Shape", "Size"})
+_RANDOM = frozenset({
+    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli",
+})
+
+# Input slots that a compiler turns into attributes: numbers that steer an op and are never stored narrowly. The
+# statistics of batch norm stay float32 on devices too.
+EXACT_SLOTS: Mapping[str, tuple[int, ...]] = {
+    "Resize": (1, 2, 3), "Upsample": (1,), "Clip": (1, 2), "Pad": (2,), "Dropout": (1, 2), "Range": (0, 1, 2),
+    "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "BatchNormalization": (1, 2, 3, 4), "OneHot": (2,),
+    "NonMaxSuppression": (2, 3, 4),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One op of the emulated device: the original nodes that it implements, in order. Its outputs are the last one's.
+
+    `norm` is the batch norm that goes into the weights of `nodes[0]`. A `folded` step is computed at compile time:
+    there is no device op.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    norm: Node | None = None
+    folded: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Tensors that it needs from outside, in the order of first use."""
+        made = {tensor for node in self.nodes for tensor in node.outputs}
+        return tuple(dict.fromkeys(t for node in self.nodes for t in node.slots if t and t not in made))
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """Tensors that it stores, in the order of the last node's outputs."""
+        return tuple(tensor for tensor in self.nodes[-1].outputs if tensor)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model as a device compiler sees it: steps in execution order. `constants` are the tensors known beforehand."""
+
+    steps: tuple[Step, ...]
+    constants: frozenset[str]
+
+    def step_of(self, node: str) -> Step:
+        """The step that implements an original node. KeyError if there is none."""
+        for step in self.steps:
+            if any(member.name == node for member in step.nodes):
+                return step
+        raise KeyError(node)
+
+
+def plan(graph: Graph, *, fuse: bool = True) -> Plan:
+    """The steps of `graph`, all shapes taken as static. `fuse=False` keeps every node its own op (folding stays)."""
+    constants = set(graph.weights) - set(graph.inputs)
+    folded = set()
+    for node in graph.nodes:
+        fixed = all(tensor in constants for tensor in node.slots if tensor) and node.op_type not in _RANDOM
+        if (fixed or node.op_type in _SHAPE_OPS) and not any(tensor in graph.outputs for tensor in node.outputs):
+            folded.add(node.name)
+            constants.update(tensor for tensor in node.outputs if tensor)
+    steps: list[Step] = []
+    taken: set[str] = set()
+    names: set[str] = set()
+    for node in graph.nodes:
+        if node.name in taken:
+            continue
+        if node.name in folded:
+            steps.append(Step(node.name, (node,), folded=True))
+            continue
+        chain, norm = _chain(graph, node, constants) if fuse else ((node,), None)
+        taken.update(member.name for member in chain)
+        name = _unique("".join(member.name for member in chain), names)
+        steps.append(Step(name, chain, norm))
+    return Plan(_in_order(graph, steps), frozenset(constants))
+
+
+def _unique(name: str, used: set[str]) -> str:
+    candidate, count = name, 1
+    while candidate in used:
+        count += 1
+        candidate = f"{name}_{count}"
+    used.add(candidate)
+    return candidate
+
+
+def _in_order(graph: Graph, steps: list[Step]) -> tuple[Step, ...]:
+    """Steps by the place of their last node: then every constant that a bias or slope needs is there."""
+    return tuple(sorted(steps, key=lambda step: graph.depth[step.nodes[-1].name]))
+
+
+def _chain(graph: Graph, start: Node, constants: set[str]) -> tuple[tuple[Node, ...], Node | None]:
+    chain, norm = [start], None
+    if start.op_type in STARTS and not start.domain:
+        after = _only_reader(graph, chain[-1])
+        if after is not None and _folds(graph, start, after, constants):
+            norm = after
+            chain.append(after)
+            after = _only_reader(graph, after)
+        if after is not None and after.op_type in BIAS and _others_constant(after, chain[-1], constants):
+            chain.append(after)
+            after = _only_reader(graph, after)
+        if after is not None and after.op_type in ACTIVATIONS and _others_constant(after, chain[-1], constants):
+            chain.append(after)
+    while (after := _only_reader(graph, chain[-1])) is not None and after.op_type in VANISHING:
+        if sum(bool(tensor) for tensor in after.outputs) > 1 and graph.consumers(after.outputs[1]):
+            break  # somebody wants the mask of the dropout
+        chain.append(after)
+    return tuple(chain), norm
+
+
+def _only_reader(graph: Graph, node: Node) -> Node | None:
+    """The node that alone reads what `node` makes, if nothing else wants it."""
+    made = [tensor for tensor in node.outputs if tensor]
+    wanted = [tensor for tensor in made if graph.consumers(tensor) or tensor in graph.outputs]
+    if wanted != made[:1] or made[0] in graph.outputs:
+        return None
+    readers = graph.consumers(made[0])
+    if len(readers) != 1 or made[0] in graph[readers[0].node].captures or graph[readers[0].node].domain:
+        return None
+    return graph[readers[0].node]
+
+
+def _others_constant(node: Node, before: Node, constants: set[str]) -> bool:
+    """Does `node` read what `before` made (in its first slot, or anywhere for a sum) and otherwise only constants?"""
+    made = set(before.outputs)
+    place = node.op_type in BIAS or node.slots[0] in made
+    return place and all(tensor in constants for tensor in node.slots if tensor and tensor not in made)
+
+
+def _folds(graph: Graph, start: Node, norm: Node, constants: set[str]) -> bool:
+    """Can `norm` go into the weights of `start`? Its statistics and the weights must be constants."""
+    if norm.op_type != BATCH_NORM or start.op_type not in ("Conv", "ConvTranspose"):
+        return False
+    if attribute(norm, "training_mode", 0) or norm.inputs[0] not in start.outputs:
+        return False
+    if start.op_type == "ConvTranspose" and attribute(start, "group", 1) != 1:
+        return False
+    needs = [*start.inputs[1:], *norm.inputs[1:]]
+    return all(tensor in constants for tensor in needs if tensor)
+
+
+def attribute(node: Node, name: str, default: Any) -> Any:
+    """An attribute of an ONNX node, or its default."""
+    value = node.attrs.get(name, default)
+    return default if value is None else value
