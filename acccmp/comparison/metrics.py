@@ -374,8 +374,7 @@ def _count_overflow(sums: _Sums, before: int, x: Array, y: Array, bounds: tuple[
     bottom = y.min()
     if top <= high and bottom >= low:
         return
-    over = ((x >= high) & (y > high)) | ((x <= low) & (y < low))
-    over &= ~((x == y) & np.isinf(x))
+    over = _beyond(x, y, low, high)
     count = int(np.count_nonzero(over))
     if count:
         sums.overflow += count
@@ -411,8 +410,8 @@ def _count_nonfinite(
 def _beyond(x: Array, y: Array, low: float, high: float) -> NDArray[np.bool_]:
     if math.isinf(high) or math.isnan(high):
         return np.zeros(x.shape, bool)
-    found: NDArray[np.bool_] = ((x >= high) & (y > high)) | ((x <= low) & (y < low))
-    return found & ~((x == y) & np.isinf(x))
+    found: NDArray[np.bool_] = (((x >= high) & (y > high)) | ((x <= low) & (y < low))) & ~((x == y) & np.isinf(x))
+    return found
 
 
 def _scale(sums: _Sums, kind: Kind) -> float:

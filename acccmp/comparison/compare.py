@@ -1,0 +1,236 @@
+"""Two dumps in, a Report out: pair, measure, judge, explain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import replace
+from functools import partial
+
+from acccmp.comparison.explain import explained
+from acccmp.comparison.judging import Thresholds, judge, judge_dtypes
+from acccmp.comparison.metrics import Measured, measure, squeezed
+from acccmp.comparison.pairing import Pair, pair
+from acccmp.core.dump import Dump, Port
+from acccmp.core.graph import Graph
+from acccmp.core.layout import LayoutError
+from acccmp.errors import FormatError, InputError
+from acccmp.reports.report import Comparison, Report, Verdict
+
+BATCH = 8  # pairs handed to a worker at a time
+
+
+def compare(
+    golden: Dump,
+    npu: Dump,
+    *,
+    mapping: Graph | None = None,
+    model: Graph | None = None,
+    floors: Mapping[Port, float] | None = None,
+    thresholds: Thresholds | None = None,
+    valid: Sequence[str] = (),
+    min_coverage: float = 0.9,
+    strict: bool = False,
+    executor: Executor | None = None,
+    subject: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Compare a golden dump with the device's, port by port.
+
+    `mapping` is the device model; without it ops are paired by name. `model` is the original; it tells constants,
+    execution order and outputs. `floors` are, by the original's output port, the relative Euclidean distances that
+    storage in the NPU's dtype alone explains. `valid` are `NAME=axis:n` (see `pairing.pair`). `executor` maps the
+    pairs in batches; the result does not depend on it. `progress` is called with (done, all).
+
+    A bad pair is a verdict. Raises InputError (no tensors at all, dumps in the wrong order, a `valid` that names
+    nothing) and MappingError (a mapping of another model or dump).
+    """
+    if golden.kind == "npu" and npu.kind == "golden":
+        raise InputError(
+            f"the golden side ({golden.path or golden!r}) is a device dump and the NPU side ({npu.path or npu!r}) "
+            "a golden one: exchange them, golden comes first"
+        )
+    for side, dump in (("golden", golden), ("npu", npu)):
+        if not dump and not dump.broken:
+            raise InputError(f"the {side} dump {dump.path or '(in memory)'} has no tensors: nothing to compare")
+    thresholds = thresholds or Thresholds.default()
+    pairing = pair(golden, npu, mapping, model, floors=floors, valid=valid)
+    done: list[Comparison] = []
+    for row in _compared(pairing.pairs, thresholds, executor):
+        done.append(row)
+        if progress is not None:
+            progress(len(done), len(pairing.pairs))
+    rows = tuple(explained(done, {p.port: p for p in pairing.pairs}))
+    return Report(
+        rows, _subject(golden, npu, mapping, model, thresholds, subject),
+        tuple(dict.fromkeys([*notes, *_told(golden, npu, mapping), *pairing.notes, *_limit_notes(rows, thresholds)])),
+        min_coverage, strict,
+    )
+
+
+def compare_pair(pair: Pair, thresholds: Thresholds | None = None) -> Comparison:
+    """One port: measured and judged, or passed on with the verdict that the pairing gave. Never raises for bad data."""
+    base = Comparison(
+        pair.port, pair.verdict or Verdict.UNREADABLE, reason=pair.reason, golden_port=pair.golden_port,
+        golden=pair.golden, npu=pair.npu, op_type=pair.op_type, originals=pair.originals, npu_ops=pair.npu_ops,
+        order=pair.order, group=pair.group, is_output=pair.is_output, floor=pair.floor, address=pair.address,
+        notes=pair.notes,
+    )
+    if pair.verdict is not None or pair.golden is None or pair.npu is None:
+        return base
+    thresholds = thresholds or Thresholds.default()
+    golden, npu = pair.golden.dtype, pair.npu.dtype
+    verdict = judge_dtypes(golden, npu)
+    if verdict is not None and verdict.verdict is Verdict.DTYPE and pair.quantised and {golden.kind, npu.kind} == {
+        "int", "float",
+    }:
+        verdict = replace(
+            verdict, verdict=Verdict.NOT_COMPARABLE,
+            reason=f"{npu.name} inside a quantised part, golden is {golden.name}: no meaning without its scale",
+        )
+    misfit = pair.misfit or _misfit(pair)
+    if verdict is not None:
+        found = None if misfit or "opaque" in (golden.kind, npu.kind) else _measured(pair)
+        metrics = found.metrics if isinstance(found, Measured) else {}
+        return replace(base, verdict=verdict.verdict, reason=verdict.reason, metrics=metrics)
+    if misfit:
+        return replace(base, verdict=Verdict.SHAPE, reason=misfit)
+    measured = _measured(pair)
+    if not isinstance(measured, Measured):
+        return replace(base, verdict=measured[0], reason=measured[1])
+    judged = judge(
+        measured, golden, npu, thresholds, names=_names(pair), op_type=pair.op_type, floor=pair.floor,
+        coarsest=pair.coarsest,
+    )
+    notes = list(pair.notes)
+    if squeezed(pair.golden.own_shape) == squeezed(pair.npu.own_shape) and pair.axes is None and (
+        pair.golden.own_shape != pair.npu.own_shape
+    ):
+        notes.append(f"shapes differ by dimensions of 1: golden {pair.golden.own_shape}, npu {pair.npu.own_shape}")
+    return replace(
+        base, verdict=judged.verdict, reason=judged.reason, metrics=measured.metrics, error=judged.error,
+        limit=judged.limit, judged_by=judged.judged_by, max_error_index=measured.max_error_index,
+        notes=(*notes, *judged.notes),
+    )
+
+
+def _misfit(pair: Pair) -> str:
+    """Why the shapes cannot be compared; "" if they can."""
+    assert pair.golden is not None
+    assert pair.npu is not None
+    golden, npu = pair.golden.own_shape, pair.npu.own_shape
+    wanted = pair.extent or golden
+    moved = wanted if pair.axes is None else tuple(wanted[axis] for axis in pair.axes)
+    if squeezed(moved) == squeezed(npu):
+        return ""
+    if pair.extent is not None and len(moved) == len(npu) and all(
+        n == m or (n <= m and moved != golden) for n, m in zip(moved, npu, strict=True)
+    ):
+        return ""
+    told = "" if pair.extent is None else f", of which {wanted} are valid"
+    return f"golden is {golden}{told}, npu {npu}"
+
+
+def _measured(pair: Pair) -> Measured | tuple[Verdict, str]:
+    assert pair.golden is not None
+    assert pair.npu is not None
+    try:
+        return measure(pair.golden, pair.npu, extent=pair.extent, axes=pair.axes)
+    except FormatError as error:
+        return Verdict.UNREADABLE, str(error)
+    except LayoutError as error:
+        return Verdict.SHAPE, f"{pair.npu.path}: {error}"
+    except ValueError as error:
+        return Verdict.SHAPE, str(error)
+    except MemoryError:
+        return Verdict.UNREADABLE, f"{pair.npu.path}: not enough memory for {pair.npu!r}"
+
+
+def _names(pair: Pair) -> tuple[str, ...]:
+    """What rules of a thresholds file may call the port."""
+    names = [pair.port.node, str(pair.port)]
+    if pair.golden_port is not None:
+        names += [pair.golden_port.node, str(pair.golden_port)]
+    return tuple(names)
+
+
+# -- many pairs --------------------------------------------------------------------------------------------------
+
+
+def _compared(pairs: Sequence[Pair], thresholds: Thresholds, executor: Executor | None) -> Iterator[Comparison]:
+    """`pairs` compared, in their order, whoever does it."""
+    if executor is None:
+        yield from map(partial(compare_pair, thresholds=thresholds), pairs)
+        return
+    batches = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
+    done: dict[int, list[Comparison]] = {}
+    waiting: dict[Future[list[Comparison]], int] = {}
+    for place, batch in enumerate(batches):
+        try:
+            waiting[executor.submit(compare_batch, batch, thresholds)] = place
+        except BrokenExecutor:
+            done[place] = _lost(batch)
+    following = 0
+    while following < len(batches):
+        while following in done:
+            yield from done.pop(following)
+            following += 1
+        if not waiting:
+            continue
+        finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in finished:
+            place = waiting.pop(future)
+            try:
+                done[place] = future.result()
+            except (BrokenExecutor, MemoryError):
+                done[place] = _lost(batches[place])
+
+
+def compare_batch(pairs: Iterable[Pair], thresholds: Thresholds) -> list[Comparison]:
+    """What a worker does."""
+    return [compare_pair(pair, thresholds) for pair in pairs]
+
+
+def _lost(pairs: Iterable[Pair]) -> list[Comparison]:
+    """Rows of a batch whose worker process died."""
+    return [
+        compare_pair(pair if pair.verdict is not None else replace(
+            pair, verdict=Verdict.UNREADABLE, reason="the worker process died (out of memory?): try --jobs 1",
+        )) for pair in pairs
+    ]
+
+
+# -- what is said about the whole --------------------------------------------------------------------------------
+
+
+def _subject(
+    golden: Dump, npu: Dump, mapping: Graph | None, model: Graph | None, thresholds: Thresholds,
+    given: Mapping[str, str] | None,
+) -> dict[str, str]:
+    found = {"golden": str(golden.path or golden), "npu": str(npu.path or npu)}
+    if mapping is not None:
+        found["mapping"] = str(mapping.path or mapping.name)
+    if model is not None:
+        found["model"] = str(model.path or model.name)
+    found["thresholds"] = thresholds.name
+    return {**found, **(given or {})}
+
+
+def _told(golden: Dump, npu: Dump, mapping: Graph | None) -> list[str]:
+    return [
+        *(f"golden: {note}" for note in golden.notes), *(f"npu: {note}" for note in npu.notes),
+        *(f"mapping: {note}" for note in (mapping.notes if mapping is not None else ())),
+    ]
+
+
+def _limit_notes(rows: Sequence[Comparison], thresholds: Thresholds) -> list[str]:
+    """That fixed limits are blunt, where any were used."""
+    by_distance = [row for row in rows if row.verdict in (Verdict.MATCH, Verdict.DRIFT)
+                   and row.judged_by == "RelativeEuclideanDistance"]
+    fixed = [row for row in by_distance if math.isnan(row.floor)]
+    if thresholds.limits is not None or not fixed:
+        return []
+    whole = "limits are" if len(fixed) == len(by_distance) else f"limits of {len(fixed)} ports are"
+    return [f"{whole} fixed by stored dtype: a floor would be sharper (give the original as an ONNX model)"]
