@@ -14,7 +14,7 @@ from acccmp.core import layout as L
 
 # N, C, D, H, W are no multiples of any block.
 N, C, D, H, W = 5, 19, 3, 7, 2
-SIZES = dict(N=N, C=C, D=D, H=H, W=W)
+SIZES = {"N": N, "C": C, "D": D, "H": H, "W": W, "L": 11}
 
 
 def original(letters: str) -> np.ndarray:
@@ -217,7 +217,6 @@ PLAIN_PAIRS = [
 
 @pytest.mark.parametrize(("stored", "own"), PLAIN_PAIRS)
 def test_plain_layouts_are_permutations(stored: str, own: str) -> None:
-    SIZES["L"] = 11
     x = original(own)
     assert np.array_equal(L.to_stored(x, own, stored), as_letters(x, own, stored))
     assert np.array_equal(L.to_original(as_letters(x, own, stored), stored, own, x.shape), x)

@@ -292,9 +292,11 @@ def encode(values: Array, dtype: DType) -> bytes:
     if dtype.name == "bfloat16":
         import ml_dtypes
 
-        return flat.astype("<f4").astype(ml_dtypes.bfloat16).tobytes()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return flat.astype("<f4").astype(ml_dtypes.bfloat16).tobytes()
     if dtype.name == "complex32":
-        return flat.astype("<c8").view("<f4").astype("<f2").tobytes()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return flat.astype("<c8").view("<f4").astype("<f2").tobytes()
     table = code_table(dtype.name)
     if table is None or (dtype.bits == 8 and dtype.kind == "int"):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -318,6 +320,9 @@ def _nearest_code(flat: Array, table: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = ladder[right - 1], ladder[right]
     up = (wide - low > high - wide) | ((wide - low == high - wide) & (codes[right] % 2 == 0))
     out = np.where(up, codes[right], codes[right - 1])
+    minus_zero = np.flatnonzero((table == 0) & np.signbit(table))
+    if minus_zero.size:
+        out = np.where((table[out] == 0) & np.signbit(wide), minus_zero[0], out)
     lookup = {"inf": np.flatnonzero(table == np.inf), "-inf": np.flatnonzero(table == -np.inf)}
     step = ladder[-1] - ladder[-2]
     if lookup["inf"].size:
