@@ -147,7 +147,7 @@ def _archive(path: Path) -> Examined:
 
 def _as_text(head: bytes) -> str | None:
     """The bytes as text, or None when they are not: control characters, or no UTF-8 (a character cut off is fine)."""
-    if any(byte < 9 or 13 < byte < 32 and byte != 27 for byte in head):
+    if any(byte < 9 or (13 < byte < 32 and byte != 27) for byte in head):
         return None
     for cut in range(4):
         try:
@@ -360,7 +360,7 @@ def _is_mindir(file: BinaryIO, top: _Top) -> bool:
 def _is_ckpt(file: BinaryIO, top: _Top) -> bool:
     # Checkpoint: 1 Value {1 tag, 2 TensorProto {1 dims, 2 tensor_type "Float32", 3 content}, 3 maptensor}
     value = top.first(1)
-    if value is None or top.found and top.found[0].number != 1 or top.numbers(2) - {1}:
+    if value is None or (top.found and top.found[0].number != 1) or top.numbers(2) - {1}:
         return False
     inside = _inside(file, value)
     tensor = inside.first(2)
@@ -371,11 +371,14 @@ def _is_ckpt(file: BinaryIO, top: _Top) -> bool:
 
 
 def _is_strategy(file: BinaryIO, top: _Top) -> bool:
-    # ParallelStrategyMap of MindSpore, also named .ckpt: 1 current_stage (varint), 2 items {1 node_name, ...}
+    # ParallelStrategyMap of MindSpore, also named .ckpt: 1 current_stage (varint), 2 items {1 name, 2 {1 stage, ...}}
     item = top.first(2)
-    return item is not None and top.numbers(0) <= {1} and top.numbers(2) <= {2, 3, 4} and (
-        _string(file, _inside(file, item).first(1), 1024) is not None
-    ) and "Default" in (_string(file, _inside(file, item).first(1), 1024) or "")
+    if item is None or top.numbers(0) - {1} or top.numbers(2) - {2, 3, 4}:
+        return False
+    inside = _inside(file, item)
+    strategy = inside.first(2)
+    named = bool(_string(file, inside.first(1), 1024))
+    return named and strategy is not None and not _inside(file, strategy).strange and not inside.strange
 
 
 def _is_saved_model(file: BinaryIO, top: _Top) -> bool:
