@@ -11,7 +11,8 @@ from functools import partial
 from acccmp.comparison.explain import explained
 from acccmp.comparison.judging import Thresholds, judge, judge_dtypes
 from acccmp.comparison.metrics import Measured, measure, squeezed
-from acccmp.comparison.pairing import Pair, pair
+from acccmp.comparison.pairing import pair
+from acccmp.comparison.pairs import Pair
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.layout import LayoutError

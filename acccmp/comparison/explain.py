@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acccmp.comparison.pairing import Pair
+from acccmp.comparison.pairs import Pair
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Port
 from acccmp.core.layout import LayoutError

@@ -15,6 +15,15 @@ from acccmp.core.graph import Graph, Node, Origin, TensorSpec
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 
 INPUT_OPS = frozenset({"Data", "AippData", "AnnData", "RefData"})
+CONSTANTS = frozenset({"Const", "Constant", "FileConstant", "Variable", "ConstPlaceHolder"})
+# Ops without a task of their own: nothing is dumped for them, and nobody misses it.
+TASKLESS = INPUT_OPS | CONSTANTS | frozenset({
+    "NetOutput", "StreamActive", "StreamSwitch", "StreamMerge", "StreamSwitchN", "Send", "Recv", "SendMem", "RecvMem",
+    "NoOp", "LabelSet", "LabelGoto", "LabelGotoEx", "LabelSwitch", "LabelSwitchByIndex", "PhonyConcat", "PhonySplit",
+    "PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf", "While", "StatelessWhile", "Case",
+    "StatelessCase", "EndGraph", "NextIteration", "Enter", "Exit", "LoopCond", "ControlTrigger", "AtomicAddrClean",
+    "MemSet",
+})
 
 # Spellings of data types in texts (`DT_FLOAT`) that are not just our name in capitals.
 _DTYPE_TEXTS = {

@@ -1,0 +1,152 @@
+"""Pairs by the mapping: every port of every device op, then the originals that no device tensor stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from acccmp.comparison.fitting import fitted
+from acccmp.comparison.lookup import Dumped, Found, Golden, flat
+from acccmp.comparison.pairs import Pair
+from acccmp.comparison.provenance import Device, Trail
+from acccmp.core.dump import Port
+from acccmp.core.graph import Node
+from acccmp.models.device_graph import TASKLESS, split_input
+from acccmp.reports.report import Verdict
+
+
+def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -> list[Pair]:
+    rows: list[Pair] = []
+    seen: set[str] = set()
+    with_inputs = any(port.side == "input" for port in dumped.dump)
+    for node in device.nodes:
+        if node.op_type == "Aipp" or node.attrs.get("aipp") or node.attrs.get("_aipp_inputs"):
+            notes.append(
+                f"pre-processing (AIPP) is compiled into the device model at {node.name}: golden must have been fed "
+                "with that op's output, and a fault in the pre-processing itself shows only at its own row"
+            )
+        name = dumped.name_of(node.name)
+        if name is not None:
+            seen.add(name)
+        is_broken = name in dumped.broken
+        if name is None and node.op_type in TASKLESS:
+            continue
+        data = [tensor for tensor in node.inputs if tensor]
+        inputs = dumped.indices(name, "input")
+        if inputs and len(node.inputs) == inputs[-1] + 1:
+            data = list(node.inputs)
+        if is_broken and with_inputs and not inputs:
+            inputs = list(range(len(data)))
+        for index in inputs:
+            port = Port(node.name, "input", index)
+            trail = device.trace(data[index]) if index < len(data) and data[index] else Trail(
+                None, None, None, "the mapping lists no such input",
+            )
+            rows += _row(device, gold, dumped, node, port, name, trail)
+        count = max([len(node.outputs), *(index + 1 for index in dumped.indices(name, "output"))])
+        for index in range(count):
+            rows += _row(device, gold, dumped, node, Port(node.name, "output", index), name,
+                         device.trace(f"{node.name}:{index}"))
+    rows += _unknown_ops(gold, dumped, seen, len(device.nodes), len(device.members))
+    rows += _golden_only(device, gold, rows)
+    return rows
+
+
+def _row(
+    device: Device, gold: Golden, dumped: Dumped, node: Node, port: Port, name: str | None, trail: Trail,
+) -> list[Pair]:
+    """The row of one device port; none for ports that nobody expects to be dumped."""
+    ref = dumped.ref(name, port.side, port.index)
+    base = Pair(
+        port, npu=ref, op_type=node.op_type, originals=device.originals(node) if node.origins != () else (),
+        npu_ops=tuple(member.name for member in device.members[device.group[node.name]]),
+        order=device.order[node.name], group=device.group[node.name],
+        address=dumped.address(name, port.side, port.index), quantised=_is_quantised(device, node, port),
+        notes=(trail.note,) if trail.note else (),
+    )
+    found = gold.find(*trail.key) if trail.key is not None else None
+    if found is not None:
+        base = replace(base, golden_port=found.port, golden=found.ref)
+    if ref is None:
+        why = dumped.why_broken(name, port.side, port.index)
+        if why:
+            return [replace(base, verdict=Verdict.UNREADABLE, reason=why)]
+        return _missing(device, node, port, name, trail, found, base)
+    if found is None:
+        told = "a constant of the device model; golden dumps have no weights" if trail.is_constant else trail.reason
+        return [replace(base, verdict=Verdict.INSERTED, reason=told)]
+    if found.ref is None:
+        if found.is_broken:
+            return [replace(base, verdict=Verdict.UNREADABLE, reason=found.reason)]
+        if trail.is_constant or gold.is_constant(found.port.node):
+            return [replace(base, verdict=Verdict.INSERTED, golden_port=None,
+                            reason="a constant; golden dumps have no weights")]
+        return [replace(base, verdict=Verdict.NO_GOLDEN,
+                        reason=found.reason or f"no golden tensor for {found.port}")]
+    return [fitted(base, trail.written, trail.spec, trail)]
+
+
+def _missing(
+    device: Device, node: Node, port: Port, name: str | None, trail: Trail, found: Found | None, base: Pair,
+) -> list[Pair]:
+    """What to say of a port that was not dumped. Inputs are their producers' outputs, so nobody misses them."""
+    if port.side == "input" or found is None or node.op_type in TASKLESS or trail.steps:
+        return []
+    if node.attrs.get("_L1_fusion_sub_graph_no") not in (None, "") and node is not device.members[base.group][-1]:
+        return [replace(base, verdict=Verdict.FUSED, reason="stays in the core's own memory (L1 fusion)")]
+    if name is not None and found.ref is None:
+        return []
+    what = "the op was not dumped" if name is None else "this output was not dumped"
+    return [replace(base, verdict=Verdict.NO_NPU, reason=what)]
+
+
+def _is_quantised(device: Device, node: Node, port: Port) -> bool:
+    if port.side == "output":
+        return node.name in device.quantised
+    return port.index < len(node.inputs) and split_input(node.inputs[port.index])[0] in device.quantised
+
+
+def _unknown_ops(gold: Golden, dumped: Dumped, seen: set[str], order: int, group: int) -> list[Pair]:
+    """Ops of the dump that the mapping does not know."""
+    rows = []
+    for extra, name in enumerate(sorted(dumped.names - seen)):
+        op = dumped.dump.ops.get(name)
+        base = Pair(
+            Port(name, "output", 0), op_type=op.op_type if op else "", npu_ops=(name,), order=order,
+            group=group + extra,
+        )
+        for broken in dumped.broken.get(name, ()):
+            rows.append(replace(base, port=broken.port or base.port, verdict=Verdict.UNREADABLE, reason=broken.reason))
+        for port in dumped.ports.get(name, {}).values():
+            rows.append(replace(
+                base, port=port, npu=dumped.dump[port], verdict=Verdict.NO_GOLDEN,
+                reason="the mapping does not know this op",
+            ))
+    return rows
+
+
+def _golden_only(device: Device, gold: Golden, rows: Sequence[Pair]) -> list[Pair]:
+    """Golden tensors that no device tensor stands for: fused or folded away."""
+    used = {row.golden_port for row in rows}
+    found = []
+    last = 0
+    for port in gold.dump:
+        if port.side != "output" or port in used or gold.is_input(port.node):
+            continue
+        if any(split_input(tensor)[0] in (port.node, flat(port.node)) for tensor in device.mapping.inputs):
+            continue
+        nodes = device.implementers.get(port.node) or device.implementers.get(flat(port.node), [])
+        if nodes:
+            into = nodes[-1]
+            last = device.order[into.name]
+            reason = f"fused into {', '.join(node.name for node in nodes[:3])}"
+        else:
+            into = None
+            kind = "a constant" if gold.is_constant(port.node) else "folded away"
+            reason = f"{kind}: no op of the device model implements it"
+        found.append(Pair(
+            port, port, gold.dump[port], verdict=Verdict.FUSED, reason=reason, order=last,
+            originals=device.originals(into) if into else (port.node,), op_type=into.op_type if into else "",
+            npu_ops=tuple(n.name for n in nodes), group=device.group[into.name] if into else -1,
+        ))
+    return found

@@ -1,0 +1,201 @@
+"""The two dumps and the mapping by name: true names first, flattened ones where they are unique."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from acccmp.core.dump import Broken, Dump, Port, Side
+from acccmp.core.graph import Graph, Origin
+from acccmp.core.tensor import TensorRef
+from acccmp.models.device_graph import TASKLESS, all_nodes, split_input
+
+_FLATTENED = re.compile(r"[ ./\\]")
+
+
+def flat(name: str) -> str:
+    """A name as file names have it: space, `.`, `/` and `\\` become `_`."""
+    return _FLATTENED.sub("_", name)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A golden tensor that was looked up: where it should be, the tensor if it is there, why not otherwise."""
+
+    port: Port
+    ref: TensorRef | None
+    reason: str = ""
+    is_broken: bool = False
+
+
+class Dumped:
+    """A dump by op name: true names first, flattened ones where they are unique."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.dump = dump
+        self.ports: dict[str, dict[tuple[str, int], Port]] = {}
+        for port in dump:
+            self.ports.setdefault(port.node, {})[port.side, port.index] = port
+        self.broken: dict[str, list[Broken]] = {}
+        for broken in dump.broken:
+            self.broken.setdefault(broken.port.node if broken.port else broken.name, []).append(broken)
+        self._flat: dict[str, list[str]] = {}
+        for name in [*self.ports, *(name for name in self.broken if name not in self.ports)]:
+            self._flat.setdefault(flat(name), []).append(name)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.ports) | frozenset(self.broken)
+
+    def name_of(self, name: str) -> str | None:
+        """The name that this dump has for the op `name`, None if it has none or several that could be it."""
+        if name in self.ports or name in self.broken:
+            return name
+        found = self._flat.get(flat(name), [])
+        return found[0] if len(found) == 1 else None
+
+    def ref(self, name: str | None, side: Side, index: int) -> TensorRef | None:
+        port = self.ports.get(name or "", {}).get((side, index))
+        return self.dump[port] if port is not None else None
+
+    def indices(self, name: str | None, side: Side) -> list[int]:
+        return sorted(index for found, index in self.ports.get(name or "", {}) if found == side)
+
+    def why_broken(self, name: str | None, side: Side, index: int) -> str:
+        """Why the file that should hold this port could not be read; "" if nothing says so."""
+        for broken in self.broken.get(name or "", ()):
+            if broken.port is None or (broken.port.side, broken.port.index) == (side, index):
+                return broken.reason
+        return ""
+
+    def address(self, name: str | None, side: Side, index: int) -> int | None:
+        op = self.dump.ops.get(name or "")
+        text = op.attrs.get(f"address:{side}:{index}", "") if op is not None else ""
+        return int(text) if text.isdigit() else None
+
+    def written_origin(self, name: str, index: int) -> Origin | None:
+        """The original that the dump's own header names for an output, as its reader noted it."""
+        op = self.dump.ops.get(name)
+        text = op.attrs.get(f"origin:{index}", "") if op is not None else ""
+        if op is None or not text:
+            return None
+        node, place = split_input(text)
+        return Origin(node, max(place, 0), op.attrs.get(f"origin_layout:{index}")) if node else None
+
+
+class Golden(Dumped):
+    """The golden dump, looked up by original name and output index."""
+
+    def __init__(self, dump: Dump, model: Graph | None, mapping: Graph | None) -> None:
+        super().__init__(dump)
+        self.model = model
+        self.place = {name: i for i, name in enumerate(self.ports)}
+        self.tensors: dict[str, Port] = {}
+        for row in dump.meta.get("tensors", ()) or ():
+            if isinstance(row, Mapping) and isinstance(row.get("tensor"), str) and isinstance(row.get("port"), str):
+                try:
+                    self.tensors[row["tensor"]] = Port.parse(row["port"])
+                except ValueError:
+                    continue
+        known: dict[str, set[str]] = {}
+        for name in [*(n.name for n in model.nodes)] if model else wanted_originals(mapping) if mapping else []:
+            known.setdefault(flat(name), set()).add(name)
+        self._collisions = {key: names for key, names in known.items() if len(names) > 1}
+
+    def find(self, name: str, index: int) -> Found:
+        """The golden tensor of output `index` of the original `name` (a node, or a tensor by its own name)."""
+        named = self.name_of(name)
+        if self.dump.flat_names and flat(name) in self._collisions:
+            others = ", ".join(sorted(self._collisions[flat(name)]))
+            return Found(Port(name, "output", index), None, f"its file could belong to any of: {others}")
+        if named is None:
+            alias = self._alias(name, index)
+            if alias is None:
+                return Found(Port(name, "output", index), None)
+            named, index = self.name_of(alias.node), alias.index
+            if named is None:
+                return Found(alias, None)
+        ref = self.ref(named, "output", index)
+        port = Port(named, "output", index)
+        if ref is None:
+            reason = self.why_broken(named, "output", index)
+            return Found(port, None, reason, bool(reason))
+        return Found(port, ref)
+
+    def _alias(self, name: str, index: int) -> Port | None:
+        """What else `name` may mean: the model's other name for the node, or a tensor."""
+        for text in (name, f"{name}:{index}"):
+            if text in self.tensors:
+                return self.tensors[text]
+        if self.model is not None:
+            made = self.model.producer(name)
+            if made is not None and made.node != name:
+                return made
+            others = self.model.aliases.get(name, ())
+            if len(others) == 1:
+                return Port(others[0], "output", index)
+        return None
+
+    def knows(self, name: str) -> bool:
+        """Is `name` an op (or a tensor) of the original? Without the model: is there anything golden of it?"""
+        if self.model is not None and (name in self.model or self.model.producer(name) is not None):
+            return True
+        return self.name_of(name) is not None or name in self.tensors
+
+    def is_input(self, name: str) -> bool:
+        listed = self.dump.meta.get("inputs")
+        if isinstance(listed, Mapping) and name in listed:
+            return True
+        if self.model is None:
+            return False
+        made = (self.model.producer(tensor) for tensor in self.model.inputs)
+        return name in self.model.inputs or any(port is not None and port.node == name for port in made)
+
+    def is_constant(self, name: str) -> bool:
+        return self.model is not None and (name in self.model.constants or name in self.model.weights)
+
+    def depth(self, name: str) -> int | None:
+        """Place in execution: the model's, else the golden dump's; None if neither knows the name."""
+        if self.model is not None and name in self.model:
+            return self.model.depth[name]
+        if self.model is not None:
+            return None
+        found = self.name_of(name)
+        return self.place.get(found) if found is not None else None
+
+
+# -- names of a mapping ------------------------------------------------------------------------------------------
+
+
+def node_names(mapping: Graph) -> set[str]:
+    return {node.name for node in all_nodes(mapping)}
+
+
+def wanted_originals(mapping: Graph) -> set[str]:
+    """Originals that the outputs of device ops name; all originals where no output names any."""
+    named = {
+        spec.origin.node
+        for graph in _graphs(mapping) for spec in graph.tensors.values() if spec.origin and spec.origin.node
+    }
+    own = {
+        name for node in all_nodes(mapping) if node.op_type not in TASKLESS
+        for name in (node.origins if node.origins is not None else (node.name,))
+    }
+    return named or own
+
+
+def _graphs(graph: Graph) -> Iterable[Graph]:
+    yield graph
+    for node in graph.nodes:
+        for inner in node.subgraphs.values():
+            yield from _graphs(inner)
+
+
+def share(wanted: Iterable[str], known: Iterable[str]) -> float:
+    """Share of `wanted` that is in `known`, flattened names allowed; 1 for nothing wanted."""
+    names = set(known)
+    flattened = {flat(name) for name in names}
+    found = [name in names or flat(name) in flattened for name in wanted]
+    return sum(found) / len(found) if found else 1.0

@@ -1,0 +1,51 @@
+"""Pair: one port of the device or of the original, with the two tensors that stand for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from acccmp.core.dump import Port
+from acccmp.core.layout import Shape
+from acccmp.core.tensor import DType, TensorRef
+from acccmp.reports.report import Verdict
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One port, with the two tensors if both are there. `verdict` None: it is to be measured.
+
+    `port` is the device's (the original's for `fused` and for what no device op has). `misfit` is why the shapes
+    cannot be compared. `axes`: the NPU's tensor is golden transposed by them. `extent`: only so many elements along
+    each of golden's axes are valid. `coarsest`: the dtype that fixed limits go by. `quantised`: inside a quantised
+    part of the network.
+    """
+
+    port: Port
+    golden_port: Port | None = None
+    golden: TensorRef | None = None
+    npu: TensorRef | None = None
+    verdict: Verdict | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    misfit: str = ""
+    op_type: str = ""
+    originals: tuple[str, ...] = ()
+    npu_ops: tuple[str, ...] = ()
+    order: int = 0
+    group: int = 0
+    is_output: bool = False
+    floor: float = math.nan
+    axes: tuple[int, ...] | None = None
+    extent: Shape | None = None
+    coarsest: DType | None = None
+    quantised: bool = False
+    address: int | None = None
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """All ports in execution order, and what is to be said about the pairing as a whole."""
+
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...] = ()
