@@ -625,6 +625,22 @@ def _unknown(stored: StoredLayer) -> bytes:
     return unknown_fields(stored.header, known)
 
 
+def with_input_shapes(graph: Graph, given: Mapping[str, Sequence[int]]) -> Graph:
+    """The graph with these shapes for its inputs, and every shape below worked out anew (Caffe nets can be resized).
+
+    Problems leave shapes unknown; they do not raise.
+    """
+    known = dict(graph.tensors)
+    known.update((tensor, _spec(tensor, tuple(shape))) for tensor, shape in given.items())
+    for node in graph.nodes:
+        if any(tensor in given for tensor in node.outputs):
+            continue
+        below = [known[tensor].shape if tensor in known else None for tensor in node.inputs]
+        above, _ = shapes.top_shapes(node.op_type, node.attrs, below, len(node.outputs))
+        known.update((tensor, _spec(tensor, shape)) for tensor, shape in zip(node.outputs, above, strict=True))
+    return replace(graph, tensors=known)
+
+
 # -- from Graph to text ------------------------------------------------------------------------------------------
 
 

@@ -318,7 +318,8 @@ def _blob_head(blob: StoredBlob) -> bytes:
     return head + _tag(BLOB_DOUBLES if blob.ref.dtype is FLOAT64 else BLOB_DATA, 2) + _number(size)
 
 
-def _pieces(net_header: bytes, layers: Iterable[tuple[str, bytes, Sequence[StoredBlob]]]) -> Iterator[bytes]:
+def caffemodel(net_header: bytes, layers: Iterable[tuple[str, bytes, Sequence[StoredBlob]]]) -> Iterator[bytes]:
+    """A caffemodel's bytes, piece by piece, from each layer's (generation, message without blobs, blobs)."""
     yield net_header
     for generation, header, blobs in layers:
         blob_field = LAYER_FIELDS[generation][2]
@@ -334,12 +335,12 @@ def _pieces(net_header: bytes, layers: Iterable[tuple[str, bytes, Sequence[Store
 
 
 def write_caffemodel(path: Path, net_header: bytes, layers: Iterable[tuple[str, bytes, Sequence[StoredBlob]]]) -> None:
-    """Write (generation, layer message without blobs, blobs) one after the other; weights are streamed.
+    """Write what `caffemodel` gives; weights are streamed.
 
     The file appears under its name when it is complete.
     """
     with replacing(path) as file:
-        for piece in _pieces(net_header, layers):
+        for piece in caffemodel(net_header, layers):
             file.write(piece)
 
 
