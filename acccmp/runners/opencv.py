@@ -20,7 +20,9 @@ import numpy as np
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
-from acccmp.models import caffe
+from acccmp.models import caffe_writing
+from acccmp.models.caffe import with_input_shapes
+from acccmp.models.caffe_layers import EVALUATION, NOT_INPUTS
 from acccmp.models.caffe_shapes import fits, weight_shapes
 from acccmp.models.caffe_weights import caffemodel
 from acccmp.runners.captured import Captured
@@ -40,7 +42,7 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] 
     """
     cv2 = _opencv()
     feeds = _feeds(graph, inputs)
-    graph = caffe.with_input_shapes(graph, {tensor: array.shape for tensor, array in feeds.items()})
+    graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in feeds.items()})
     todo, unfed = _fed(graph, _needed(graph, wanted), feeds)
     todo, bare = _runnable(graph, todo)
     made, unknown = _frontier(cv2, graph, todo, feeds)
@@ -129,7 +131,7 @@ def _needed(graph: Graph, wanted: Collection[str] | None) -> list[Node]:
 
 def _brings(node: Node) -> bool:
     """Is it a layer that brings data from elsewhere? (Its labels are no inputs of the net.)"""
-    return not node.inputs and node.op_type not in caffe.NOT_INPUTS
+    return not node.inputs and node.op_type not in NOT_INPUTS
 
 
 # -- what is left out --------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def _runnable(graph: Graph, todo: list[Node]) -> tuple[list[Node], dict[str, str
     lost: dict[str, str] = {}
     bare = False
     for node in todo:
-        if node.op_type in caffe.EVALUATION:
+        if node.op_type in EVALUATION:
             lost.update(dict.fromkeys(node.outputs, f"{node.op_type} is for training"))
             continue
         due = weight_shapes(node.op_type, node.attrs, [graph.spec(tensor).shape for tensor in node.inputs])
@@ -212,8 +214,8 @@ def _frontier(
     """Run as much of `todo` as OpenCV can. Each layer that it cannot run is found, left out, and the rest run again."""
     names = _own_names(graph)
     part = graph.keep(node.name for node in todo)
-    rows = [row for row in caffe.caffemodel_layers(part, names) if row[2]]  # found by name; others are not needed
-    weights = np.frombuffer(b"".join(caffemodel(caffe.net_message(part, names), rows)), np.uint8)
+    rows = [row for row in caffe_writing.caffemodel_layers(part, names) if row[2]]  # found by name; others are not needed
+    weights = np.frombuffer(b"".join(caffemodel(caffe_writing.net_message(part, names), rows)), np.uint8)
     why: dict[str, str] = {}
     with _quiet(cv2):
         while todo:
@@ -237,7 +239,7 @@ def _own_names(graph: Graph) -> dict[str, str]:
 def _forward(cv2: Any, graph: Graph, todo: Sequence[Node], feeds: Arrays, weights: np.ndarray) -> Arrays:
     """One forward of just these nodes: tensor -> array. cv2.error when any of them cannot be run."""
     part = graph.keep(node.name for node in todo)
-    text = np.frombuffer(caffe.prototxt(part, _own_names(part)).encode(), np.uint8)  # bytes would be taken for a path
+    text = np.frombuffer(caffe_writing.prototxt(part, _own_names(part)).encode(), np.uint8)  # bytes would be taken for a path
     net = cv2.dnn.readNetFromCaffe(text, weights) if weights.size else cv2.dnn.readNetFromCaffe(text)
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
