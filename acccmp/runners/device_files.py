@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
-from acccmp.core.dump import DumpedOp
+from acccmp.core.dump import DumpedOp, Port
 from acccmp.core.graph import Graph, Node, Origin
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
 from acccmp.dumps.ascend import write_file
@@ -58,14 +58,32 @@ _DTYPE_TEXTS = {"float32": "DT_FLOAT", "float64": "DT_DOUBLE", "bfloat16": "DT_B
 
 
 @dataclass(frozen=True)
+class Twin:
+    """What an ONNX twin stands for: a model of another format that is emulated through one.
+
+    `originals` says for a node of the twin which original nodes it does the work of, the last one making its output
+    (by default the node of its own name). `layout` is the order of the original's pictures, "NHWC" for TensorFlow; the
+    twin's are NCHW.
+    """
+
+    originals: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+    layout: str = "NCHW"
+
+    def names(self, node: str) -> tuple[str, ...]:
+        return tuple(self.originals.get(node, (node,)))
+
+
+@dataclass(frozen=True)
 class _Held:
-    """A tensor on the device: which op's output it is, and how it is stored there. `array` is in its own order."""
+    """A tensor on the device: which op's output it is, and how it is stored there. `array` is in its own order,
+    which is called `own`."""
 
     op: str
     index: int
     dtype: DType
     layout: str
     array: Array = field(repr=False)
+    own: str
     origin: Origin | None = None
     groups: int = 1
 
@@ -73,25 +91,16 @@ class _Held:
     def edge(self) -> str:
         return f"{self.op}:{self.index}"
 
-    @property
-    def own_layout(self) -> str:
-        return own_layout(self.array.ndim)
-
     def ref(self) -> TensorRef:
         """The stored tensor; padding is zero. Blocked layouts have 16 channels to a block (2- and 4-byte types)."""
-        stored = layouts.to_stored(self.array, self.own_layout, self.layout, 16, self.groups)
+        stored = layouts.to_stored(self.array, self.own, self.layout, 16, self.groups)
         if stored.dtype.name != self.dtype.name and self.dtype.name != "bfloat16" and self.dtype.numpy is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 stored = stored.astype(self.dtype.numpy)
         return TensorRef(
             self.edge, self.dtype, stored.shape, 0, self.dtype.nbytes(stored.size), self.layout, self.array.shape,
-            self.own_layout, self.groups, array=stored,
+            self.own, self.groups, array=stored,
         )
-
-
-def own_layout(rank: int) -> str:
-    """The order of an original tensor, as a compiler names it: pictures are NCHW, volumes NCDHW, others ND."""
-    return {4: "NCHW", 5: "NCDHW"}.get(rank, "ND")
 
 
 class DeviceFiles:
@@ -103,9 +112,9 @@ class DeviceFiles:
 
     def __init__(
         self, graph: Graph, plan: Plan, folder: Path, dtype: DType, *, name: str = "npu", tree: bool = False,
-        with_inputs: bool = True, blocked: bool = True,
+        with_inputs: bool = True, blocked: bool = True, twin: Twin | None = None,
     ) -> None:
-        self._graph, self._plan, self._dtype = graph, plan, dtype
+        self._graph, self._plan, self._dtype, self._twin = graph, plan, dtype, twin or Twin()
         self._with_inputs, self._blocked = with_inputs, blocked
         self._mapping = folder / "mapping.json"
         self._dump = folder / name
@@ -137,13 +146,14 @@ class DeviceFiles:
         if given.dtype.kind in "OUS":
             self.notes.append(f"{tensor}: texts are not dumped")
             return
-        origin = Origin(tensor, 0, own_layout(given.ndim), given.shape, dtype_of(given.dtype))
-        held = _Held(self._unique(tensor), 0, dtype_of(given.dtype), own_layout(given.ndim), given, origin)
+        array, own = self._own(given), self._plain(given.ndim)
+        origin = Origin(self._twin.names(tensor)[-1], 0, own, array.shape, dtype_of(given.dtype))
+        held = _Held(self._unique(tensor), 0, dtype_of(given.dtype), own, array, own, origin)
         index = list(self._graph.inputs).index(tensor)
         self._write("Data", held.op, [], [held], None, [("index", {"i": index})])
         self._held[tensor] = [held]
         if given.dtype.kind == "f":
-            self._held[tensor] = [self._cast(replace(held, array=stored), self._dtype)]
+            self._held[tensor] = [self._cast(replace(held, array=self._own(stored)), self._dtype)]
 
     def op(self, step: Step, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """One device op: its inputs brought into the layout it wants, its files, its outputs."""
@@ -167,16 +177,20 @@ class DeviceFiles:
                 continue
             dtype = self._dtype if array.dtype.kind == "f" else dtype_of(array.dtype)
             spec = self._graph.spec(tensor)
-            origin = Origin(last.name, index, own_layout(array.ndim), array.shape, spec.dtype or dtype_of(array.dtype))
-            made.append(_Held(name, len(made), dtype, self._layout(first, array, blocked), array, origin))
+            own, plain = self._own(array), self._plain(array.ndim)
+            origin = Origin(
+                self._twin.names(last.name)[-1], index, plain, own.shape, spec.dtype or dtype_of(array.dtype),
+            )
+            made.append(_Held(name, len(made), dtype, self._layout(first, array, blocked), own, plain, origin))
             self._held[tensor] = [made[-1]]
         control = [] if inputs else [f"{op['name']}:-1" for op in self._ops if op["type"] == "Data"][:1]
         device_op = DEVICE_OPS.get(first.op_type, first.op_type)
         if first.op_type == "Conv" and attribute(first, "group", 1) > 1 and blocked:
-            device_op = "DepthwiseConv2D" if attribute(first, "group", 1) == inputs[0].array.shape[1] else "Conv2D"
+            device_op = "DepthwiseConv2D" if attribute(first, "group", 1) == feeds[known[0]].shape[1] else "Conv2D"
         if first.op_type == "MatMul" and max((held.array.ndim for held in inputs), default=0) > 2:
             device_op = "BatchMatMulV2"
-        self._write(device_op, name, inputs, made, [node.name for node in step.nodes], control=control)
+        originals = [original for node in step.nodes for original in self._twin.names(node.name)]
+        self._write(device_op, name, inputs, made, originals, control=control)
 
     def model_outputs(self, outputs: Mapping[str, Array]) -> None:
         """NetOutput, with every output in plain order and in the model's own dtype."""
@@ -186,14 +200,14 @@ class DeviceFiles:
             if tensor not in self._held:
                 self.notes.append(f"the model output {tensor} is not on the device")
                 continue
-            held = self._in_layout(tensor, own_layout(self._held[tensor][0].array.ndim))
+            held = self._in_layout(tensor, self._held[tensor][0].own)
             dtype = self._graph.spec(tensor).dtype or held.dtype
             if held.dtype.kind == "float" and dtype.kind == "float" and dtype is not held.dtype:
                 held = self._cast(held, dtype)
             ends.append(held)
             described.append(tensor)
-            port = self._graph.producer(tensor)
-            self._outputs.append(f"{port.node if port else tensor}:{port.index if port else 0}:{tensor}")
+            port = self._graph.producer(tensor) or Port(tensor, "output", 0)
+            self._outputs.append(f"{self._twin.names(port.node)[-1]}:{port.index}:{tensor}")
         dangling = [
             f"{op['name']}:-1" for op in self._ops
             if op["name"] not in self._read and op["name"] not in {held.op for held in ends} and op["type"] != "Data"
@@ -257,10 +271,20 @@ class DeviceFiles:
 
     def _layout(self, node: Node, array: Array, blocked: bool) -> str:
         if blocked and array.dtype.kind == "f":
-            return {4: "NC1HWC0", 5: "NDC1HWC0"}.get(array.ndim, own_layout(array.ndim))
+            return {4: "NC1HWC0", 5: "NDC1HWC0"}.get(array.ndim, self._plain(array.ndim))
         if self._blocked and node.op_type in _MATRIX and array.ndim == 2 and array.size and array.dtype.kind == "f":
             return "FRACTAL_NZ"
-        return own_layout(array.ndim)
+        return self._plain(array.ndim)
+
+    def _plain(self, rank: int) -> str:
+        """The order of an original tensor, as a compiler names it: pictures NCHW or NHWC, volumes NCDHW, others ND."""
+        return {4: self._twin.layout, 5: "NCDHW"}.get(rank, "ND")
+
+    def _own(self, array: Array) -> Array:
+        """An activation in the original's order."""
+        if array.ndim == 4 and self._twin.layout == "NHWC":
+            return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+        return array
 
     def _in_layout(self, tensor: str, layout: str) -> _Held:
         """`tensor` in `layout`: as it is held, or through a TransData op that is inserted now."""
@@ -268,7 +292,7 @@ class DeviceFiles:
         for held in forms:
             if held.layout == layout:
                 return held
-        plain = own_layout(forms[0].array.ndim)
+        plain = forms[0].own
         source = forms[0]
         if layout != plain and source.layout != plain:
             source = self._in_layout(tensor, plain)
@@ -284,7 +308,8 @@ class DeviceFiles:
 
     def _constant(self, node: Node, tensor: str, array: Array) -> _Held:
         """A weight as the device has it: filters of convolutions in fractals. It has no dump file of its own."""
-        layout, groups = own_layout(array.ndim), 1
+        own, groups = {4: "NCHW", 5: "NCDHW"}.get(array.ndim, "ND"), 1
+        layout = own
         if self._blocked and node.op_type == "Conv" and tensor == node.inputs[1] and array.size:
             groups = int(attribute(node, "group", 1))
             if array.ndim == 4:
@@ -293,12 +318,13 @@ class DeviceFiles:
                 layout = "FRACTAL_Z_3D"
         if self._blocked and node.op_type in _MATRIX and tensor in node.inputs[:2] and array.ndim == 2 and array.size:
             layout = "FRACTAL_NZ"
-        for held in self._held.get(f"constant {tensor}", []):
-            if held.layout == layout and held.array is array:
-                return held
+        if array.ndim == 4 and self._twin.layout == "NHWC":
+            array, own = np.ascontiguousarray(array.transpose(2, 3, 1, 0)), "HWCN"
+            layout = own if layout == "NCHW" else layout
         dtype = self._dtype if array.dtype.kind == "f" else dtype_of(array.dtype)
-        held = _Held(self._unique(tensor), 0, dtype, layout, array, None, groups if layout == "FRACTAL_Z" else 1)
-        self._describe("Const", held.op, [], [held], ())
+        name = self._unique(tensor)
+        held = _Held(name, 0, dtype, layout, array, own, None, groups if layout == "FRACTAL_Z" else 1)
+        self._describe("Const", name, [], [held], ())
         return held
 
     # -- writing down
@@ -375,11 +401,11 @@ def _is_weight(step: Step, tensor: str, array: Array) -> bool:
 
 
 def _description(held: _Held, attrs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    shape = layouts.stored_shape(held.layout, held.own_layout, held.array.shape, 16, held.groups)
+    shape = layouts.stored_shape(held.layout, held.own, held.array.shape, 16, held.groups)
     name = f"{held.layout}:{held.groups}" if held.groups > 1 else held.layout
     return {
         "attr": [
-            _attr("origin_format", {"s": held.own_layout}), _attr("origin_shape", _numbers(held.array.shape)), *attrs,
+            _attr("origin_format", {"s": held.own}), _attr("origin_shape", _numbers(held.array.shape)), *attrs,
         ],
         "device_type": "NPU",
         "dtype": _DTYPE_TEXTS.get(held.dtype.name, f"DT_{held.dtype.name.upper()}"),

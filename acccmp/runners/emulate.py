@@ -25,10 +25,11 @@ from acccmp.core.tensor import DTYPES, DType, decode, encode
 from acccmp.errors import AcccmpError, InputError, RunError, UnknownName
 from acccmp.plugins import need
 from acccmp.runners import faults as faulty
+from acccmp.runners.device_files import DeviceFiles, Twin
 from acccmp.runners.faults import Fault
 from acccmp.runners.fusion import EXACT_SLOTS, Plan, Step, attribute, plan
 
-__all__ = ["Emulated", "Fault", "Storage", "emulate", "floors"]
+__all__ = ["Emulated", "Fault", "Storage", "Twin", "emulate", "floors"]
 
 Array = NDArray[Any]
 
@@ -90,21 +91,19 @@ def emulate(
     graph: Graph, inputs: Mapping[str, Array], folder: str | os.PathLike[str], *, precision: str = "float16",
     overflow: str = "keep", flush_subnormals: bool = False, faults: Sequence[Fault] = (),
     dump_mode: str = "all", layout: str = "device", tree: bool = False, fuse: bool = True,
-    name: str = "npu", summation: int | None = None,
+    name: str = "npu", summation: int | None = None, twin: Twin | None = None,
 ) -> Emulated:
     """Run `graph` as a device would, and write what it would have dumped.
 
     Makes `folder/npu/` with one dump file per device op (`dump_mode` "output" leaves out the inputs; `tree` puts them
     into the folders time/device/model/id/step as a device does) and `folder/mapping.json` in the shape of ATC's JSON.
     `layout` "nd" keeps every tensor in its plain order, `fuse=False` every node its own op, `name` calls the dump
-    folder otherwise. `summation` seeds another order of the sums in convolutions and matrix products. The files are
-    the same byte for byte every time.
+    folder otherwise. `summation` seeds another order of the sums in convolutions and matrix products. `twin` says what
+    the nodes stand for when `graph` is the ONNX twin of another model. The files are the same byte for byte every time.
 
     Raises InputError (inputs that do not fit, a fault that cannot be planted, a dump folder that is not empty) and
     RunError (an op that onnxruntime cannot run).
     """
-    from acccmp.runners.device_files import DeviceFiles
-
     storage = Storage(precision, overflow, flush_subnormals)
     if dump_mode not in ("all", "output"):
         raise InputError(f"a dump mode is 'all' or 'output', not {dump_mode!r}")
@@ -115,7 +114,7 @@ def emulate(
     feeds = machine.checked(inputs)
     files = DeviceFiles(
         graph, machine.plan, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
-        blocked=layout == "device",
+        blocked=layout == "device", twin=twin,
     )
     try:
         for tensor in graph.inputs:
@@ -187,7 +186,7 @@ def distance(golden: Array, npu: Array) -> float:
 
 @dataclass(frozen=True)
 class Done:
-    """A step that has run: what it read (constants as stored, the batch norm's folded into them) and what it made."""
+    """A step that has run: what it read (constants as stored, batch norms folded into them) and what it made."""
 
     step: Step
     feeds: Mapping[str, Array]
@@ -277,11 +276,10 @@ class Machine:
                 golden = self._sessions.run(plain, self._exact(plain, exact, constants), [], inner)
                 ready = self._feeds(step, values, constants, storage, [])
                 npu = self._sessions.run(step, ready, [], inner)
-                if step.norm is not None:  # the folded batch norm hides what the convolution made: run it once more
-                    alone = Step(f"{step.name} alone", step.nodes[:1])
-                    npu.update(self._sessions.run(
-                        alone, self._feeds(alone, values, constants, storage, []), [], alone.makes,
-                    ))
+                if step.hidden:  # a folded batch norm hides what the convolution made: run that part unfolded
+                    alone = Step(f"{step.name} unfolded", (step.nodes[0], *step.norms[:-1]))
+                    unfolded = self._feeds(alone, values, constants, storage, [])
+                    npu.update(self._sessions.run(alone, unfolded, [], tuple(step.hidden)))
                 yield Done(step, {}, golden), Done(step, ready, npu)
                 exact.update({tensor: golden[tensor] for tensor in step.makes})
                 values.update({tensor: storage.round(npu[tensor]) for tensor in step.makes})
@@ -315,9 +313,9 @@ class Machine:
             if fault.kind == "bad-weight":
                 tensor, axis = self._weight(fault, step, {tensor: ready[tensor] for tensor in fixed})
                 ready[tensor] = faulty.spoil_weights(fault, ready[tensor], axis)
-        if step.norm is not None:
-            ready = _fold_norm(step, ready, _epsilon(step, ills))
-            fixed = [tensor for tensor in ready if tensor not in values]
+        for norm in step.norms:
+            ready = _fold_norm(step, norm, ready, _epsilon(step, norm, ills))
+        fixed = [tensor for tensor in ready if tensor not in values]
         for tensor in fixed:
             if not _is_exact(step, tensor):
                 ready[tensor] = storage.round(ready[tensor])
@@ -373,7 +371,7 @@ def _fitted(name: str, array: Array, spec: TensorSpec) -> Array:
 
 def _is_exact(step: Step, tensor: str) -> bool:
     """Does `tensor` only steer the step (so that it is never stored narrowly)?"""
-    if step.norm is not None and tensor in step.norm.inputs[1:]:
+    if any(tensor in norm.inputs[1:] for norm in step.norms):
         return False
     slots = [
         (node, slot) for node in step.nodes for slot, name in enumerate(node.slots) if name == tensor
@@ -395,25 +393,27 @@ def folded_bias(step: Step) -> str:
     return own or f"{convolution.outputs[0]}/bias"
 
 
-def _fold_norm(step: Step, ready: Mapping[str, Array], epsilon: float | None) -> dict[str, Array]:
-    assert step.norm is not None
+def _fold_norm(step: Step, norm: Node, ready: Mapping[str, Array], epsilon: float | None) -> dict[str, Array]:
+    """What the step reads once `norm` went into the weights and the bias of its convolution."""
     convolution = step.nodes[0]
-    scale, shift = _scale_and_shift(step.norm, ready, epsilon)
+    scale, shift = _scale_and_shift(norm, ready, epsilon)
     weight = ready[convolution.inputs[1]]
     bias_name = folded_bias(step)
     bias = ready[bias_name].astype(np.float64) if bias_name in ready else np.zeros_like(shift)
     axis = faulty.weight_axis(convolution, 1, weight.ndim)
     shape = tuple(-1 if place == axis else 1 for place in range(weight.ndim))
-    out = {t: array for t, array in ready.items() if t not in step.norm.inputs[1:]}
+    later = {tensor for other in step.norms[step.norms.index(norm) + 1:] for tensor in other.inputs[1:]}
+    out = {t: array for t, array in ready.items() if t not in norm.inputs[1:] or t in later}
     out[convolution.inputs[1]] = (weight * scale.reshape(shape)).astype(weight.dtype)
     out[bias_name] = (bias * scale + shift).astype(weight.dtype)
     return out
 
 
-def _epsilon(step: Step, ills: Sequence[Fault]) -> float | None:
+def _epsilon(step: Step, norm: Node, ills: Sequence[Fault]) -> float | None:
+    """The epsilon of `norm` when a fault changes it."""
     for fault in ills:
-        if fault.kind == "bn-eps" and step.norm is not None and faulty.normalisation(fault, step) is step.norm:
-            return faulty.wrong_epsilon(fault, step.norm)
+        if fault.kind == "bn-eps" and faulty.normalisation(fault, step) is norm:
+            return faulty.wrong_epsilon(fault, norm)
     return None
 
 
@@ -459,9 +459,9 @@ class _Sessions:
         moved = None
         if "ceil-mode" in changed and pool is not None:
             moved = faulty.other_rounding(changed["ceil-mode"], pool, feeds[pool.inputs[0]].shape)
-        names = tuple(name for name in wanted if step.norm is None or name != step.nodes[0].outputs[0])
+        names = tuple(name for name in wanted if name not in step.hidden)
         types = tuple((tensor, _element_type(step, tensor, array)) for tensor, array in feeds.items())
-        key = (step.name, step.norm is not None, types, names)
+        key = (step.name, bool(step.norms), types, names)
         session = None if changed else self._made.get(key)
         try:
             if session is None:
@@ -490,7 +490,7 @@ class _Sessions:
 
         nodes = []
         for node in step.nodes:
-            if node is step.norm:
+            if any(node is norm for norm in step.norms):
                 continue
             proto = onnx.NodeProto()
             proto.CopyFrom(node.source)
@@ -500,11 +500,11 @@ class _Sessions:
                 _set_attribute(proto, "pads", list(moved.pads))
                 _set_attribute(proto, "auto_pad", "NOTSET")
             nodes.append(proto)
-        if step.norm is not None:
+        if step.norms:
             first = nodes[0]
             del first.input[2:]
             first.input.append(folded_bias(step))
-            first.output[0] = step.norm.outputs[0]
+            first.output[0] = step.norms[-1].outputs[0]
         graph = onnx.GraphProto(name="step", node=nodes)
         for tensor, kind in types:
             graph.input.add(name=tensor).type.tensor_type.elem_type = kind

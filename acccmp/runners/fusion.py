@@ -42,13 +42,13 @@ EXACT_SLOTS: Mapping[str, tuple[int, ...]] = {
 class Step:
     """One op of the emulated device: the original nodes that it implements, in order. Its outputs are the last one's.
 
-    `norm` is the batch norm that goes into the weights of `nodes[0]`. A `folded` step is computed at compile time:
+    `norms` are the batch norms that go into the weights of `nodes[0]`. A `folded` step is computed at compile time:
     there is no device op.
     """
 
     name: str
     nodes: tuple[Node, ...]
-    norm: Node | None = None
+    norms: tuple[Node, ...] = ()
     folded: bool = False
 
     @property
@@ -56,6 +56,11 @@ class Step:
         """Tensors that it needs from outside, in the order of first use."""
         made = {tensor for node in self.nodes for tensor in node.outputs}
         return tuple(dict.fromkeys(t for node in self.nodes for t in node.slots if t and t not in made))
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Inner tensors that never come about, because batch norms went into the weights."""
+        return frozenset(node.outputs[0] for node in (self.nodes[0], *self.norms)[:len(self.norms)])
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -96,10 +101,10 @@ def plan(graph: Graph, *, fuse: bool = True) -> Plan:
         if node.name in folded:
             steps.append(Step(node.name, (node,), folded=True))
             continue
-        chain, norm = _chain(graph, node, constants) if fuse else ((node,), None)
+        chain, norms = _chain(graph, node, constants) if fuse else ((node,), ())
         taken.update(member.name for member in chain)
         name = _unique("".join(member.name for member in chain), names)
-        steps.append(Step(name, chain, norm))
+        steps.append(Step(name, chain, norms))
     return Plan(_in_order(graph, steps), frozenset(constants))
 
 
@@ -117,12 +122,13 @@ def _in_order(graph: Graph, steps: list[Step]) -> tuple[Step, ...]:
     return tuple(sorted(steps, key=lambda step: graph.depth[step.nodes[-1].name]))
 
 
-def _chain(graph: Graph, start: Node, constants: set[str]) -> tuple[tuple[Node, ...], Node | None]:
-    chain, norm = [start], None
+def _chain(graph: Graph, start: Node, constants: set[str]) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    chain = [start]
+    norms: list[Node] = []
     if start.op_type in STARTS and not start.domain:
         after = _only_reader(graph, chain[-1])
-        if after is not None and _folds(graph, start, after, constants):
-            norm = after
+        while after is not None and _folds(start, after, chain[-1], constants):
+            norms.append(after)
             chain.append(after)
             after = _only_reader(graph, after)
         if after is not None and after.op_type in BIAS and _others_constant(after, chain[-1], constants):
@@ -134,7 +140,7 @@ def _chain(graph: Graph, start: Node, constants: set[str]) -> tuple[tuple[Node, 
         if sum(bool(tensor) for tensor in after.outputs) > 1 and graph.consumers(after.outputs[1]):
             break  # somebody wants the mask of the dropout
         chain.append(after)
-    return tuple(chain), norm
+    return tuple(chain), tuple(norms)
 
 
 def _only_reader(graph: Graph, node: Node) -> Node | None:
@@ -156,11 +162,11 @@ def _others_constant(node: Node, before: Node, constants: set[str]) -> bool:
     return place and all(tensor in constants for tensor in node.slots if tensor and tensor not in made)
 
 
-def _folds(graph: Graph, start: Node, norm: Node, constants: set[str]) -> bool:
-    """Can `norm` go into the weights of `start`? Its statistics and the weights must be constants."""
+def _folds(start: Node, norm: Node, before: Node, constants: set[str]) -> bool:
+    """Can `norm`, which follows `before`, go into the weights of `start`? All its numbers must be constants."""
     if norm.op_type != BATCH_NORM or start.op_type not in ("Conv", "ConvTranspose"):
         return False
-    if attribute(norm, "training_mode", 0) or norm.inputs[0] not in start.outputs:
+    if attribute(norm, "training_mode", 0) or norm.inputs[0] not in before.outputs:
         return False
     if start.op_type == "ConvTranspose" and attribute(start, "group", 1) != 1:
         return False
