@@ -423,7 +423,7 @@ def _scale(sums: _Sums, kind: Kind) -> float:
         return math.ldexp(1.0, -math.frexp(largest)[1])
     base = sums.largest_y or largest
     if 0 < base <= EPS:
-        room = 460 - max(math.frexp(largest)[1], 0)  # the NPU's values must not grow past about 1e140
+        room = 460 - math.frexp(largest)[1]  # the NPU's values must not grow past about 1e140
         return math.ldexp(1.0, min(-math.frexp(base)[1], room, 1000))
     return 1.0
 
