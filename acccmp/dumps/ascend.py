@@ -451,7 +451,7 @@ def write_file(
             file.write(struct.pack("<Q", len(head)))
             file.write(head)
             for ref in payloads:
-                for piece in _pieces(ref):
+                for piece in pieces(ref):
                     file.write(piece)
         os.replace(temporary, path)
     except OSError as error:
@@ -501,10 +501,13 @@ def _set_origin(entry: Any, origin: Origin) -> None:
     entry.format = layouts.FORMAT_NUMBERS.get(origin.layout or "RESERVED", 40)
 
 
-def _pieces(ref: TensorRef) -> Iterator[bytes]:
+def pieces(ref: TensorRef) -> Iterator[bytes]:
     """The stored bytes of a tensor, a few megabytes at a time where they come from a file."""
-    if ref.array is not None or ref.fortran:
-        yield TensorRef.of(np.ascontiguousarray(ref.stored())).raw() if ref.fortran else ref.raw()
+    if ref.fortran:
+        yield np.ascontiguousarray(ref.stored()).tobytes()
+        return
+    if ref.array is not None or type(ref) is not TensorRef:  # in memory, or joined from several files
+        yield ref.raw()
         return
     left = ref.nbytes
     try:

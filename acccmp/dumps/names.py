@@ -223,4 +223,4 @@ def agrees(name: DeviceName, in_header: str) -> bool:
 
 def unsliced(name: str) -> str:
     """An op name without what FFTS+ slicing adds to it: `sgt_graph_N_` (and all before) and a final `_lxsliceN`."""
-    return re.sub(r"_lxslice[0-9]+$", "", re.sub(r"^.*sgt_graph_[0-9]+_", "", name))
+    return re.sub(r"_lxslice[0-9]+$", "", re.sub(r"^.*sgt_graph_[0-9]+[_/]", "", name))

@@ -103,8 +103,7 @@ def _one_array(path: Path) -> Dump:
 
 
 def _overflow_only(content: ascend.FileContent, path: Path) -> Dump:
-    found = opdebug.read_overflow(content)
-    return Dump({}, {}, content.broken, path, "npu", meta={"overflow": (found,)})
+    return Dump({}, {}, content.broken, path, "npu", meta={"overflow": opdebug.read_overflow(content)})
 
 
 # -- a folder of files -------------------------------------------------------------------------------------------
@@ -222,9 +221,10 @@ def _device_folder(folder: Path, files: Iterable[tuple[str, str]], notes: list[s
     dump = _from_contents(contents, folder, notes, broken)
     if overflow:
         found = opdebug.read_all(overflow, [content.op for content in contents])
+        first = f", the first: {found[0]}" if found else ""
         dump = replace(
             dump, meta={**dump.meta, "overflow": found},
-            notes=(*dump.notes, f"{folder}: {len(found)} overflow files; the first: {found[0]}"),
+            notes=(*dump.notes, f"{folder}: {len(found)} overflows reported{first}"),
         )
     return dump
 
