@@ -121,7 +121,10 @@ def add(
         for case, report in reports.items():
             cursor = connection.execute(
                 "INSERT INTO runs (made, release, case_name, model, npu, passed, coverage) VALUES (?,?,?,?,?,?,?)",
-                (when, release, case, model, report.subject.get("npu", ""), int(report.passed), _real(report.coverage)),
+                (
+                    when, *map(_storable, (release, case, model, report.subject.get("npu", ""))),
+                    int(report.passed), _real(report.coverage),
+                ),
             )
             run = int(cursor.lastrowid or 0)
             ids.append(run)
@@ -129,11 +132,16 @@ def add(
                 "INSERT OR REPLACE INTO ports (run, port, place, verdict, error, error_limit, floor) "
                 "VALUES (?,?,?,?,?,?,?)",
                 [
-                    (run, str(row.port), row.order, str(row.verdict), *map(_real, (row.error, row.limit, row.floor)))
+                    (run, _storable(str(row.port)), row.order, str(row.verdict), *map(_real, (row.error, row.limit, row.floor)))
                     for row in report.judged
                 ],
             )
     return tuple(ids)
+
+
+def _storable(text: str) -> str:
+    """SQLite wants UTF-8; half a surrogate pair in a name becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _real(value: float) -> float | None:
@@ -155,7 +163,7 @@ def series(path: str | Path, port: str) -> tuple[Point, ...]:
     known = {run.id: run for run in runs(path)}
     with _open(path) as connection:
         rows = connection.execute(
-            "SELECT run, verdict, error, error_limit, floor FROM ports WHERE port = ? ORDER BY run", (port,)
+            "SELECT run, verdict, error, error_limit, floor FROM ports WHERE port = ? ORDER BY run", (_storable(port),)
         ).fetchall()
         if not rows:
             names = [name for (name,) in connection.execute("SELECT DISTINCT port FROM ports")]

@@ -1,0 +1,258 @@
+"""A baseline remembers the last good release in one line per layer, and tells drift from noise."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_factory import HOSTILE, hostile_report, make_report
+from scipy import stats
+
+from acccmp import baseline as base
+from acccmp.core.tensor import TensorRef
+from acccmp.errors import FormatError, InputError
+from acccmp.reports.report import Report, Verdict
+
+
+def scaled(report: Report, factor: float, only: str = "") -> Report:
+    """The report with all errors (or those of one port) multiplied, as if the device had become worse."""
+    rows = [
+        replace(row, error=row.error * factor) if row.is_judged and (not only or str(row.port) == only) else row
+        for row in report.comparisons
+    ]
+    return replace(report, comparisons=tuple(rows))
+
+
+def healthy(layers: int = 20, seed: int = 0) -> Report:
+    return make_report(layers, fault=None, every_verdict=False, seed=seed)
+
+
+def baseline_of(*reports: Report) -> base.Baseline:
+    return base.Baseline("net", base.entries_of({f"case{i}": report for i, report in enumerate(reports)}))
+
+
+def test_the_same_result_against_its_own_baseline_passes_and_changes_nothing(tmp_path: Path) -> None:
+    report = healthy()
+    base.write(baseline_of(report), tmp_path / "b")
+    checked = base.check({"case0": report}, base.read(tmp_path / "b"), model="net")
+    assert checked.passed
+    assert checked.changes == ()
+    assert checked.unchanged == len(report.judged)
+    assert checked.exit_code == 0
+
+
+def test_a_baseline_read_again_is_the_same(tmp_path: Path) -> None:
+    known = baseline_of(healthy(), healthy(seed=1))
+    base.write(known, tmp_path / "b")
+    assert base.read(tmp_path / "b") == known
+
+
+def test_one_changed_layer_is_one_changed_line_in_a_network_of_400_layers() -> None:
+    report = healthy(400)
+    port = str(report.comparisons[101].port)
+    before = base.text_of(baseline_of(report)).splitlines()
+    after = base.text_of(baseline_of(scaled(report, 3.0, port))).splitlines()
+    changed = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[0] in "+-"][2:]
+    assert len(changed) == 2
+    assert json.loads(changed[0][1:])["port"] == json.loads(changed[1][1:])["port"] == port
+
+
+def test_lines_are_sorted_by_port_then_case() -> None:
+    lines = base.text_of(baseline_of(healthy(), healthy(seed=1))).splitlines()[1:]
+    keys = [(json.loads(line)["port"], json.loads(line)["case"]) for line in lines]
+    assert keys == sorted(keys)
+
+
+def test_an_error_beyond_the_spread_of_the_cases_drifts_and_one_within_does_not() -> None:
+    cases = [healthy(seed=seed) for seed in range(4)]
+    known = baseline_of(*cases)
+    port = str(cases[0].outputs[0].port)
+    largest = max(entry.over_floor or 0 for (name, _), entry in known.entries.items() if name == port)
+    now = cases[0].outputs[0].error / cases[0].outputs[0].floor
+    within = scaled(cases[0], 1.3 * largest / now, port)
+    beyond = scaled(cases[0], 1.5 * largest / now, port)
+    assert base.check({"case0": within}, known, model="net").passed
+    checked = base.check({"case0": beyond}, known, model="net")
+    assert [change.port for change in checked.drifts] == [port]
+    assert checked.exit_code == 1
+
+
+def test_with_fourteen_cases_a_small_but_steady_worsening_is_found_by_the_paired_test() -> None:
+    cases = {f"case{i}": healthy(6, seed=i) for i in range(16)}
+    known = base.Baseline("net", base.entries_of(cases))
+    port = str(cases["case0"].outputs[0].port)
+    worse = {name: scaled(report, 1.2, port) for name, report in cases.items()}
+    checked = base.check(worse, known, model="net")
+    assert "Wilcoxon" in checked.method
+    assert [change.port for change in checked.drifts] == [port]
+    few = {name: worse[name] for name in list(worse)[:3]}
+    assert base.check(few, known, model="net").passed, "three cases cannot tell x1.2 from the spread"
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.2))
+def test_holm_rejects_what_scipys_adjusted_p_values_reject(p_values: list[float], alpha: float) -> None:
+    ordered = sorted(p_values)
+    adjusted = np.maximum.accumulate([p * (len(ordered) - i) for i, p in enumerate(ordered)])
+    if np.any(np.isclose(adjusted, alpha, rtol=1e-9)):
+        return  # on the border rounding decides
+    assert sum(base.holm(p_values, alpha)) == int((adjusted <= alpha).sum())
+
+
+def test_improvements_are_listed_and_do_not_fail() -> None:
+    report = healthy()
+    checked = base.check({"case0": scaled(report, 0.2)}, baseline_of(report), model="net")
+    assert checked.passed
+    assert len(checked.improvements) == len(report.judged)
+
+
+def test_a_port_that_is_not_compared_any_more_fails() -> None:
+    report = healthy()
+    shorter = replace(report, comparisons=report.comparisons[2:])
+    checked = base.check({"case0": shorter}, baseline_of(report), model="net")
+    assert not checked.passed
+    assert {change.kind for change in checked.changes} == {"gone"}
+
+
+def test_a_layer_beyond_its_limits_fails_until_it_is_accepted_and_again_when_it_gets_worse(tmp_path: Path) -> None:
+    report = make_report(every_verdict=False)
+    bad = [str(row.port) for row in report.comparisons if row.is_bad]
+    known = baseline_of(report)
+    assert base.check({"case0": report}, known, model="net").exit_code == 1, "updating alone does not accept"
+    accepted = base.check({"case0": report}, known, model="net", accept=bad)
+    assert accepted.passed
+    base.write(base.updated(accepted, "net"), tmp_path / "b")
+    assert (tmp_path / "b").read_text().count('"accepted": true') == len(bad)
+    again = base.read(tmp_path / "b")
+    assert base.check({"case0": report}, again, model="net").passed
+    assert base.check({"case0": scaled(report, 3.0, bad[0])}, again, model="net").exit_code == 1
+
+
+def test_accepting_a_port_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(InputError, match="no such port"):
+        base.check({"a": healthy()}, None, accept=["conv:output:0"])
+
+
+def test_the_sketch_estimates_the_distance_between_two_releases() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((64, 33, 7)).astype(np.float32)
+    estimates = []
+    for seed in range(12):
+        y = x + 0.1 * np.random.default_rng(seed).standard_normal(x.shape).astype(np.float32)
+        before, now = (
+            base.Entry("p", "c", "match", count=x.size, norm=norm, sketch=text)
+            for norm, text in (base.sketch(TensorRef.of(x)), base.sketch(TensorRef.of(y)))
+        )
+        true = float(np.linalg.norm(y - x) / np.linalg.norm(x))
+        estimates.append((base.moved(before, now) or 0) / true)
+    assert 0.85 < np.mean(estimates) < 1.15
+    assert all(0.5 < value < 1.6 for value in estimates)
+
+
+def test_the_sketch_of_nan_inf_and_empty_tensors_is_finite() -> None:
+    for array in (np.array([np.nan, np.inf, 1.0]), np.zeros((0, 3)), np.zeros(5), np.array([1 + 1j, 2])):
+        norm, text = base.sketch(TensorRef.of(array))
+        assert math.isfinite(norm)
+        assert len(text) > 0
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "line 1"),
+    ("garbage\n", "line 1"),
+    ('{"schema": "acccmp.baseline/0", "model": "net"}\n', "schema"),
+    ('{"schema": "something else"}\n', "no header"),
+    ('{"schema": "acccmp.baseline/1", "model": "net"}\nnonsense\n', "line 2"),
+    ('{"schema": "acccmp.baseline/1", "model": "net"}\n{"port": 3, "case": "a", "verdict": "match"}\n', "line 2"),
+    ('{"schema": "acccmp.baseline/1", "model": "net"}\n{"port": "p", "case": "a", "verdict": "fine"}\n', "fine"),
+    ('{"schema": "acccmp.baseline/1", "model": "net"}\n'
+     '{"port": "p", "case": "a", "verdict": "match", "sketch": "!!"}\n', "sketch"),
+])
+def test_a_damaged_baseline_says_where_and_how_to_make_a_new_one(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "b").write_text(text)
+    with pytest.raises((InputError, FormatError), match=message) as caught:
+        base.read(tmp_path / "b")
+    assert "--update" in str(caught.value)
+
+
+def test_a_missing_baseline_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--update"):
+        base.read(tmp_path / "none")
+
+
+def test_a_baseline_of_another_model_is_refused() -> None:
+    other = replace(healthy(), comparisons=tuple(
+        replace(row, port=row.port._replace(node="other" + row.port.node)) for row in healthy().comparisons
+    ))
+    with pytest.raises(InputError, match="of the model 'resnet'"):
+        base.check({"a": healthy()}, base.Baseline("resnet", base.entries_of({"a": other})), model="net")
+
+
+def test_hostile_names_survive_the_file(tmp_path: Path) -> None:
+    report = hostile_report()
+    base.write(baseline_of(report), tmp_path / "b")
+    again = base.read(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes().isascii()
+    assert {port.rpartition(":output")[0] for port, _ in again.entries} >= set(HOSTILE)
+
+
+def test_nothing_compared_is_no_pass() -> None:
+    assert base.check({"a": Report(())}, None).exit_code == 3
+
+
+def test_verdicts_that_become_worse_fail_and_better_ones_are_listed() -> None:
+    report = healthy()
+    drifted = replace(report, comparisons=(replace(report.comparisons[0], verdict=Verdict.DRIFT), *report.comparisons[1:]))
+    checked = base.check({"case0": drifted}, baseline_of(report), model="net")
+    assert [change.kind for change in checked.changes] == ["worse verdict"]
+    back = base.check({"case0": report}, baseline_of(drifted), model="net")
+    assert [change.kind for change in back.changes] == ["better verdict"]
+    assert back.passed
+
+
+KILLED = """
+import sys
+from acccmp import baseline as base
+known = base.read(sys.argv[1])
+other = base.read(sys.argv[2])
+print("ready", flush=True)
+while True:
+    base.write(other, sys.argv[1])
+    base.write(known, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_baseline_is_always_the_old_or_the_new_one(tmp_path: Path) -> None:
+    old, new = baseline_of(healthy(40)), baseline_of(scaled(healthy(40), 2.0))
+    target, other = tmp_path / "b", tmp_path / "other"
+    base.write(old, target)
+    base.write(new, other)
+    rounds = int(os.environ.get("ACCCMP_KILLS", "6"))
+    moments = random.Random(5)
+    for _ in range(rounds):
+        child = subprocess.Popen([sys.executable, "-c", KILLED, target, other], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(moments.uniform(0, 0.05))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert base.read(target) in (old, new)
+
+
+def test_the_p_value_is_scipys() -> None:
+    """The paired test is not our own arithmetic: with 16 equal ratios the exact p is 2**-16."""
+    logs = [math.log(1.2)] * 16
+    jitter = [value + 1e-9 * i for i, value in enumerate(logs)]
+    assert stats.wilcoxon(jitter, alternative="greater").pvalue == pytest.approx(2**-16)
