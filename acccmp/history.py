@@ -132,7 +132,10 @@ def add(
                 "INSERT OR REPLACE INTO ports (run, port, place, verdict, error, error_limit, floor) "
                 "VALUES (?,?,?,?,?,?,?)",
                 [
-                    (run, _storable(str(row.port)), row.order, str(row.verdict), *map(_real, (row.error, row.limit, row.floor)))
+                    (
+                        run, _storable(str(row.port)), row.order, str(row.verdict),
+                        *map(_real, (row.error, row.limit, row.floor)),
+                    )
                     for row in report.judged
                 ],
             )

@@ -213,7 +213,8 @@ def test_nothing_compared_is_no_pass() -> None:
 
 def test_verdicts_that_become_worse_fail_and_better_ones_are_listed() -> None:
     report = healthy()
-    drifted = replace(report, comparisons=(replace(report.comparisons[0], verdict=Verdict.DRIFT), *report.comparisons[1:]))
+    first, *others = report.comparisons
+    drifted = replace(report, comparisons=(replace(first, verdict=Verdict.DRIFT), *others))
     checked = base.check({"case0": drifted}, baseline_of(report), model="net")
     assert [change.kind for change in checked.changes] == ["worse verdict"]
     back = base.check({"case0": report}, baseline_of(drifted), model="net")
