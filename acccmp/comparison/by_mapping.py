@@ -16,6 +16,7 @@ from acccmp.reports.report import Verdict
 
 
 def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -> list[Pair]:
+    """Every port that was dumped or should have been, and every golden tensor; `notes` gets what is to be said."""
     rows: list[Pair] = []
     seen: set[str] = set()
     with_inputs = any(port.side == "input" for port in dumped.dump)
@@ -43,12 +44,24 @@ def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -
                 None, None, None, "the mapping lists no such input",
             )
             rows += _row(device, gold, dumped, node, port, name, trail)
+        before = len(rows)
         count = max([len(node.outputs), *(index + 1 for index in dumped.indices(name, "output"))])
         for index in range(count):
             rows += _row(device, gold, dumped, node, Port(node.name, "output", index), name,
                          device.trace(f"{node.name}:{index}"))
+        told = {row.reason for row in rows[before:] if row.verdict is Verdict.UNREADABLE}
+        for broken in dumped.broken.get(name or "", ()):
+            if broken.reason not in told and (broken.port is None or broken.port.side == "output"):
+                rows.append(replace(
+                    _base(device, dumped, node, broken.port or Port(node.name, "output", 0), name),
+                    verdict=Verdict.UNREADABLE, reason=broken.reason,
+                ))
     rows += _unknown_ops(gold, dumped, seen, len(device.nodes), len(device.members))
     rows += _golden_only(device, gold, rows)
+    used = {row.golden_port.node for row in rows if row.golden_port is not None}
+    for broken in gold.dump.broken:
+        if (broken.port.node if broken.port else broken.name) not in used:
+            notes.append(f"golden: {broken.path}: {broken.reason} (no device tensor stands for it)")
     return rows
 
 
@@ -57,13 +70,7 @@ def _row(
 ) -> list[Pair]:
     """The row of one device port; none for ports that nobody expects to be dumped."""
     ref = dumped.ref(name, port.side, port.index)
-    base = Pair(
-        port, npu=ref, op_type=node.op_type, originals=device.originals(node) if node.origins != () else (),
-        npu_ops=tuple(member.name for member in device.members[device.group[node.name]]),
-        order=device.order[node.name], group=device.group[node.name],
-        address=dumped.address(name, port.side, port.index), quantised=_is_quantised(device, node, port),
-        notes=(trail.note,) if trail.note else (),
-    )
+    base = replace(_base(device, dumped, node, port, name), npu=ref, notes=(trail.note,) if trail.note else ())
     found = gold.find(*trail.key) if trail.key is not None else None
     if found is not None:
         base = replace(base, golden_port=found.port, golden=found.ref)
@@ -84,6 +91,15 @@ def _row(
         return [replace(base, verdict=Verdict.NO_GOLDEN,
                         reason=found.reason or f"no golden tensor for {found.port}")]
     return [fitted(base, trail.written, trail.spec, trail)]
+
+
+def _base(device: Device, dumped: Dumped, node: Node, port: Port, name: str | None) -> Pair:
+    return Pair(
+        port, op_type=node.op_type, originals=device.originals(node) if node.origins != () else (),
+        npu_ops=tuple(member.name for member in device.members[device.group[node.name]]),
+        order=device.order[node.name], group=device.group[node.name],
+        address=dumped.address(name, port.side, port.index), quantised=_is_quantised(device, node, port),
+    )
 
 
 def _missing(

@@ -39,12 +39,15 @@ def fitted(row: Pair, written: Origin | None, spec: TensorSpec | None, trail: Tr
         elif (golden.layout, golden.shape) == (npu.layout, npu.shape):
             return replace(row, notes=(*notes, "original shape unknown: compared as stored, padding included"))
     wanted = golden.own_shape
+    is_lost = trail is not None and trail.is_reordered
     if axes is not None and len(axes) == len(wanted):
         wanted = tuple(wanted[axis] for axis in axes)
     elif axes is not None:
-        axes = None
+        is_lost = True
     seen = _seen(npu, wanted, golden, written, axes is not None, notes)
     if trail is not None and trail.is_reshaped and (isinstance(seen, str) or seen.own_shape != wanted):
+        is_lost = True
+    if is_lost and trail is not None:
         return replace(row, verdict=Verdict.INSERTED, reason=(
             f"made by the compiler ({', '.join(trail.steps[:3])}), in another shape or order than its original"
         ))

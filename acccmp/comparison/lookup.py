@@ -88,7 +88,8 @@ class Dumped:
 class Golden(Dumped):
     """The golden dump, looked up by original name and output index."""
 
-    def __init__(self, dump: Dump, model: Graph | None, mapping: Graph | None) -> None:
+    def __init__(self, dump: Dump, model: Graph | None, names: Iterable[str]) -> None:
+        """`names` are the true names that will be asked for; those that flatten alike cannot be told apart."""
         super().__init__(dump)
         self.model = model
         self.place = {name: i for i, name in enumerate(self.ports)}
@@ -100,16 +101,16 @@ class Golden(Dumped):
                 except ValueError:
                     continue
         known: dict[str, set[str]] = {}
-        for name in [*(n.name for n in model.nodes)] if model else wanted_originals(mapping) if mapping else []:
+        for name in [node.name for node in model.nodes] if model is not None else names:
             known.setdefault(flat(name), set()).add(name)
         self._collisions = {key: names for key, names in known.items() if len(names) > 1}
 
     def find(self, name: str, index: int) -> Found:
         """The golden tensor of output `index` of the original `name` (a node, or a tensor by its own name)."""
         named = self.name_of(name)
-        if self.dump.flat_names and flat(name) in self._collisions:
+        if flat(name) in self._collisions and (self.dump.flat_names or named != name):
             others = ", ".join(sorted(self._collisions[flat(name)]))
-            return Found(Port(name, "output", index), None, f"its file could belong to any of: {others}")
+            return Found(Port(name, "output", index), None, f"what it has of this name could belong to any of: {others}")
         if named is None:
             alias = self._alias(name, index)
             if alias is None:

@@ -18,12 +18,16 @@ from acccmp.reports.report import Verdict
 
 
 def mark_outputs(
-    rows: list[Pair], gold: Golden, model: Graph | None, device: Device | None, notes: list[str],
+    rows: list[Pair], gold: Golden, model: Graph | None, device: Device | None, ends: Sequence[Port],
+    notes: list[str],
 ) -> list[Pair]:
-    """`rows` with those marked that stand for the model's outputs; outputs that nothing stands for are added."""
+    """`rows` with those marked that stand for the model's outputs; outputs that nothing stands for are added.
+
+    `ends` are the golden ports that a mapping names when both dumps are of the device.
+    """
     if device is not None and device.mapping.outputs:
         return _mark_by_mapping(rows, gold, device)
-    wanted = _outputs_of_golden(gold, model, device.mapping if device is not None else None)
+    wanted = list(ends) or _outputs_of_golden(gold, model, device.mapping if device is not None else None)
     if not wanted:
         names = [port.node for port in gold.dump if port.side == "output"]
         if not names:

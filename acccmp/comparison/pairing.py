@@ -19,7 +19,7 @@ from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph, Origin
 from acccmp.errors import MappingError
-from acccmp.models.device_graph import all_nodes
+from acccmp.models.device_graph import all_nodes, split_input
 
 
 def pair(
@@ -39,15 +39,18 @@ def pair(
     Raises MappingError when the mapping is of another model or of another dump, InputError for a `valid` that cannot
     be understood or names nothing.
     """
-    gold = Golden(golden, model, mapping)
     dumped = Dumped(npu)
+    asked = wanted_originals(mapping) if mapping is not None else () if npu.flat_names else dumped.names
+    gold = Golden(golden, model, asked)
     notes: list[str] = []
     order: list[str] = []
+    ends: list[Port] = []
     if mapping is not None and golden.kind == "npu" and (
         share(gold.names, node_names(mapping)) >= 0.5 > share(wanted_originals(mapping), gold.names)
     ):
         notes.append("both dumps are of the device: ops are paired by name, the mapping gives their order")
         order = [node.name for node in all_nodes(mapping)]
+        ends = [Port(name, "output", index) for name, index in map(split_input, mapping.outputs)]
         mapping = None
     device = None
     if mapping is None:
@@ -56,7 +59,7 @@ def pair(
         _check_mapping(mapping, gold, dumped, model)
         device = Device(mapping, gold)
         rows = by_mapping(device, gold, dumped, notes)
-    rows = mark_outputs(rows, gold, model, device, notes)
+    rows = mark_outputs(rows, gold, model, device, ends, notes)
     rows = _with_floors(rows, floors or {})
     rows = restrict(rows, valid, gold)
     rows.sort(key=lambda row: (row.order, row.port.side == "output"))

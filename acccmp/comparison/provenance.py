@@ -30,7 +30,8 @@ _DEQUANT = re.compile(r"_dequant_layer|_anti_quant_layer|/AscendDequant|/AntiQua
 class Trail:
     """From a device tensor back to the original tensor that it stands for.
 
-    `key` is (original, output index) or None with a `reason`. `steps` are the compiler-made ops in between.
+    `key` is (original, output index) or None with a `reason`. `steps` are the compiler-made ops in between; on the way
+    the tensor may have been transposed by `axes`, reshaped, or reordered in a way that nothing tells.
     """
 
     key: tuple[str, int] | None
@@ -41,6 +42,7 @@ class Trail:
     visited: tuple[str, ...] = ()
     axes: tuple[int, ...] | None = None
     is_reshaped: bool = False
+    is_reordered: bool = False
     coarsest: DType | None = None
     is_constant: bool = False
     note: str = ""
@@ -145,7 +147,7 @@ class Device:
         steps: list[str] = []
         visited: list[str] = []
         axes: tuple[int, ...] | None = None
-        reshaped = False
+        reshaped = reordered = False
         coarsest: DType | None = None
 
         def trail(key: tuple[str, int] | None, reason: str = "", note: str = "", constant: bool = False) -> Trail:
@@ -157,7 +159,7 @@ class Device:
                 key, reason = (hint[0], 0), ""
             return Trail(
                 key, spec.origin if spec else None, spec, reason, tuple(steps), tuple(visited), axes, reshaped,
-                coarsest, constant, note,
+                reordered, coarsest, constant, note,
             )
 
         while True:
@@ -196,9 +198,10 @@ class Device:
             if node.op_type in ("Transpose", "TransposeD"):
                 perm = node.attrs.get("perm")
                 if isinstance(perm, tuple) and perm and sorted(perm) == list(range(len(perm))):
-                    axes = tuple(perm) if axes is None else tuple(perm[axis] for axis in axes)
+                    reordered |= axes is not None and len(axes) != len(perm)
+                    axes = tuple(perm) if axes is None or reordered else tuple(perm[axis] for axis in axes)
                 else:
-                    reshaped = True
+                    reordered = True
             elif node.op_type in RESHAPING:
                 reshaped = True
             tensor = feeds[0]
