@@ -16,7 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from acccmp.version import VERSION as __version__
+
 
 _WHERE = {
     "load": "acccmp.models.load",

@@ -300,7 +300,7 @@ def _read_entry(data: Mapping[str, Any], path: str | Path, number: int, again: s
         good = isinstance(value, (int, float) if kind is float else kind)
         if not good or (kind is not bool and isinstance(value, bool)):
             raise FormatError(f"{path}: line {number} has {name} = {value!r}, wanted {kind.__name__}; {again}")
-        values[name] = float(value) if kind is float else value
+        values[name] = value * 1.0 if kind is float and value is not None else value
     if values["verdict"] not in set(Verdict):
         raise FormatError(f"{path}: line {number} has the verdict {values['verdict']!r}, which is none; {again}")
     try:
@@ -472,7 +472,7 @@ def _paired(
 ) -> Iterable[Change]:
     from scipy import stats
 
-    tested: list[tuple[float, str, float, list[float], float]] = []
+    tested: list[tuple[float, str, float, float, float]] = []
     for port, entries in by_port.items():
         pairs = [(before[port, e.case], e) for e in entries if e.case in common and (port, e.case) in before]
         pairs = [(old, new) for old, new in pairs if old.error is not None]
@@ -484,16 +484,16 @@ def _paired(
             math.log(max(_measure(new, floored), small)) - math.log(max(_measure(old, floored), small))
             for old, new in pairs
         ]
-        median = math.exp(float(np.median(logs)))
+        median = math.exp(float(np.median(np.array(logs))))
         largest = max(new.error or 0.0 for _, new in pairs)
         if not any(logs):
             continue
-        worse = float(stats.wilcoxon(logs, alternative="greater", method="auto").pvalue)
-        better = float(stats.wilcoxon(logs, alternative="less", method="auto").pvalue)
-        tested.append((worse, port, median, [better], largest))
+        worse = _p_value(stats.wilcoxon(logs, alternative="greater", method="auto"))
+        better = _p_value(stats.wilcoxon(logs, alternative="less", method="auto"))
+        tested.append((worse, port, median, better, largest))
     rejected = holm([row[0] for row in tested], ALPHA)
-    improved = holm([row[3][0] for row in tested], ALPHA)
-    for (p, port, median, (q,), largest), is_worse, is_better in zip(tested, rejected, improved, strict=True):
+    improved = holm([row[3] for row in tested], ALPHA)
+    for (p, port, median, q, largest), is_worse, is_better in zip(tested, rejected, improved, strict=True):
         if is_worse and median > tolerance.paired and largest > tolerance.nothing:
             yield Change(
                 port, "", "drift", None, None, median, None,
@@ -504,6 +504,10 @@ def _paired(
                 port, "", "improved", None, None, median, None,
                 f"errors are x{median:.3g} in the median over {len(common)} cases (p = {q:.2g} before correction)",
             )
+
+
+def _p_value(result: Any) -> float:
+    return float(result.pvalue)
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
-from acccmp import __version__
 from acccmp.errors import AcccmpError, InputError
+from acccmp.version import VERSION
 
 PASSED, NOT_PASSED, COULD_NOT, UNCOVERED = 0, 1, 2, 3
 
@@ -131,7 +131,7 @@ def _print_json(data: Any) -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="acccmp")
+@click.version_option(VERSION, prog_name="acccmp")
 def cli() -> None:
     """Find the layer where a neural network that was moved to an NPU stops agreeing with its original.
 
@@ -176,7 +176,8 @@ def compare(golden: str, npu: str, **options: Any) -> int:
     Example:
       acccmp compare model.onnx npu_dump/ --mapping model.json -o report/
     """
-    from acccmp.workflow import Options, compare_slice, is_slice
+    from acccmp.slicing.bundle import is_slice
+    from acccmp.workflow import Options, compare_slice
     from acccmp.workflow import compare as compare_runs
 
     thresholds = _thresholds(options["thresholds"])
@@ -351,7 +352,7 @@ def inspect(
 @jobs_option
 @json_option
 def convert(
-    paths: tuple[str, ...], out: str, to: str, layout: str | None, dtype: str | None, jobs: int | None, as_json: bool,
+    paths: tuple[str, ...], out: str, to: Any, layout: str | None, dtype: str | None, jobs: int | None, as_json: bool,
 ) -> int:
     """Convert dump files or whole folders of them.
 
@@ -366,14 +367,15 @@ def convert(
     if as_json:
         _print_json({
             "written": [str(path) for path in result.written],
-            "failed": dict(result.failed), "notes": list(result.notes),
+            "failed": {failure.path: failure.reason for failure in result.failed},
+            "infinite": result.infinite, "subnormal": result.subnormal, "notes": list(result.notes),
         })
     else:
         click.echo(f"{len(result.written)} files in {out}")
         for note in result.notes:
             click.echo(f"note: {note}")
-        for name, reason in result.failed.items():
-            click.echo(f"failed: {_one_line(f'{name}: {reason}')}", err=True)
+        for failure in result.failed:
+            click.echo(f"failed: {_one_line(f'{failure.path}: {failure.reason}')}", err=True)
     if not result.written:
         return COULD_NOT
     return NOT_PASSED if result.failed else PASSED
@@ -570,7 +572,7 @@ def _write_pipeline_files(checked: Any, options: Mapping[str, Any]) -> None:
     from acccmp.reports import ci
 
     changes = _ci_changes(checked)
-    forms = {
+    forms: dict[str, Callable[[], str]] = {
         "junit": lambda: ci.junit(checked.reports), "sarif": lambda: ci.sarif(checked.reports),
         "markdown": lambda: ci.markdown(checked.reports, changes),
     }

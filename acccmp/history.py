@@ -158,7 +158,10 @@ def runs(path: str | Path) -> tuple[Run, ...]:
         rows = connection.execute(
             "SELECT id, made, release, case_name, model, npu, passed, coverage FROM runs ORDER BY made, id"
         ).fetchall()
-    return tuple(Run(*row[:6], bool(row[6]), _number(row[7])) for row in rows)
+    return tuple(
+        Run(i, made, release, case, model, npu, bool(passed), _number(covered))
+        for i, made, release, case, model, npu, passed, covered in rows
+    )
 
 
 def series(path: str | Path, port: str) -> tuple[Point, ...]:

@@ -29,6 +29,7 @@ from acccmp.runners.feeds import random_inputs, read_inputs
 from acccmp.runners.run import run
 from acccmp.slicing.bundle import Bundle, is_slice, read_manifest, save_slice
 from acccmp.slicing.cut import Slice, cut, find_dumped, seen_as_original
+from acccmp.version import VERSION
 
 MODEL_KINDS = ("onnx", "caffe", "tensorflow")
 DEVICE_KINDS = ("om", "atc_json", "build_pbtxt")
@@ -195,12 +196,10 @@ def _composed(
 def _subject(
     golden: Any, npu: Any, mapping: Any, graph: Graph | None, golden_dump: Dump, npu_dump: Dump,
 ) -> dict[str, str]:
-    from acccmp import __version__
-
     def told(what: Any, dump: Dump) -> str:
         return str(what) if isinstance(what, str | Path) else str(dump.path or what)
 
-    subject = {"golden": told(golden, golden_dump), "npu": told(npu_dump.path or npu, npu_dump), "acccmp": __version__}
+    subject = {"golden": told(golden, golden_dump), "npu": told(npu_dump.path or npu, npu_dump), "acccmp": VERSION}
     if mapping is not None:
         subject["mapping"] = str(mapping if isinstance(mapping, str | Path) else mapping.path or mapping.name)
     if graph is not None:
@@ -417,7 +416,8 @@ def run_slice(
         if spec.dtype is not None and spec.dtype.numpy is not None:
             array = array.astype(spec.dtype.numpy)
         feeds[tensor] = array
-    return run(part.graph, feeds, runner=runner)
+    ran: Dump = run(part.graph, feeds, runner=runner)
+    return ran
 
 
 

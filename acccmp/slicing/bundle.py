@@ -269,9 +269,12 @@ def dequantised(ref: TensorRef, spec: TensorSpec, rule: tuple[float, float] | No
     """
     array = ref.numpy()
     wanted = spec.dtype
-    if wanted is None or wanted.numpy is None or wanted.kind == ref.dtype.kind or wanted.kind != "float":
-        same = wanted is None or wanted.numpy is None or wanted.kind != ref.dtype.kind
-        return (array if same else array.astype(wanted.numpy)), {}
+    if wanted is None or wanted.numpy is None:
+        return array, {}
+    if wanted.kind == ref.dtype.kind:
+        return array.astype(wanted.numpy), {}
+    if wanted.kind != "float":
+        return array, {}
     if ref.dtype.kind != "int":
         return array, {}
     if rule is None:
@@ -419,8 +422,9 @@ def engineers_log(part: Slice, copied: Iterable[Mapping[str, str]], model_files:
         by_op.setdefault(facts["op"], []).append(facts["file"])
     trace = Trace(part.mapping, part.whole) if part.mapping is not None else None
     for op in (*part.feeding_ops, *part.device_ops):
-        known = trace is not None and part.mapping is not None and op in part.mapping
-        answers = ", ".join(trace.originals(part.mapping[op])) if known else op
+        answers = op
+        if trace is not None and op in trace.mapping:
+            answers = ", ".join(trace.originals(trace.mapping[op]))
         file = ", ".join(by_op.get(op, ["not dumped"]))
         answers = answers or "no original layer"
         lines.append(f"device op {op} answers {answers}; output file: {file}; input file: {file}")

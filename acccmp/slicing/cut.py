@@ -284,9 +284,9 @@ def _with_inputs(
         if not missing:
             return region, found, taken
         pulled = {
-            port.node
+            made.node
             for tensor in missing
-            if (port := graph.producer(tensor)) is not None and port.node in graph and port.node not in region
+            if (made := graph.producer(tensor)) is not None and made.node in graph and made.node not in region
         }
         if not widen or not pulled:
             raise SliceError(_not_dumped(graph, missing, region, widen))
@@ -333,11 +333,11 @@ def find_dumped(
             return known
     by_name = [*readers, producer, *(port for port in graph.consumers(tensor) if port.node not in region)]
     shape = graph.spec(tensor)
-    for port in by_name:
-        if port not in dump or (trace is not None and port.node in trace.device_names):
+    for at in by_name:
+        if at not in dump or (trace is not None and at.node in trace.device_names):
             continue
-        if port.side == "output" or not shape.is_static or _could_hold(dump[port], shape.shape):
-            return port
+        if at.side == "output" or not shape.is_static or _could_hold(dump[at], shape.shape):
+            return at
     return None
 
 
@@ -350,7 +350,7 @@ def _could_hold(ref: TensorRef, shape: Any) -> bool:
 def seen_as_original(graph: Graph, tensor: str, ref: TensorRef, trace: Trace | None, at: Port) -> TensorRef:
     """The dumped tensor seen in the model's own shape and layout. Raises SliceError when the shapes disagree."""
     spec = graph.spec(tensor)
-    shape = tuple(int(dim) for dim in spec.shape) if spec.is_static and spec.shape is not None else None
+    shape = tuple(d for d in spec.shape if isinstance(d, int)) if spec.is_static and spec.shape else None
     layout = spec.layout
     origin = trace.origin(at) if trace is not None else None
     if shape is None:
