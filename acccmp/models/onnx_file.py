@@ -1,0 +1,294 @@
+"""ONNX files larger than memory: read without the weights, written by streaming them from where they lie.
+
+A model is parsed as a *skeleton*: the raw data of larger initializers stay in the file, and the skeleton has them as
+external data whose location is the model file itself. So inner and external weights are one case, onnxruntime maps
+both, and nobody holds them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from acccmp.errors import FormatError, InputError
+from acccmp.models.identify import CutOff, Field, fields
+
+if TYPE_CHECKING:
+    import onnx
+
+INLINE = 1024  # bytes of raw data up to which an initializer is part of the skeleton
+LARGEST_SKELETON = 1 << 30  # bytes; what is left of a model without its weights
+LARGEST_FILE = 2_000_000_000  # protobuf ends at 2 GiB; beyond this, weights go to a file of their own
+_CHUNK = 4 << 20
+
+# Field numbers of onnx.proto: ModelProto.graph; GraphProto.initializer; TensorProto.raw_data, external_data,
+# data_location; StringStringEntryProto.key, value.
+_GRAPH, _INITIALIZER, _RAW, _EXTERNAL, _LOCATION, _KEY, _VALUE = 7, 5, 9, 13, 14, 1, 2
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_skeleton(path: Path) -> onnx.ModelProto:
+    """The model in `path` without the raw data of larger initializers.
+
+    Raises FormatError when the file is cut off or damaged.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            parts = bytearray()
+            for field in fields(file, 0, size):
+                if (field.number, field.wire) == (_GRAPH, 2):
+                    inside = bytearray()
+                    for item in fields(file, field.start, field.start + field.size):
+                        inside += _graph_field(path, file, item)
+                        _bounded(path, len(inside))
+                    parts += _bytes_field(_GRAPH, bytes(inside))
+                else:
+                    parts += _copied(file, field)
+                _bounded(path, len(parts))
+        model = onnx.ModelProto()
+        model.ParseFromString(bytes(parts))
+    except CutOff as error:
+        raise FormatError(
+            f"{path}: an ONNX model that is cut off: a part of {error.need} bytes at offset {error.at} does not end "
+            f"within its {os.path.getsize(path)} bytes; fetch or export it again"
+        ) from None
+    except (ValueError, DecodeError) as error:
+        raise FormatError(f"{path}: an ONNX model that is damaged: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return model
+
+
+def _bounded(path: Path, size: int) -> None:
+    if size > LARGEST_SKELETON:
+        raise FormatError(
+            f"{path}: more than {LARGEST_SKELETON >> 20} MiB besides its initializers; export large constants as "
+            "initializers"
+        )
+
+
+def _copied(file: BinaryIO, field: Field) -> bytes:
+    if field.wire == 2 and field.size > LARGEST_SKELETON:
+        raise ValueError(f"a part of {field.size} bytes at offset {field.start}")
+    file.seek(field.start)
+    return _head(field) + file.read(field.size)
+
+
+def _head(field: Field) -> bytes:
+    key = _varint(field.number << 3 | field.wire)
+    if field.wire == 0:
+        return key + _varint(field.value)
+    return key + _varint(field.size) if field.wire == 2 else key
+
+
+def _graph_field(path: Path, file: BinaryIO, field: Field) -> bytes:
+    if (field.number, field.wire) != (_INITIALIZER, 2) or field.size <= INLINE:
+        return _copied(file, field)
+    inner = list(fields(file, field.start, field.start + field.size))
+    raw = [item for item in inner if (item.number, item.wire) == (_RAW, 2)]
+    if not raw or raw[-1].size <= INLINE:
+        return _copied(file, field)
+    out = b"".join(_copied(file, item) for item in inner if item.number not in (_RAW, _EXTERNAL, _LOCATION))
+    for key, value in (("location", path.name), ("offset", str(raw[-1].start)), ("length", str(raw[-1].size))):
+        entry = _bytes_field(_KEY, key.encode()) + _bytes_field(_VALUE, value.encode("utf-8", "surrogateescape"))
+        out += _bytes_field(_EXTERNAL, entry)
+    return _bytes_field(_INITIALIZER, out + _varint(_LOCATION << 3) + _varint(1))
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _bytes_field(number: int, payload: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+# -- where external data are -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes of a file: `path`, `offset` and `size` (None: to its end)."""
+
+    path: Path
+    offset: int
+    size: int | None
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    return int(tensor.data_location) == 1
+
+
+def place_of(tensor: onnx.TensorProto, model: Path) -> Place:
+    """Where the external data of a tensor of the model file `model` are.
+
+    Raises FormatError for locations outside the model's folder and for numbers that are none.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    what = f"{model}: the external data of {tensor.name!r}"
+    parts = PurePosixPath(location).parts
+    if not location or "\0" in location or PurePosixPath(location).is_absolute() or ".." in parts or (
+        PureWindowsPath(location).drive or "\\" in location
+    ):
+        raise FormatError(f"{what} lie at {location!r}, which is not a path inside the model's folder")
+    path = model.parent / location
+    real, homes = path.resolve(), {model.parent.resolve(), model.resolve().parent}
+    if not any(real.is_relative_to(home) for home in homes):
+        raise FormatError(f"{what} lie at {location!r}, which leads out of the model's folder")
+    try:
+        offset, size = int(entries.get("offset") or 0), int(entries["length"]) if entries.get("length") else None
+    except ValueError:
+        raise FormatError(f"{what}: offset or length is not a number") from None
+    if offset < 0 or (size is not None and size < 0):
+        raise FormatError(f"{what}: offset {offset} and length {size} are not both positive")
+    return Place(path, offset, size)
+
+
+def set_place(tensor: onnx.TensorProto, location: str, offset: int, size: int) -> None:
+    """Make the data of `tensor` external, at `location` relative to the model's folder."""
+    del tensor.external_data[:]
+    tensor.ClearField("raw_data")
+    tensor.data_location = 1  # type: ignore[assignment]
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+
+
+def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Any) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _of_graph(attribute.g)
+            for graph in attribute.graphs:
+                yield from _of_graph(graph)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A piece of a file that goes to byte `to` of the new data file."""
+
+    place: Place
+    size: int
+    to: int
+
+
+def write_model(model: onnx.ModelProto, source: Path, folder: Path, stem: str) -> list[Path]:
+    """Write `model`, whose external data are relative to the model file `source`, as `<stem>.onnx` in `folder`.
+
+    Weights that lay in the model file lie in the new one, unless that would pass 2 GB; external ones go to
+    `<stem>.onnx.data`. All are copied in pieces. `model` is changed on the way. Files appear whole or not at all:
+    raises FormatError when the source's data are missing, and InputError when the disk says no.
+    """
+    target, data = folder / f"{stem}.onnx", folder / f"{stem}.onnx.data"
+    if target.resolve() == source.resolve():
+        raise InputError(f"{target}: is the model that this one comes from; choose another folder or name")
+    places = [place_of(t, source) if is_external(t) else None for t in model.graph.initializer]
+    size = model.ByteSize() + sum(_length(place) for place in places if place is not None and place.path == source)
+    inline = [place if size <= LARGEST_FILE and place and place.path == source else None for place in places]
+    moved = [t for t, stays in zip(model.graph.initializer, inline, strict=True) if is_external(t) and not stays]
+    moved += [t for t in _of_nodes(model.graph.node) if is_external(t)]
+    moved += [t for function in model.functions for t in _of_nodes(function.node) if is_external(t)]
+    copies: list[_Copy] = []
+    end = 0
+    for tensor in moved:
+        place = place_of(tensor, source)
+        length = _length(place)
+        step = 4096 if length >= 1 << 20 else 64  # large ones can be mapped by pages
+        to = -(-end // step) * step
+        set_place(tensor, data.name, to, length)
+        copies.append(_Copy(place, length, to))
+        end = to + length
+    parts = {out: out.with_name(f".{out.name}.{os.getpid()}.part") for out in ([data] if copies else []) + [target]}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if copies:
+            with open(parts[data], "wb") as file:
+                for copy in copies:
+                    file.seek(copy.to)
+                    _stream(copy.place, copy.size, file)
+        with open(parts[target], "wb") as file:
+            _write(model, file, inline)
+        for out, part in parts.items():
+            os.replace(part, out)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+    return [target, data] if copies else [target]
+
+
+def _length(place: Place) -> int:
+    if place.size is not None:
+        return place.size
+    try:
+        return max(0, place.path.stat().st_size - place.offset)
+    except OSError as error:
+        raise FormatError(f"{place.path}: cannot be read: {error.strerror or error}") from error
+
+
+def _write(model: onnx.ModelProto, file: BinaryIO, places: Sequence[Place | None]) -> None:
+    """The model's bytes with the data of `places` in their initializers."""
+    heads: list[tuple[bytes, Place | None]] = []
+    for tensor, place in zip(model.graph.initializer, places, strict=True):
+        if place is not None:
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+        body = tensor.SerializeToString(deterministic=True)
+        if place is None:
+            heads.append((_bytes_field(_INITIALIZER, body), None))
+        else:
+            body += _varint(_RAW << 3 | 2) + _varint(_length(place))
+            total = len(body) + _length(place)
+            heads.append((_varint(_INITIALIZER << 3 | 2) + _varint(total) + body, place))
+    del model.graph.initializer[:]
+    graph = model.graph.SerializeToString(deterministic=True)
+    model.ClearField("graph")
+    file.write(model.SerializeToString(deterministic=True))
+    size = len(graph) + sum(len(head) + (_length(place) if place else 0) for head, place in heads)
+    file.write(_varint(_GRAPH << 3 | 2) + _varint(size) + graph)
+    for head, place in heads:
+        file.write(head)
+        if place is not None:
+            _stream(place, _length(place), file)
+
+
+def _stream(place: Place, size: int, into: BinaryIO) -> None:
+    try:
+        source = open(place.path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise FormatError(f"{place.path}: cannot be read: {error.strerror or error}") from error
+    with source:
+        source.seek(place.offset)
+        left = size
+        while left:
+            piece = source.read(min(_CHUNK, left))
+            if not piece:
+                raise FormatError(f"{place.path}: {size} bytes are wanted at offset {place.offset}, {left} are missing")
+            into.write(piece)
+            left -= len(piece)
