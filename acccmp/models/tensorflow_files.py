@@ -1,0 +1,265 @@
+"""A TensorFlow file's bytes -> its NodeDefs and the rest of it: frozen graphs and SavedModels, binary and text.
+
+Nodes are read one by one, and the bytes of large constants are left in the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from acccmp.errors import FormatError
+from acccmp.models.tensorflow_values import fields, find_content
+
+LAZY = 1024  # bytes from which on a constant stays in the file
+
+# What a file may be instead: its first bytes, and what to say.
+_OTHERS = (
+    (b"version https://git-lfs", "a Git-LFS pointer, not the file itself: fetch it with `git lfs pull`"),
+    (b"\x89HDF", "HDF5 (Keras weights or model), not a TensorFlow graph: export a SavedModel or a frozen graph"),
+    (b"PK\x03\x04", "a zip archive (.keras?), not a TensorFlow graph: export a SavedModel or a frozen graph"),
+    (b"IMOD", "a compiled device model (.om), not a TensorFlow graph: give it as --mapping"),
+)
+_CHECKPOINT_END = bytes.fromhex("57fb808b247547db")  # last bytes of the sorted tables that checkpoints are made of
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A file taken apart: NodeDefs without the bytes of large constants, and where those bytes are."""
+
+    nodes: list[Any]
+    rest: Any  # the GraphDef without its nodes
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    meta: Any = None  # the MetaGraphDef of a SavedModel, without its graph
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path) -> tuple[Parsed, Path]:
+    """A file or SavedModel folder taken apart, and the file that was read. Raises FormatError with one line."""
+    file = file_of(path)
+    with _bytes_of(file) as data:
+        parsed = _parse_text(bytes(data), file) if _is_text(data) else _parse_binary(data, file)
+    if not parsed.nodes:
+        raise FormatError(f"{file}: a TensorFlow graph without a single node")
+    return parsed, file
+
+
+def file_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in ("saved_model.pb", "saved_model.pbtxt"):
+        if (path / name).is_file():
+            return path / name
+    raise FormatError(f"{path}: a folder without saved_model.pb is no SavedModel")
+
+
+@contextmanager
+def _bytes_of(file: Path) -> Iterator[memoryview]:
+    try:
+        with open(file, "rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if not size:
+                raise FormatError(f"{file}: empty; a TensorFlow graph was asked for")
+            with mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+                data = memoryview(mapped)
+                try:
+                    _refuse_others(data, file)
+                    yield data
+                finally:
+                    data.release()
+    except OSError as error:
+        raise FormatError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_others(data: memoryview, file: Path) -> None:
+    head = bytes(data[:64])
+    for begin, what in _OTHERS:
+        if head.startswith(begin):
+            raise FormatError(f"{file}: {what}")
+    if head[4:8] == b"TFL3":
+        raise FormatError(f"{file}: a TensorFlow Lite model, not a graph: give the model it was converted from")
+    checkpoint = bytes(data[-8:]) == _CHECKPOINT_END or re.search(r"\.data-\d+-of-\d+$", file.name)
+    if checkpoint or head.startswith(b"model_checkpoint_path"):
+        raise FormatError(f"{file}: part of a TensorFlow checkpoint (values without a graph): freeze the graph first")
+
+
+def _is_text(data: memoryview) -> bool:
+    head = bytes(data[:4096])
+    return not any(byte < 9 or 13 < byte < 32 for byte in head)
+
+
+def _parse_text(raw: bytes, file: Path) -> Parsed:
+    from google.protobuf import text_format
+
+    from acccmp.schemas import tensorflow_pb2 as schema
+
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{file}: neither a binary graph nor text (byte {error.start})") from None
+    saved = re.search(r"^\s*(saved_model_schema_version|meta_graphs)\b", text, re.MULTILINE) is not None
+    if not saved and not re.search(r"^\s*(node|library|versions)\s*:?\s*\{", text, re.MULTILINE):
+        raise FormatError(f"{file}: text, but no TensorFlow graph (no `node {{` in it)")
+    text, unknown = _known_enums(text, schema)
+    message = schema.SavedModel() if saved else schema.GraphDef()
+    try:
+        text_format.Parse(text, message, allow_unknown_field=True)
+    except (text_format.ParseError, RecursionError, ValueError) as error:
+        raise FormatError(f"{file}: text of a graph that is damaged: {_line(error)}") from None
+    notes = (f"types that no schema here knows were read as unknown: {', '.join(unknown)}",) if unknown else ()
+    if not saved:
+        return _taken_apart(message, None, notes)
+    meta, note = _chosen([graph.meta_info_def.tags for graph in message.meta_graphs], file)
+    chosen = message.meta_graphs[meta]
+    parsed = _taken_apart(chosen.graph_def, chosen, notes + note)
+    chosen.ClearField("graph_def")
+    return parsed
+
+
+def _taken_apart(graph_def: Any, meta: Any, notes: tuple[str, ...]) -> Parsed:
+    nodes = list(graph_def.node)
+    rest = type(graph_def)()
+    rest.CopyFrom(graph_def)
+    rest.ClearField("node")
+    return Parsed(nodes, rest, meta=meta, notes=notes)
+
+
+def _known_enums(text: str, schema: Any) -> tuple[str, list[str]]:
+    """The text with names of types that are not in our enums made unknown; what a number would be is known already."""
+    enums = {"DT": set(schema.DataType.keys()), "TFT": set(schema.FullTypeId.keys())}
+    first = {"DT": "DT_INVALID", "TFT": "TFT_UNSET"}
+    unknown: dict[str, None] = {}
+
+    def known(found: re.Match[str]) -> str:
+        name, kind = found[0], found[1]
+        if kind is None or name in enums[kind]:
+            return name
+        unknown[name] = None
+        return first[kind]
+
+    # Quoted strings are matched first, so that names inside them stay.
+    swapped = re.sub(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|\b(DT|TFT)_[A-Z0-9_]+\b', known, text)
+    return swapped, list(unknown)
+
+
+def _parse_binary(data: memoryview, file: Path) -> Parsed:
+    kinds: set[tuple[int, int]] = set()
+    try:
+        if data[0] == 0x08:  # a number as field 1: SavedModel's version, ONNX's IR version or a tensor's size
+            for number, wire, _, _ in fields(data, 0, len(data)):
+                kinds.add((number, wire))
+            if {(7, 2), (8, 2)} <= kinds:
+                raise FormatError(f"{file}: an ONNX model, not a TensorFlow graph")
+            if (9, 2) in kinds or (2, 0) in kinds:
+                raise FormatError(f"{file}: one tensor in ONNX's format, not a TensorFlow graph")
+            return _parse_saved_model(data, file)
+        return _parse_graph(data, 0, len(data), file)
+    except FormatError as error:
+        text = str(error)
+        if text.startswith(str(file)):
+            raise
+        raise FormatError(f"{file}: {_truncated_or_other(text, kinds)}") from None
+
+
+def _truncated_or_other(text: str, kinds: Collection[tuple[int, int]]) -> str:
+    if {(7, 2)} & set(kinds):
+        return f"looks like an ONNX model, and is damaged ({text})"
+    return f"truncated TensorFlow graph? {text}" if text.startswith("cut short") else f"not a TensorFlow graph ({text})"
+
+
+def _parse_graph(data: memoryview, start: int, end: int, file: Path) -> Parsed:
+    from google.protobuf.message import DecodeError
+
+    from acccmp.schemas import tensorflow_pb2 as schema
+
+    nodes: list[Any] = []
+    places: dict[str, tuple[int, int]] = {}
+    others: list[bytes] = []
+    before = start
+    try:
+        for number, wire, first, last in fields(data, start, end):
+            if number > 16 or (wire != 2 and number in (1, 2, 4)):
+                hint = " (a Caffe model?)" if number == 100 else ""
+                raise FormatError(f"field {number} at byte {before} is no part of a graph{hint}")
+            if number == 1:
+                node = _node_def(schema, bytes(data[first:last]), len(nodes), before)
+                value = node.attr["value"].tensor if node.op == "Const" and "value" in node.attr else None
+                if value is not None and len(value.tensor_content) >= LAZY:
+                    place = find_content(data, first, last)
+                    if place is not None and place[1] == len(value.tensor_content):
+                        places[node.name] = place
+                        value.ClearField("tensor_content")
+                nodes.append(node)
+            else:
+                others.append(bytes(data[before:last]))
+            before = last
+    except FormatError as error:
+        if nodes and str(error).startswith("cut short"):
+            raise FormatError(f"{file}: truncated after node {nodes[-1].name!r} ({len(nodes)} read): {error}") from None
+        raise
+    try:
+        rest = schema.GraphDef.FromString(b"".join(others))
+    except DecodeError as error:
+        raise FormatError(f"{file}: its function library or versions are damaged: {_line(error)}") from None
+    return Parsed(nodes, rest, places)
+
+
+def _node_def(schema: Any, raw: bytes, index: int, at: int) -> Any:
+    from google.protobuf.message import DecodeError
+
+    try:
+        node = schema.NodeDef.FromString(raw)
+    except DecodeError:
+        node = None
+    if node is None or not node.name or not node.op:
+        raise FormatError(f"node {index} at byte {at} is no NodeDef")
+    return node
+
+
+def _parse_saved_model(data: memoryview, file: Path) -> Parsed:
+    from google.protobuf.message import DecodeError
+
+    from acccmp.schemas import tensorflow_pb2 as schema
+
+    graphs: list[tuple[Any, tuple[int, int] | None]] = []
+    for number, wire, first, last in fields(data, 0, len(data)):
+        if (number, wire) == (1, 0):
+            continue
+        if (number, wire) != (2, 2):
+            raise FormatError(f"field {number} is no part of a SavedModel")
+        place, shell, before = None, [], first
+        for n, w, a, b in fields(data, first, last):
+            if (n, w) == (2, 2):
+                place = (a, b)
+            else:
+                shell.append(bytes(data[before:b]))
+            before = b
+        try:
+            graphs.append((schema.MetaGraphDef.FromString(b"".join(shell)), place))
+        except DecodeError as error:
+            raise FormatError(f"{file}: a SavedModel whose description is damaged: {_line(error)}") from None
+    chosen, note = _chosen([meta.meta_info_def.tags for meta, _ in graphs], file)
+    meta, place = graphs[chosen]
+    if place is None:
+        raise FormatError(f"{file}: a SavedModel without a graph")
+    return replace(_parse_graph(data, *place, file), meta=meta, notes=note)
+
+
+def _chosen(tags: Sequence[Iterable[str]], file: Path) -> tuple[int, tuple[str, ...]]:
+    if not tags:
+        raise FormatError(f"{file}: a SavedModel without a graph")
+    served = [index for index, given in enumerate(tags) if "serve" in given]
+    index = served[0] if served else 0
+    if len(tags) == 1:
+        return index, ()
+    return index, (f"the SavedModel has {len(tags)} graphs; the one tagged {', '.join(tags[index])!r} is shown",)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,338 @@
+"""Graph -> GraphDef: writing TensorFlow files, whole or as a part with its own inputs. TensorFlow itself is not needed.
+
+Written files carry two attributes of ours where they are needed. `_acccmp_tensor` on a Placeholder: it stands for this
+tensor (`split:1`) of the model it was cut from, under which name it is loaded again; a Placeholder without it stands
+for the tensor `NAME:0`. `_acccmp_outputs` on a node: these outputs of it are the graph's, which could not be seen
+otherwise because something inside reads them too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from acccmp.core.graph import Graph
+from acccmp.errors import SliceError
+from acccmp.models.tensorflow_shapes import SIDE_OUTPUTS
+from acccmp.models.tensorflow_values import content, data_type_number, split_name
+
+STANDS_FOR = "_acccmp_tensor"
+MARKED_OUTPUTS = "_acccmp_outputs"
+
+def save(graph: Graph, folder: str | Path, stem: str = "dump") -> list[Path]:
+    """Write the graph, or a part of one, as `<stem>.pb` (binary GraphDef) in `folder`. See `graph_def`.
+
+    Loaded again it is the same Graph, with a Placeholder more for each input that the part does not make itself.
+    """
+    target = Path(folder) / f"{stem}.pb"
+    message = graph_def(graph)
+    try:
+        raw = message.SerializeToString(deterministic=True)
+    except ValueError as error:
+        raise SliceError(f"{graph.name}: too large for one .pb file: {error}") from None
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        part.write_bytes(raw)
+        os.replace(part, target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SliceError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return [target]
+
+
+def graph_def(graph: Graph) -> Any:
+    """The graph as a GraphDef message of our schema, complete: with the bytes of constants and the functions it uses.
+
+    Each input that no node makes becomes a Placeholder of its dtype and shape. For `node:0` it is named `node`, so that
+    readers find it as before; for `split:1` it gets a new name and says what it stands for (see the module's head).
+    Weights whose node is not in the part become Const nodes. Control edges and placement hints that lead out of the
+    part are dropped; versions and everything else of the file stay.
+
+    Raises SliceError for a cut through a V1 loop or between the branches of a V1 cond, for an input of unknown dtype,
+    for a handle as input, and for a graph that was not read from a TensorFlow file.
+    """
+    from acccmp.schemas import tensorflow_pb2 as schema
+
+    if not isinstance(graph.source, schema.GraphDef):
+        raise SliceError(f"{graph.name}: a {graph.format} graph cannot be written as a TensorFlow file")
+    made = {tensor for node in graph.nodes for tensor in node.outputs}
+    _refuse_cut_loops(graph, made)
+    _refuse_cut_branches(graph, made)
+    out = schema.GraphDef()
+    out.CopyFrom(graph.source)
+    references = _placeholders(graph, made, out)
+    _constants_of_others(graph, made, out, references)
+    inside = {node.name for node in graph.nodes}
+    for node in graph.nodes:
+        written = out.node.add()
+        written.CopyFrom(node.source)
+        written.ClearField("input")
+        slots = iter(node.inputs)
+        for original in node.source.input:
+            if original.startswith("^"):
+                if original[1:] in inside:
+                    written.input.append(original)
+            else:
+                tensor = next(slots)
+                written.input.append(references.get(tensor, original))
+        _keep_hints(written, inside | set(references.values()))
+        if node.op_type == "Const":
+            value = written.attr["value"].tensor
+            ref = graph.weights.get(node.outputs[0])
+            if ref is not None and ref.array is None and not value.tensor_content:
+                value.tensor_content = content(ref)
+    _mark_outputs(graph, out)
+    _keep_functions(out)
+    return out
+
+
+def _placeholders(graph: Graph, made: Collection[str], out: Any) -> dict[str, str]:
+    """Add a Placeholder for each input that no node makes; how readers refer to those with another name than before."""
+    inside = {node.name for node in graph.nodes}
+    taken = inside | {split_name(t)[0] for t in (*graph.inputs, *graph.weights)}
+    references = {}
+    for tensor in graph.inputs:
+        if tensor in made:
+            continue
+        spec = graph.spec(tensor)
+        if spec.dtype is None:
+            raise SliceError(f"{tensor} cannot become an input: its dtype is not known; start above it")
+        if spec.dtype.name in ("resource", "variant"):
+            raise SliceError(
+                f"{tensor} cannot become an input: it is a handle ({spec.dtype.name}), which only a run has; "
+                "start above it"
+            )
+        name, index = split_name(tensor)
+        if index or name in inside:
+            name = _free_name(f"{name}_{index}", taken)
+            taken.add(name)
+            references[tensor] = name
+        node = out.node.add(name=name, op="Placeholder")
+        node.attr["dtype"].type = data_type_number(spec.dtype)
+        _write_shape(node.attr["shape"].shape, spec.shape)
+        if references.get(tensor):
+            node.attr[STANDS_FOR].s = tensor.encode()
+        if spec.shape == () and graph.source.versions.producer <= 21:  # its shape attribute alone means unknown rank
+            _write_shape(node.attr["_output_shapes"].list.shape.add(), ())
+    return references
+
+
+def _free_name(wanted: str, taken: Collection[str]) -> str:
+    wanted = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", wanted).lstrip("_/\\>-") or "input"
+    name, number = wanted, 1
+    while name in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    return name
+
+
+def _write_shape(proto: Any, shape: Any) -> None:
+    if shape is None:
+        proto.unknown_rank = True
+        return
+    for size in shape:
+        proto.dim.add(size=size if isinstance(size, int) else -1)
+    proto.SetInParent()
+
+
+def _constants_of_others(graph: Graph, made: Collection[str], out: Any, references: dict[str, str]) -> None:
+    """Add a Const for each weight that is read and whose node is not in the part."""
+    read = {tensor for node in graph.nodes for tensor in node.inputs}
+    for tensor, ref in graph.weights.items():
+        if tensor in made or tensor not in read or tensor in graph.inputs:
+            continue
+        name = split_name(tensor)[0]
+        node = out.node.add(name=name, op="Const")
+        node.attr["dtype"].type = data_type_number(ref.dtype)
+        value = node.attr["value"].tensor
+        value.dtype = data_type_number(ref.dtype)
+        _write_shape(value.tensor_shape, ref.own_shape)
+        value.tensor_content = content(ref)
+
+
+def _keep_hints(node: Any, inside: Collection[str]) -> None:
+    """Keep the placement hints that name nodes of the part; TensorFlow refuses others."""
+    if "_class" not in node.attr:
+        return
+    hints = node.attr["_class"].list.s
+    kept = [hint for hint in hints if not hint.startswith(b"loc:@") or hint[5:].decode("utf-8", "replace") in inside]
+    if len(kept) == len(hints):
+        return
+    if kept:
+        del hints[:]
+        hints.extend(kept)
+    else:
+        del node.attr["_class"]
+
+
+def _mark_outputs(graph: Graph, out: Any) -> None:
+    """Say on the nodes what the outputs are, where loading could not tell."""
+    by_name = {node.name: node for node in out.node}
+    plain = replace(graph, nodes=tuple(
+        replace(node, source=_without_mark(by_name[node.name])) for node in graph.nodes
+    ))
+    if set(results(plain)) == set(graph.outputs):
+        return
+    for node in graph.nodes:
+        places = [index for index, tensor in enumerate(node.outputs) if tensor in graph.outputs]
+        if places:
+            by_name[node.name].attr[MARKED_OUTPUTS].list.i.extend(places)
+
+
+def _without_mark(node: Any) -> Any:
+    if MARKED_OUTPUTS in node.attr:
+        del node.attr[MARKED_OUTPUTS]
+    return node
+
+
+def _keep_functions(out: Any) -> None:
+    """Keep the functions that the nodes use, those that these use, and their gradients."""
+    library = out.library
+    functions = {function.signature.name: function for function in library.function}
+    gradients: dict[str, list[str]] = {}
+    for entry in library.gradient:
+        gradients.setdefault(entry.function_name, []).append(entry.gradient_func)
+    registered = {entry.registered_op_type: entry.gradient_func for entry in library.registered_gradients}
+    used: set[str] = set()
+    asked: set[str] = set()
+    waiting = list(out.node)
+    while waiting:
+        node = waiting.pop()
+        names = {node.op} | {name for value in node.attr.values() for name in _functions_in(value)}
+        if "_gradient_op_type" in node.attr:
+            kind = node.attr["_gradient_op_type"].s.decode("utf-8", "replace")
+            if kind in registered:
+                asked.add(kind)
+                names.add(registered[kind])
+        new = (names & functions.keys()) - used
+        while new:
+            name = new.pop()
+            used.add(name)
+            waiting.extend(functions[name].node_def)
+            for value in functions[name].attr.values():
+                new |= (set(_functions_in(value)) & functions.keys()) - used
+            new |= (set(gradients.get(name, ())) & functions.keys()) - used
+    _drop(library.function, [entry.signature.name not in used for entry in library.function])
+    _drop(library.gradient, [entry.function_name not in used for entry in library.gradient])
+    _drop(library.registered_gradients, [e.registered_op_type not in asked for e in library.registered_gradients])
+    if not library.function and not library.gradient and not library.registered_gradients:
+        out.ClearField("library")
+
+
+def _drop(entries: Any, gone: Sequence[bool]) -> None:
+    for index in reversed(range(len(gone))):
+        if gone[index]:
+            del entries[index]
+
+
+def _functions_in(value: Any) -> Iterator[str]:
+    kind = value.WhichOneof("value")
+    called = [value.func] if kind == "func" else value.list.func if kind == "list" else []
+    for function in called:
+        yield function.name
+        for inner in function.attr.values():
+            yield from _functions_in(inner)
+
+
+_NO_RESULT = ("Const", "Placeholder", "PlaceholderWithDefault", "NoOp", "Assert", "VarHandleOp", "VariableV2")
+
+
+def results(graph: Graph) -> tuple[str, ...]:
+    """Outputs of nodes that nothing reads, control edges included; inside V1 frames there are none."""
+    marked = {
+        node.outputs[index]
+        for node in graph.nodes
+        if MARKED_OUTPUTS in node.source.attr
+        for index in node.source.attr[MARKED_OUTPUTS].list.i
+        if 0 <= index < len(node.outputs)
+    }
+    if marked:
+        return tuple(tensor for node in graph.nodes for tensor in node.outputs if tensor in marked)
+    waited_for = {name for node in graph.nodes for name in node.control}
+    loose = [
+        node for node in graph.nodes
+        if node.op_type not in _NO_RESULT and node.outputs
+        and ("frame" not in node.attrs or node.op_type in ("Exit", "RefExit"))
+        and not any(graph.consumers(tensor) for tensor in node.outputs)
+    ]
+    free = [node for node in loose if node.name not in waited_for] or loose
+    return tuple(
+        tensor for node in free for tensor in (node.outputs[:1] if node.op_type in SIDE_OUTPUTS else node.outputs)
+    )
+
+
+# -- cuts that cannot be -----------------------------------------------------------------------------------------
+
+
+def _refuse_cut_loops(graph: Graph, made: Collection[str]) -> None:
+    """A V1 loop is cut whole or not at all: what is inside its frame has no value outside a run of the loop."""
+    parents: Mapping[str, str] = graph.meta.get("frame_parents", {})
+    sizes: Mapping[str, int] = graph.meta.get("frame_sizes", {})
+    inside = {node.name for node in graph.nodes}
+    counts: dict[str, int] = {}
+    for node in graph.nodes:
+        frame = node.attrs.get("frame")
+        if frame is None:
+            continue
+        counts[frame] = counts.get(frame, 0) + 1
+        around = parents.get(frame) if node.op_type in ("Enter", "RefEnter") else frame
+        if around is None:
+            continue
+        missing = next((tensor for tensor in node.inputs if tensor not in made), None)
+        if missing is None and not node.inputs and node.source.input:
+            missing = next((name for name in node.control if name not in inside), None)
+        if missing is not None:
+            raise SliceError(
+                f"the cut runs through the V1 loop {around!r}: {node.name!r} lies inside, {missing!r} outside the "
+                "part; take the whole loop or nothing of it"
+            )
+    for tensor in graph.outputs:
+        port = graph.producer(tensor)
+        if port is None or port.node not in inside:
+            continue
+        node = graph[port.node]
+        frame = node.attrs.get("frame")
+        if frame is None or (node.op_type in ("Exit", "RefExit") and frame not in parents):
+            continue
+        if counts[frame] < sizes.get(frame, 0):
+            raise SliceError(
+                f"the cut runs through the V1 loop {frame!r}: {node.name!r} has {counts[frame]} of the loop's "
+                f"{sizes[frame]} nodes with it; take the whole loop or nothing of it"
+            )
+
+
+def _refuse_cut_branches(graph: Graph, made: Collection[str]) -> None:
+    """A Merge outside loops takes the branch that its Switch chose; without the Switch both would seem to be alive."""
+    by_name = {node.name: node for node in graph.nodes}
+    for merge in graph.nodes:
+        if merge.op_type not in ("Merge", "RefMerge") or "frame" in merge.attrs:
+            continue
+        for tensor in merge.inputs:
+            chosen, crossed, seen = False, False, set()
+            waiting = [tensor]
+            while waiting and not chosen:
+                port = graph.producer(waiting.pop())
+                if port is None or port.node not in by_name:
+                    crossed = True
+                    continue
+                node = by_name[port.node]
+                if node.name in seen:
+                    continue
+                seen.add(node.name)
+                chosen = node.op_type in ("Switch", "RefSwitch")
+                waiting += node.inputs
+                for before in node.control:
+                    if before not in by_name:
+                        crossed = True
+                    elif before not in seen:
+                        chosen = chosen or by_name[before].op_type in ("Switch", "RefSwitch")
+                        waiting += by_name[before].outputs[:1]
+            if crossed and not chosen:
+                raise SliceError(
+                    f"the cut runs through a V1 cond: {merge.name!r} joins its branches, but the Switch above "
+                    f"{tensor!r} is not in the part; start above the Switch or below the Merge"
+                )
