@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acccmp.comparison.fitting import fitted
-from acccmp.comparison.lookup import Dumped, Found, Golden, flat
+from acccmp.comparison.lookup import Dumped, Found, Golden, flat, why
 from acccmp.comparison.pairs import Pair
 from acccmp.comparison.provenance import Device, Trail
 from acccmp.core.dump import Port
@@ -51,17 +51,17 @@ def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -
                          device.trace(f"{node.name}:{index}"))
         told = {row.reason for row in rows[before:] if row.verdict is Verdict.UNREADABLE}
         for broken in dumped.broken.get(name or "", ()):
-            if broken.reason not in told and (broken.port is None or broken.port.side == "output"):
+            if why(broken) not in told and (broken.port is None or broken.port.side == "output"):
                 rows.append(replace(
                     _base(device, dumped, node, broken.port or Port(node.name, "output", 0), name),
-                    verdict=Verdict.UNREADABLE, reason=broken.reason,
+                    verdict=Verdict.UNREADABLE, reason=why(broken),
                 ))
     rows += _unknown_ops(gold, dumped, seen, len(device.nodes), len(device.members))
     rows += _golden_only(device, gold, rows)
     used = {row.golden_port.node for row in rows if row.golden_port is not None}
     for broken in gold.dump.broken:
         if (broken.port.node if broken.port else broken.name) not in used:
-            notes.append(f"golden: {broken.path}: {broken.reason} (no device tensor stands for it)")
+            notes.append(f"golden: {why(broken)} (no device tensor stands for it)")
     return rows
 
 
@@ -75,9 +75,9 @@ def _row(
     if found is not None:
         base = replace(base, golden_port=found.port, golden=found.ref)
     if ref is None:
-        why = dumped.why_broken(name, port.side, port.index)
-        if why:
-            return [replace(base, verdict=Verdict.UNREADABLE, reason=why)]
+        reason = dumped.why_broken(name, port.side, port.index)
+        if reason:
+            return [replace(base, verdict=Verdict.UNREADABLE, reason=reason)]
         return _missing(device, node, port, name, trail, found, base)
     if found is None:
         told = "a constant of the device model; golden dumps have no weights" if trail.is_constant else trail.reason
@@ -132,7 +132,7 @@ def _unknown_ops(gold: Golden, dumped: Dumped, seen: set[str], order: int, group
             group=group + extra,
         )
         for broken in dumped.broken.get(name, ()):
-            rows.append(replace(base, port=broken.port or base.port, verdict=Verdict.UNREADABLE, reason=broken.reason))
+            rows.append(replace(base, port=broken.port or base.port, verdict=Verdict.UNREADABLE, reason=why(broken)))
         for port in dumped.ports.get(name, {}).values():
             rows.append(replace(
                 base, port=port, npu=dumped.dump[port], verdict=Verdict.NO_GOLDEN,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acccmp.comparison.fitting import fitted
-from acccmp.comparison.lookup import Dumped, Golden
+from acccmp.comparison.lookup import Dumped, Golden, why
 from acccmp.comparison.pairs import Pair
 from acccmp.comparison.provenance import PASSING
 from acccmp.core.dump import Port
@@ -34,7 +34,7 @@ def by_name(
             rows.append(_named(gold, dumped, model, row, both_device))
         for broken in dumped.broken.get(name, ()):
             op_type = base.op_type or broken.op_type
-            row = replace(base, verdict=Verdict.UNREADABLE, reason=broken.reason, op_type=op_type)
+            row = replace(base, verdict=Verdict.UNREADABLE, reason=why(broken), op_type=op_type)
             golden_name = gold.name_of(name)
             ports = [broken.port] if broken.port else [
                 Port(name, "output", index) for index in gold.indices(golden_name, "output")
@@ -57,7 +57,7 @@ def by_name(
     for broken in gold.dump.broken:
         port = broken.port or Port(broken.name, "output", 0)
         if port not in used and not any(row.golden_port == port for row in rows):
-            rows.append(Pair(port, port, verdict=Verdict.UNREADABLE, reason=broken.reason, originals=(port.node,),
+            rows.append(Pair(port, port, verdict=Verdict.UNREADABLE, reason=why(broken), originals=(port.node,),
                              order=place.get(port.node, len(place)), group=-1))
     return rows
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePath
 
 from acccmp.core.dump import Broken, Dump, Port, Side
 from acccmp.core.graph import Graph, Origin
@@ -18,6 +19,12 @@ _FLATTENED = re.compile(r"[ ./\\]")
 def flat(name: str) -> str:
     """A name as file names have it: space, `.`, `/` and `\\` become `_`."""
     return _FLATTENED.sub("_", name)
+
+
+def why(broken: Broken) -> str:
+    """Which file could not be read, and what is wrong with it."""
+    name = PurePath(broken.path).name
+    return broken.reason if name in broken.reason or not name else f"{name}: {broken.reason}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Dumped:
         """Why the file that should hold this port could not be read; "" if nothing says so."""
         for broken in self.broken.get(name or "", ()):
             if broken.port is None or (broken.port.side, broken.port.index) == (side, index):
-                return broken.reason
+                return why(broken)
         return ""
 
     def address(self, name: str | None, side: Side, index: int) -> int | None:
@@ -110,7 +117,7 @@ class Golden(Dumped):
         named = self.name_of(name)
         if flat(name) in self._collisions and (self.dump.flat_names or named != name):
             others = ", ".join(sorted(self._collisions[flat(name)]))
-            return Found(Port(name, "output", index), None, f"what it has of this name could belong to any of: {others}")
+            return Found(Port(name, "output", index), None, f"what is there of this name could be any of: {others}")
         if named is None:
             alias = self._alias(name, index)
             if alias is None:
