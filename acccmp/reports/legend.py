@@ -20,11 +20,11 @@ class Look:
     sign: str
 
 
-# Colours: Okabe and Ito, "Color Universal Design", 2008.
+# Colours: Okabe and Ito, "Color Universal Design", 2008; the violet is ours, their black is lost on a dark ground.
 LOOKS: Mapping[Verdict, Look] = {
-    Verdict.UNREADABLE: Look("a file is damaged or missing its data", "#7F3C8D", "X", "bold magenta", "!"),
-    Verdict.DTYPE: Look("the two sides hold different kinds of number", "#7F3C8D", "P", "bold magenta", "!"),
-    Verdict.SHAPE: Look("the two sides have different shapes", "#7F3C8D", "D", "bold magenta", "!"),
+    Verdict.UNREADABLE: Look("a file is damaged or missing its data", "#9A5BB5", "X", "bold magenta", "!"),
+    Verdict.DTYPE: Look("the two sides hold different kinds of number", "#9A5BB5", "P", "bold magenta", "!"),
+    Verdict.SHAPE: Look("the two sides have different shapes", "#9A5BB5", "D", "bold magenta", "!"),
     Verdict.OVERFLOW: Look(
         "the NPU sits at its dtype's largest value, or at Inf, where golden lies beyond it",
         "#CC79A7", "^", "bold red", "^",
