@@ -86,6 +86,7 @@ def _named(gold: Golden, dumped: Dumped, model: Graph | None, row: Pair, both_de
         return _named_input(gold, model, row, both_device)
     written = dumped.written_origin(name, index)
     keys = [(written.node, written.index)] if written is not None else []
+    reason = ""
     for key in [*keys, (name, index)]:
         found = gold.find(*key)
         if found.ref is not None:
@@ -93,11 +94,12 @@ def _named(gold: Golden, dumped: Dumped, model: Graph | None, row: Pair, both_de
             return fitted(row, written, None, None)
         if found.is_broken:
             return replace(row, golden_port=found.port, verdict=Verdict.UNREADABLE, reason=found.reason)
+        reason = found.reason or reason
     if not both_device and not gold.knows(name) and (
         row.op_type in ("TransData", "Aipp") or (row.op_type in PASSING and name.startswith("trans_"))
     ):
         return replace(row, verdict=Verdict.INSERTED, reason=f"made by the compiler ({row.op_type})")
-    return replace(row, verdict=Verdict.NO_GOLDEN, reason=f"no golden tensor for {row.port}")
+    return replace(row, verdict=Verdict.NO_GOLDEN, reason=reason or f"no golden tensor for {row.port}")
 
 
 def _named_input(gold: Golden, model: Graph | None, row: Pair, both_device: bool) -> Pair:
