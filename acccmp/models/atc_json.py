@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,31 @@ def parse(raw: bytes, path: Path) -> Graph:
         raise FormatError(f"{path}: not JSON: {error.msg} at line {error.lineno}") from None
     except RecursionError:
         raise FormatError(f"{path}: not a model: the JSON is nested too deeply") from None
+    return graph_of(decode(model, path), path)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A compiled model as its ops say: those of the main graph, those of the others by graph name."""
+
+    name: str
+    ops: tuple[DeviceOp, ...]
+    graphs: Mapping[str, tuple[DeviceOp, ...]]
+    attrs: Mapping[str, Any]
+    meta: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def graph_of(decoded: Decoded, path: Path) -> Graph:
+    """The device Graph of what was decoded."""
+    return device_graph(
+        decoded.name, decoded.ops, attrs=decoded.attrs, subgraphs=decoded.graphs, path=path, notes=decoded.notes,
+        meta=decoded.meta,
+    )
+
+
+def decode(model: Any, path: Path) -> Decoded:
+    """The ops in the parsed JSON, or in anything of the same shape (the text form of build graphs)."""
     if not isinstance(model, dict):
         raise FormatError(f"{path}: not a compiled model as JSON: the outermost value is no object")
     graphs = model.get("graph")
@@ -62,10 +88,11 @@ def parse(raw: bytes, path: Path) -> Graph:
         ]) for graph in graphs]
     except RecursionError:
         raise FormatError(f"{path}: not a model: attributes are nested too deeply") from None
-    name = str(model.get("name") or parts[0][0] or path.stem)
-    return device_graph(
-        name, parts[0][1], attrs=attrs, subgraphs=dict(parts[1:]), path=path, notes=notes,
-        meta={"version": _number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
+    return Decoded(
+        str(model.get("name") or parts[0][0] or path.stem), tuple(parts[0][1]),
+        {name: tuple(ops) for name, ops in parts[1:]}, attrs,
+        {"version": _number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
+        tuple(notes),
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from acccmp.core.graph import Graph, Node, Origin, TensorSpec
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 
+DEEPEST = 32  # graphs inside of graphs; real models have two or three levels
+
 INPUT_OPS = frozenset({"Data", "AippData", "AnnData", "RefData"})
 CONSTANTS = frozenset({"Const", "Constant", "FileConstant", "Variable", "ConstPlaceHolder"})
 # Ops without a task of their own: nothing is dumped for them, and nobody misses it.
@@ -65,6 +67,7 @@ class DeviceOp:
     output_descs: tuple[DeviceTensor, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict)
     subgraphs: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()  # tensors that it owns without reading them as inputs
     source: Any = field(default=None, repr=False, compare=False)
 
 
@@ -75,6 +78,7 @@ def device_graph(
     attrs: Mapping[str, Any] | None = None,
     subgraphs: Mapping[str, Sequence[DeviceOp]] | None = None,
     weights: Mapping[str, TensorRef] | None = None,
+    inner_weights: Mapping[str, Mapping[str, TensorRef]] | None = None,
     path: Path | None = None,
     meta: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -83,7 +87,8 @@ def device_graph(
     """The Graph of a device model: nodes in id order, tensors `op:index`, origins of ops and of their outputs.
 
     `attrs` are the model's attributes, `subgraphs` the ops of the other graphs by graph name (an op names those it
-    owns), `weights` refs by tensor name. Names that the file uses twice get a suffix `@2` and an alias.
+    owns), `weights` refs by tensor name, `inner_weights` those of the other graphs by
+    graph name. Names that the file uses twice get a suffix `@2` and an alias.
     `meta["outputs"]` lists, for each tensor of `Graph.outputs`, the names its original goes by: a tuple of
     (tensor name or "", original node or "", original output index).
     """
@@ -91,7 +96,7 @@ def device_graph(
     unused = dict(subgraphs or {})
     facts: dict[str, Any] = {"model": name, **{key: attrs[key] for key in _META if attrs.get(key) is not None}}
     facts.update(meta or {})
-    graph = _graph(name, ops, unused, frozenset(), weights or {}, path, source)
+    graph = _graph(name, ops, _Others(unused, inner_weights or {}), frozenset(), weights or {}, path, source)
     facts["outputs"] = _original_outputs(ops, attrs)
     return Graph(
         name, "om", graph.nodes, graph.inputs, graph.outputs, graph.tensors, dict(weights or {}), graph.aliases,
@@ -158,8 +163,23 @@ def origin_of(desc: DeviceTensor, place: int) -> Origin | None:
 # -- inside ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Others:
+    """The graphs that ops own: their ops and their weights, by graph name; each is built once."""
+
+    ops: Mapping[str, Sequence[DeviceOp]]
+    weights: Mapping[str, Mapping[str, TensorRef]]
+    built: dict[str, Graph] = field(default_factory=dict)
+
+    def graph(self, name: str, above: frozenset[str], path: Path | None) -> Graph:
+        if name not in self.built:
+            ops, weights = self.ops[name], self.weights.get(name, {})
+            self.built[name] = _graph(name, ops, self, above | {name}, weights, path, None)
+        return self.built[name]
+
+
 def _graph(
-    name: str, ops: Sequence[DeviceOp], others: Mapping[str, Sequence[DeviceOp]], above: frozenset[str],
+    name: str, ops: Sequence[DeviceOp], others: _Others, above: frozenset[str],
     weights: Mapping[str, TensorRef], path: Path | None, source: Any,
 ) -> Graph:
     """One graph of the model; `above` are the graphs that this one is inside of (a loop of owners is cut)."""
@@ -181,10 +201,11 @@ def _graph(
             inputs.append((index if isinstance(index, int) else len(inputs), made[0].name))
         if op.op_type == "NetOutput":
             outputs += [tensor for tensor in data if tensor]
-        owned = [n for n in op.subgraphs if n in others and n not in above]
+        owned = [n for n in op.subgraphs if n in others.ops and n not in above and len(above) < DEEPEST]
         nodes.append(Node(
             own, op.op_type, data, tuple(spec.name for spec in made), dict(op.attrs), control,
-            subgraphs={n: _graph(n, others[n], others, above | {n}, weights, path, None) for n in owned},
+            weights=op.weights,
+            subgraphs={n: others.graph(n, above, path) for n in owned},
             origins=origins_of(op.attrs), source=op.source,
         ))
     if not any(node.op_type == "NetOutput" for node in nodes):
@@ -193,7 +214,7 @@ def _graph(
     first_inputs = tuple(tensor for _, tensor in sorted(inputs, key=lambda pair: pair[0]))
     return Graph(
         name, "om", tuple(nodes), first_inputs, tuple(dict.fromkeys(outputs)), tensors,
-        {t: ref for t, ref in weights.items() if t in tensors}, aliases, path, {"model": name}, tuple(notes), source,
+        dict(weights), aliases, path, {"model": name}, tuple(notes), source,
     )
 
 

@@ -1,0 +1,188 @@
+"""Graphs that the compiler writes out while it works (`DUMP_GE_GRAPH`), as the mapping: both text forms.
+
+`ge_proto_*.txt` is ge.proto's ModelDef as protobuf text. `ge_onnx_*.pbtxt` has the same ops as ONNX's text form:
+descriptors are flattened into attributes there (`output_desc_dtype:0`, `output_desc_attr_<name>:0`). The last one
+(`..._Build`) has the ops that run. Source: ../shared/specs/model_formats.md, a.4; names of the flattened attributes
+from GE's `ge_ir_utils`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from acccmp.core.graph import Graph
+from acccmp.errors import FormatError
+from acccmp.models.atc_json import Decoded, decode, graph_of
+from acccmp.models.caffe_text import Block, parse, unquoted
+from acccmp.models.device_graph import DeviceOp, DeviceTensor
+
+LARGEST = 1 << 29  # bytes of text
+
+_DESC = re.compile(r"(input|output)_desc_(.+):(\d+)$", re.DOTALL)
+_MOST_DESCS = 65536
+
+
+def load(path: str | Path, weights: object = None) -> Graph:
+    """The device Graph (format "om") of a build graph in text form; `weights` is not used: the text has none.
+
+    Raises FormatError for text of another kind, and for a graph dumped without its attributes (`DUMP_GE_GRAPH=3` writes
+    no names of originals) only a note.
+    """
+    where = Path(path)
+    try:
+        size = where.stat().st_size
+        if size > LARGEST:
+            raise FormatError(f"{where}: {size} bytes are too many for a graph as text (at most {LARGEST})")
+        text = where.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise FormatError(f"{where}: cannot be read: {error.strerror or error}") from error
+    return graph_of(ops_of(text, where), where)
+
+
+def ops_of(text: str, path: Path) -> Decoded:
+    """The ops in the text of a build graph. Raises FormatError as `load`."""
+    tree = parse(text, str(path))
+    graphs = tree.blocks("graph")
+    if any(graph.blocks("op") for graph in graphs):
+        found = decode(_json(tree, ""), path)
+    elif any(graph.blocks("node") for graph in graphs):
+        found = _onnx_form(tree, graphs, path)
+    else:
+        raise FormatError(f"{path}: text, but not a graph of the device's compiler (no graph with ops in it)")
+    all_ops = [*found.ops, *(op for ops in found.graphs.values() for op in ops)]
+    if all_ops and not any("_datadump_original_op_names" in op.attrs for op in all_ops):
+        note = (
+            "no op names its originals (this graph was written before fusion, or without attributes); "
+            "the graph of the stage Build, written with DUMP_GE_GRAPH=2, has them"
+        )
+        found = Decoded(found.name, found.ops, found.graphs, found.attrs, found.meta, (*found.notes, note))
+    return found
+
+
+# -- ge.proto as text --------------------------------------------------------------------------------------------
+
+# Fields that can come more than once, by the field that holds them.
+_REPEATED = {
+    "": {"graph", "attr"}, "graph": {"op", "input", "output", "attr"},
+    "op": {"input", "attr", "input_desc", "output_desc", "subgraph_name", "input_name", "src_name", "src_index",
+           "dst_name", "dst_index", "input_i", "output_i", "workspace", "workspace_bytes", "is_input_const"},
+    "input_desc": {"attr"}, "output_desc": {"attr"}, "desc": {"attr"}, "td": {"attr"}, "func": {"attr"},
+    "na": {"attr"}, "shape": {"dim"}, "list": {"s", "i", "f", "b", "bt", "td", "t", "g", "na", "dt"},
+    "list_list_int": {"list_list_i"}, "list_list_i": {"list_i"}, "list_list_float": {"list_list_f"},
+    "list_list_f": {"list_f"}, "g": {"op", "input", "output", "attr"},
+}
+
+
+def _json(block: Block, inside: str) -> dict[str, Any]:
+    """A block as ATC prints it as JSON."""
+    many = _REPEATED.get(inside, set())
+    found: dict[str, Any] = {}
+    for name, value in block.fields:
+        plain = _json(value, name) if isinstance(value, Block) else _scalar(value)
+        if name in many:
+            found.setdefault(name, []).append(plain)
+        else:
+            found[name] = plain
+    return found
+
+
+def _scalar(text: str) -> Any:
+    if text[:1] in ('"', "'"):
+        return unquoted(text)
+    return {"true": True, "false": False}.get(text, text)
+
+
+# -- ONNX as text ------------------------------------------------------------------------------------------------
+
+
+def _onnx_form(tree: Block, graphs: list[Block], path: Path) -> Decoded:
+    graph = graphs[0]
+    ops = [_node(node, place) for place, node in enumerate(graph.blocks("node"))]
+    # Graphs inside of graphs are nodes of type `subgraph` in front of the ops that own them.
+    inner: dict[str, tuple[DeviceOp, ...]] = {}
+    for node in graph.blocks("node"):
+        for attribute in node.blocks("attribute"):
+            for held in attribute.blocks("g"):
+                name = held.string("name") or attribute.string("name")
+                inner[name] = tuple(_node(found, place) for place, found in enumerate(held.blocks("node")))
+    return Decoded(
+        graph.string("name") or path.stem, tuple(op for op in ops if op.op_type != "subgraph"), inner, {},
+        {"producer": tree.string("producer_name")}, (),
+    )
+
+
+def _node(node: Block, place: int) -> DeviceOp:
+    attrs: dict[str, Any] = {}
+    descs: dict[str, dict[int, dict[str, Any]]] = {"input": {}, "output": {}}
+    for attribute in node.blocks("attribute"):
+        name, value = attribute.string("name"), _value(attribute)
+        found = _DESC.match(name)
+        if found is None:
+            attrs[name] = value
+        elif int(found[3]) < _MOST_DESCS:
+            descs[found[1]].setdefault(int(found[3]), {})[found[2]] = value
+    own = attrs.pop("id", place)
+    inner = [name for key in ("subgraph_name", "_subgraph_name") for name in _texts(attrs.get(key))]
+    inner += [held.string("name") for a in node.blocks("attribute") for held in a.blocks("g")]
+    return DeviceOp(
+        node.string("name") or f"op_{place}", node.string("op_type").removeprefix("ge:"),
+        own if isinstance(own, int) else place, tuple(node.strings("input")),
+        _descs(descs["input"]), _descs(descs["output"]), attrs, tuple(dict.fromkeys(inner)),
+    )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    value = value if isinstance(value, tuple) else (value,)
+    return tuple(item for item in value if isinstance(item, str))
+
+
+def _descs(found: dict[int, dict[str, Any]]) -> tuple[DeviceTensor, ...]:
+    return tuple(_desc(found.get(place, {})) for place in range(max(found, default=-1) + 1))
+
+
+def _desc(fields: dict[str, Any]) -> DeviceTensor:
+    attrs = {name.removeprefix("attr_"): value for name, value in fields.items() if name.startswith("attr_")}
+    for told, name in (("origin_shape", "origin_shape"), ("origin_layout", "origin_format"),
+                       ("origin_dtype", "origin_data_type")):
+        if told in fields:
+            attrs.setdefault(name, fields[told])
+    dtype, layout, shape, size = (fields.get(name) for name in ("dtype", "layout", "shape", "size"))
+    return DeviceTensor(
+        dtype if isinstance(dtype, str) else None, layout if isinstance(layout, str) else None,
+        shape if isinstance(shape, tuple) else () if "dtype" in fields else None, attrs,
+        size if isinstance(size, int) and size > 0 else None,
+    )
+
+
+def _value(attribute: Block) -> Any:
+    """The value of an ONNX attribute by its type; lists are tuples, and an empty list has only its type."""
+    kind = attribute.string("type")
+    if kind in ("INTS", "7") or attribute.all("ints"):
+        return tuple(_int(text) for text in attribute.strings("ints"))
+    if kind in ("STRINGS", "8") or attribute.all("strings"):
+        return tuple(attribute.strings("strings"))
+    if kind in ("FLOATS", "6") or attribute.all("floats"):
+        return tuple(_float(text) for text in attribute.strings("floats"))
+    if attribute.all("s"):
+        return attribute.string("s")
+    if attribute.all("i"):
+        return _int(attribute.string("i"))
+    if attribute.all("f"):
+        return _float(attribute.string("f"))
+    return "" if kind in ("STRING", "3") else None
+
+
+def _int(text: str) -> int | None:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text.rstrip("fF")) if text not in ("inf", "-inf") else float(text)
+    except ValueError:
+        return None

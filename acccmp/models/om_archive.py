@@ -1,0 +1,226 @@
+"""OM2, the newest form of device models (2026): a zip archive of JSON files, raw constants and a compiled library.
+
+Source: ../shared/specs/model_formats.md, a.11. No real file was public when this was written; tests build one by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.errors import FormatError
+from acccmp.models.device_graph import DeviceOp, DeviceTensor, dtype_from
+from acccmp.models.om_io import Gear, ModelIO, ModelTensor
+from acccmp.models.payloads import Buffer
+
+VARIANT = "OM2"
+ZIP_MAGIC = b"PK\x03\x04"
+MOST_MEMBERS = 100_000
+LARGEST_TEXT = 256 << 20  # bytes of one JSON file, unpacked
+LARGEST_RATIO = 200  # unpacked / packed; JSON reaches some 20
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What an OM2 archive says about its first model. `constants` is its list of constants by name."""
+
+    name: str
+    ops: tuple[DeviceOp, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    graphs: Mapping[str, tuple[DeviceOp, ...]] = field(default_factory=dict)
+    io: ModelIO | None = None
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    root: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def is_archive(buffer: Buffer) -> bool:
+    return bytes(buffer[:4]) == ZIP_MAGIC
+
+
+def read(path: Path) -> Archive:
+    """The archive's manifest, inputs, outputs, ops with their originals. Raises FormatError for any other zip file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read(archive, path)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, struct.error, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: damaged: a zip archive that cannot be read: {error}") from None
+
+
+def _read(archive: zipfile.ZipFile, path: Path) -> Archive:
+    names = archive.namelist()
+    if len(names) > MOST_MEMBERS:
+        raise FormatError(f"{path}: {len(names)} files in a zip archive are too many for a model")
+    manifests = [name for name in names if name == "manifest.json" or name.count("/") == 1 == name.count("/manifest.")]
+    manifest = _json(archive, manifests[0], path) if manifests else None
+    if not isinstance(manifest, dict) or "om2_version" not in manifest:
+        raise FormatError(f"{path}: a zip archive, but not a device model (no manifest.json with om2_version in it)")
+    root = manifests[0].removesuffix("manifest.json")
+    notes: list[str] = []
+    count = manifest.get("model_num", 1)
+    if isinstance(count, int) and count > 1:
+        notes.append(f"the archive holds {count} models: the first one is read")
+    base = f"{root}data/model_0/"
+    meta = _json(archive, f"{base}model_meta.json", path)
+    meta = meta if isinstance(meta, dict) else {}
+    if not meta:
+        notes.append("the archive says nothing about inputs and outputs (data/model_0/model_meta.json)")
+    ops, graphs, attrs = _graph(archive, base, path, notes)
+    return Archive(
+        str(meta.get("name") or ""), ops, attrs | {"atc_cmdline": str(manifest.get("atc_command") or "")}, graphs,
+        _io(meta), _constants(archive, root, path), root, tuple(notes),
+    )
+
+
+def _json(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
+    """A JSON file of the archive; None if there is none. Sizes are bounded before anything is unpacked."""
+    raw = _bytes(archive, name, path)
+    if raw is None:
+        return None
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: damaged: {name} is not JSON: {error}") from None
+
+
+def _bytes(archive: zipfile.ZipFile, name: str, path: Path) -> bytes | None:
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        return None
+    if info.file_size > min(LARGEST_TEXT, max(1 << 20, info.compress_size * LARGEST_RATIO)):
+        raise FormatError(f"{path}: {name} would unpack to {info.file_size} bytes, which is no model's text")
+    try:
+        with archive.open(info) as member:
+            return member.read(info.file_size)
+    except Exception as error:  # zlib's own errors have no common base
+        raise FormatError(f"{path}: damaged: {name} cannot be unpacked: {error}") from None
+
+
+def _graph(
+    archive: zipfile.ZipFile, base: str, path: Path, notes: list[str],
+) -> tuple[tuple[DeviceOp, ...], dict[str, tuple[DeviceOp, ...]], dict[str, Any]]:
+    """Ops of the graph kept for debugging; without one, names and originals alone."""
+    from acccmp.models import build_pbtxt
+
+    folder = f"{base}debug/"
+    for name in sorted(archive.namelist()):
+        if not name.startswith(folder) or "/ge_proto_" not in name or not name.endswith(".txt"):
+            continue
+        raw = _bytes(archive, name, path)
+        if raw:
+            found = build_pbtxt.ops_of(raw.decode("utf-8", "replace"), path)
+            return found.ops, dict(found.graphs), dict(found.attrs)
+    listed = _json(archive, f"{folder}op_attr.json", path)
+    if not isinstance(listed, dict):
+        notes.append("the graph is not in the archive (no debug files): no op can be traced to the original")
+        return (), {}, {}
+    notes.append("the archive keeps the ops' attributes only: no edges, no shapes")
+    ops = []
+    for place, (name, attrs) in enumerate(listed.items()):
+        plain = {key: _attr(value) for key, value in attrs.items()} if isinstance(attrs, dict) else {}
+        ops.append(DeviceOp(str(name), str(plain.get("type") or ""), place, attrs=plain))
+    return tuple(ops), {}, {}
+
+
+def _attr(value: Any) -> Any:
+    """{"type", "value"} as the value; lists become tuples."""
+    value = value.get("value") if isinstance(value, dict) else value
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _io(meta: Mapping[str, Any]) -> ModelIO:
+    gears = []
+    for entry in _list(meta.get("dynamic_batch_info")):
+        values = entry if isinstance(entry, list) else [entry]
+        if all(isinstance(n, int) and not isinstance(n, bool) for n in values):
+            gears.append(Gear(tuple(values)))
+    kind = meta.get("dynamic_type")
+    dynamic = {1: "batch", 2: "image size", 3: "dimensions"}.get(kind, "") if isinstance(kind, int) else ""
+    return ModelIO(
+        tuple(_tensor(entry, meta.get("aipp")) for entry in _indexed(meta.get("inputs"))),
+        tuple(_tensor(entry) for entry in _indexed(meta.get("outputs"))), tuple(gears), dynamic,
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _indexed(value: Any) -> list[Mapping[str, Any]]:
+    entries = [entry for entry in _list(value) if isinstance(entry, dict)]
+    return sorted(entries, key=lambda entry: entry["index"] if isinstance(entry.get("index"), int) else 0)
+
+
+def _tensor(entry: Mapping[str, Any], aipp: Any = None) -> ModelTensor:
+    def ints(key: str) -> tuple[int, ...] | None:
+        values = entry.get(key)
+        good = isinstance(values, list) and all(isinstance(n, int) for n in values)
+        return tuple(values) if good and values else None
+
+    size, name = entry.get("size"), str(entry.get("name") or "")
+    ranges = [tuple(pair) for pair in _list(entry.get("shape_range")) if isinstance(pair, list) and len(pair) == 2]
+    return ModelTensor(
+        name, dtype_from(str(entry.get("data_type") or "") or None),
+        ints("origin_input_dims") or ints("shape_v2") or ints("shape") or (), str(entry.get("format") or "") or None,
+        size if isinstance(size, int) and size > 0 else None, ranges=tuple(ranges),
+        aipp=aipp if isinstance(aipp, dict) and aipp.get("name", name) == name else {},
+    )
+
+
+def _constants(archive: zipfile.ZipFile, root: str, path: Path) -> dict[str, Any]:
+    config = _json(archive, f"{root}data/constants/model_0_constants_config.json", path)
+    listed = config.get("consts") if isinstance(config, dict) else None
+    return listed if isinstance(listed, dict) else {}
+
+
+def weights(archive: Archive, path: Path) -> dict[str, TensorRef]:
+    """Refs to the constants that lie in the archive as they are; packed ones cannot be left where they are."""
+    found: dict[str, TensorRef] = {}
+    descs = {op.name: op.output_descs[0] for op in archive.ops if op.output_descs}
+    with zipfile.ZipFile(path) as opened:
+        for name, entry in archive.constants.items():
+            if not isinstance(entry, dict) or entry.get("type") != "INTERNAL":
+                continue
+            op = str(entry.get("op_name") or name)
+            at = _place(opened, f"{archive.root}data/constants/{entry.get('file_name')}", entry)
+            if at is not None:
+                found[f"{op}:0"] = _ref(str(path), descs.get(op, DeviceTensor()), *at)
+    return found
+
+
+def _place(archive: zipfile.ZipFile, name: str, entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    """First byte in the zip file and size of a constant of an unpacked member; None if it does not fit."""
+    offset, size = entry.get("offset", 0), entry.get("size", 0)
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        return None
+    if info.compress_type != zipfile.ZIP_STORED or not isinstance(offset, int) or not isinstance(size, int):
+        return None
+    if offset < 0 or size <= 0 or offset + size > info.file_size:
+        return None
+    file = archive.fp
+    if file is None:
+        return None
+    file.seek(info.header_offset)
+    head = file.read(30)
+    if len(head) < 30:
+        return None
+    name_len, extra_len = struct.unpack_from("<HH", head, 26)
+    return info.header_offset + 30 + name_len + extra_len + offset, size
+
+
+def _ref(path: str, desc: DeviceTensor, offset: int, size: int) -> TensorRef:
+    dtype = dtype_from(desc.dtype)
+    shape = desc.shape
+    if dtype is None or shape is None or min(shape, default=0) < 0 or dtype.nbytes(math.prod(shape)) > size:
+        return TensorRef(path, DTYPES["uint8"], (size,), offset, size)  # bytes without a known meaning
+    return TensorRef(path, dtype, shape, offset, size, desc.layout or "ND")
