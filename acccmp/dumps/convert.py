@@ -201,13 +201,16 @@ def _convert_batch(
 
 
 def _convert_one(job: _Job, out: Path, to: Target, layout: str | None, dtype: DType | None) -> ConvertResult:
+    notes: list[str] = []
     try:
         op, tensors, failed = _open(job)
+        if layout is not None and (job.parts or job.path.endswith((".npy", ".npz", ".bin", ".txt"))):
+            tensors = [_with_axes(tensor, notes) for tensor in tensors]
         if to == "dump":
-            return _to_dump(job, op, tensors, failed, out, layout, dtype)
+            return _to_dump(job, op, tensors, failed, out, layout, dtype, notes)
     except (FormatError, InputError, LayoutError) as error:
         return ConvertResult(failed=(Failure(job.path, str(error)),))
-    written, casts, notes = [], [], []
+    written, casts = [], []
     for tensor in tensors:
         try:
             path, cast_, note = _write_one(tensor, out, to, layout, dtype)
@@ -339,12 +342,25 @@ def decoded_range(row: DType) -> tuple[int, int]:
 
 
 def _can_be(ref: TensorRef, layout: str) -> bool:
-    """Does asking for `layout` mean anything for this tensor? Not for a matrix when a 4-D order was asked for."""
-    if layout == "ND" or layout.startswith("FRACTAL_NZ"):
+    """Does asking for `layout` mean anything for this tensor? Not for a matrix when a 4-D order was asked for, nor
+    for a tensor whose axes have no names."""
+    shape, own = original_of(ref)
+    row = layouts.STORED_AS.get(layout, "N C H W")  # C1HWNCoC0 has these letters, too
+    if layout == "ND" or row.startswith("..."):
         return True
-    rank = len(original_of(ref)[0])
-    return layouts.letters(layout, rank) is not None and len(layouts.letters(layout, rank) or "") == rank and (
-        rank >= 4 or layouts.STORED_AS.get(layout, "").replace(" ", "") == layouts.letters(layout, rank))
+    return own != "ND" and len({word.strip("()")[0] for word in row.split()}) == len(shape)
+
+
+_AXES = {4: "NCHW", 5: "NCDHW"}
+
+
+def _with_axes(tensor: _Tensor, notes: list[str]) -> _Tensor:
+    """A plain array has no layout: one of four or five axes is taken as NCHW or NCDHW, and a note says so."""
+    order = _AXES.get(len(tensor.ref.shape))
+    if tensor.ref.layout != "ND" or order is None:
+        return tensor
+    notes.append(f"taken as {order}: arrays do not say their layout")
+    return replace(tensor, ref=replace(tensor.ref, layout=order))
 
 
 def original_of(ref: TensorRef) -> tuple[Shape, str]:
@@ -384,26 +400,26 @@ def in_layout(ref: TensorRef, layout: str) -> NDArray[Any]:
     """The tensor in the plain order `layout`, padding removed. Raises LayoutError when the shapes do not fit."""
     shape, own = original_of(ref)
     values = ref.seen_as(shape, own).numpy()
-    if layout in ("ND", own) or own == "ND":
+    if layout in ("ND", own):
         return values
     return np.ascontiguousarray(layouts.to_stored(values, own, layout))
 
 
 def _to_dump(
     job: _Job, op: DumpedOp, tensors: Sequence[_Tensor], failed: list[Failure], out: Path, layout: str | None,
-    dtype: DType | None,
+    dtype: DType | None, notes: list[str],
 ) -> ConvertResult:
-    sides: dict[Side, dict[int, TensorRef]] = {"input": {}, "output": {}}
     casts: list[Cast] = []
-    notes: list[str] = []
-    for tensor in tensors:
-        sides[tensor.port.side][tensor.port.index] = _stored_as(tensor.ref, layout, dtype, casts, notes)
+    made = [(tensor.port, _stored_as(tensor.ref, layout, dtype, casts, notes)) for tensor in tensors]
     if job.path.endswith(".npz"):  # one op each
         written = [
-            ascend.write_file(out, replace(op, name=t.port.node, op_type="Op", time=place + 1), (), [ref])
-            for place, (t, ref) in enumerate(zip(tensors, sides["output"].values(), strict=False))
+            ascend.write_file(out, replace(op, name=port.node, op_type="Op", time=place), (), [ref])
+            for place, (port, ref) in enumerate(made, 1)
         ]
     else:
+        sides: dict[Side, dict[int, TensorRef]] = {"input": {}, "output": {}}
+        for port, ref in made:
+            sides[port.side][port.index] = ref
         lists = [[side.get(i) for i in range(max(side, default=-1) + 1)] for side in sides.values()]
         told = names.parse_device(job.name)
         where = out / names.fitting(job.name) if told is not None and len(job.name) < 200 else out
@@ -425,7 +441,6 @@ def _stored_as(
         casts.append(counts)
         return replace(ref, dtype=target, array=values, fortran=False, size=None)
     shape, own = original_of(ref)
-    own = layouts.candidates("ND", shape, shape)[0] if own == "ND" and len(shape) >= 4 else own
     values = ref.seen_as(shape, own).numpy()
     if target is not ref.dtype:
         values, counts = cast(values, ref.dtype, target)
