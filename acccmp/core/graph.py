@@ -211,15 +211,18 @@ class Graph:
     def constants(self) -> frozenset[str]:
         """Names of nodes whose outputs depend on no model input (constants and what is folded from them)."""
         varying = set(self.inputs)
-        fixed = set()
-        for node in self.nodes:
-            moves = any(tensor in varying for tensor in node.slots if tensor)
-            starts = bool(node.outputs) and any(tensor in varying for tensor in node.outputs)
-            if moves or starts:
-                varying.update(tensor for tensor in node.outputs if tensor)
-            else:
-                fixed.add(node.name)
-        return frozenset(fixed)
+        while True:  # once more whenever a loop carries something back to a node that came before
+            before = len(varying)
+            fixed = set()
+            for node in self.nodes:
+                moves = any(tensor in varying for tensor in node.slots if tensor)
+                starts = bool(node.outputs) and any(tensor in varying for tensor in node.outputs)
+                if moves or starts:
+                    varying.update(tensor for tensor in node.outputs if tensor)
+                else:
+                    fixed.add(node.name)
+            if len(varying) == before:
+                return frozenset(fixed)
 
     def keep(self, names: Iterable[str], outputs: Collection[str] | None = None) -> Graph:
         """The part with just the nodes `names`: a Graph again, with execution order kept.
