@@ -392,7 +392,7 @@ class _Builder:
         brought = set(self.inputs)
         if judging:
             self.notes.append(
-                f"{', '.join(node.name for node in judging)}: for training; what they read is taken as output, "
+                f"layers for training ({', '.join(node.name for node in judging)}): what they read is taken as output, "
                 "not what they make"
             )
         self.inputs = [

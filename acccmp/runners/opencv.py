@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,39 @@ from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
 from acccmp.models import caffe_writing
 from acccmp.models.caffe import with_input_shapes
 from acccmp.models.caffe_layers import EVALUATION, NOT_INPUTS
-from acccmp.models.caffe_shapes import fits, weight_shapes
+from acccmp.models.caffe_shapes import Params, defaults, fits, weight_shapes
+from acccmp.models.caffe_text import Block, quoted
 from acccmp.models.caffe_weights import caffemodel
 from acccmp.runners.captured import Captured
 
 Arrays = dict[str, np.ndarray]
+
+# Where OpenCV goes its own way without a word (measured, 4.14, against Caffe's definitions in numpy).
+# It spells a parameter in another way: (type, block, field) -> its field, and its words for the values.
+RESPELLED: dict[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {
+    ("LRN", "lrn_param", "k"): ("bias", {}),
+    ("Concat", "concat_param", "concat_dim"): ("axis", {}),
+    ("Slice", "slice_param", "slice_dim"): ("axis", {}),
+    ("Pooling", "pooling_param", "round_mode"): (
+        "ceil_mode", {"CEIL": "true", "0": "true", "FLOOR": "false", "1": "false"},
+    ),
+}
+# It takes no notice of a parameter: such a layer cannot be run unless the parameter has the value that OpenCV uses.
+DEAF: dict[str, tuple[str, Mapping[str, Collection[Any]]]] = {
+    "InnerProduct": ("inner_product_param", {"transpose": (False,)}),
+    "Deconvolution": ("convolution_param", {"dilation": ((), (1,), (1, 1))}),
+    "MVN": ("mvn_param", {"eps": (1e-9, 9.999999717180685e-10)}),
+    "Swish": ("swish_param", {"beta": (1.0,)}),
+    "Log": ("log_param", {"base": (-1.0,), "scale": (1.0,), "shift": (0.0,)}),
+}
+# Fields of forks that it understands; any other unknown field makes it forget the whole block it stands in.
+UNDERSTOOD = {
+    "pooling_param": ("ceil_mode",),
+}
+BLOCKS_UNDERSTOOD = frozenset({
+    "permute_param", "prior_box_param", "detection_output_param", "norm_param", "roi_pooling_param",
+    "psroi_pooling_param", "proposal_param",
+})
 
 
 def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] | None = None) -> Captured:
@@ -42,12 +71,13 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] 
     """
     cv2 = _opencv()
     feeds = _feeds(graph, inputs)
+    graph = replace(graph, nodes=tuple(map(_respelled, graph.nodes)))
     graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in feeds.items()})
-    todo, unfed = _fed(graph, _needed(graph, wanted), feeds)
-    todo, bare = _runnable(graph, todo)
+    todo, bare = _runnable(graph, _needed(graph, wanted))
+    todo, unfed = _fed(graph, todo, feeds)
     made, unknown = _frontier(cv2, graph, todo, feeds)
     made, notes = _in_caffes_shapes(graph, made)
-    skipped = {**unknown, **bare, **unfed}
+    skipped = {**bare, **unfed, **unknown}
     keep = None if wanted is None else set(wanted)
     tensors: dict[Port, np.ndarray] = {}
     for tensor in graph.inputs:
@@ -176,6 +206,9 @@ def _runnable(graph: Graph, todo: list[Node]) -> tuple[list[Node], dict[str, str
         if node.op_type in EVALUATION:
             lost.update(dict.fromkeys(node.outputs, f"{node.op_type} is for training"))
             continue
+        if (deaf := _deaf_to(node)):
+            lost.update(dict.fromkeys(node.outputs, f"OpenCV cannot run {node.name} ({node.op_type}): {deaf}"))
+            continue
         due = weight_shapes(node.op_type, node.attrs, [graph.spec(tensor).shape for tensor in node.inputs])
         if due is None:
             continue
@@ -192,6 +225,42 @@ def _runnable(graph: Graph, todo: list[Node]) -> tuple[list[Node], dict[str, str
     if bare and not graph.weights:
         raise RunError(f"{graph.name} has no weights: give the .caffemodel too (--weights FILE)")
     return _below(todo, lost)
+
+
+# -- what OpenCV makes of parameters -----------------------------------------------------------------------------
+
+
+def _deaf_to(node: Node) -> str:
+    """Which parameter of a layer OpenCV would leave out of account; "" if none."""
+    block, fields = DEAF.get(node.op_type, ("", {}))
+    params = Params(node.attrs)
+    for field, fine in fields.items():
+        if params(block, field) not in fine:
+            return f"it takes no notice of {field}: {params(block, field)}"
+    return ""
+
+
+def _respelled(node: Node) -> Node:
+    """The node with its parameters as OpenCV spells them, and without those that its parser trips over."""
+    source = node.source
+    fields: list[tuple[str, str | Block]] = []
+    for name, value in source.block.fields:
+        if not isinstance(value, Block):
+            fields.append((name, value))
+        elif name in defaults():
+            fields.append((name, Block(tuple(_inside(node.op_type, name, value)))))
+        elif name in BLOCKS_UNDERSTOOD or not any(isinstance(inner, Block) for _, inner in value.fields):
+            fields.append((name, value))
+    return replace(node, source=replace(source, block=Block(tuple(fields))))
+
+
+def _inside(op_type: str, block: str, given: Block) -> Iterator[tuple[str, str | Block]]:
+    for name, value in given.fields:
+        row = RESPELLED.get((op_type, block, name))
+        if row is not None and isinstance(value, str):
+            yield row[0], row[1].get(value, value)
+        elif name in UNDERSTOOD.get(block, ()) or block in BLOCKS_UNDERSTOOD or name in defaults()[block]:
+            yield name, value
 
 
 # -- OpenCV ------------------------------------------------------------------------------------------------------
@@ -214,7 +283,8 @@ def _frontier(
     """Run as much of `todo` as OpenCV can. Each layer that it cannot run is found, left out, and the rest run again."""
     names = _own_names(graph)
     part = graph.keep(node.name for node in todo)
-    rows = [row for row in caffe_writing.caffemodel_layers(part, names) if row[2]]  # found by name; others are not needed
+    # OpenCV finds weights by the layer's name; layers without any need not be there.
+    rows = [row for row in caffe_writing.caffemodel_layers(part, names) if row[2]]
     weights = np.frombuffer(b"".join(caffemodel(caffe_writing.net_message(part, names), rows)), np.uint8)
     why: dict[str, str] = {}
     with _quiet(cv2):
@@ -239,7 +309,9 @@ def _own_names(graph: Graph) -> dict[str, str]:
 def _forward(cv2: Any, graph: Graph, todo: Sequence[Node], feeds: Arrays, weights: np.ndarray) -> Arrays:
     """One forward of just these nodes: tensor -> array. cv2.error when any of them cannot be run."""
     part = graph.keep(node.name for node in todo)
-    text = np.frombuffer(caffe_writing.prototxt(part, _own_names(part)).encode(), np.uint8)  # bytes would be taken for a path
+    kept, keepers = _keepers(todo, graph)
+    # An array: OpenCV takes `bytes` for a path.
+    text = np.frombuffer((caffe_writing.prototxt(part, _own_names(part)) + kept).encode(), np.uint8)
     net = cv2.dnn.readNetFromCaffe(text, weights) if weights.size else cv2.dnn.readNetFromCaffe(text)
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
@@ -247,12 +319,32 @@ def _forward(cv2: Any, graph: Graph, todo: Sequence[Node], feeds: Arrays, weight
     net.enableWinograd(False)
     for tensor in part.inputs:
         net.setInput(feeds[tensor], tensor)
-    outputs = net.forwardAndRetrieve([node.name for node in todo])
+    outputs = net.forwardAndRetrieve([*(node.name for node in todo), *keepers])[: len(todo)]
     return {
         tensor: np.asarray(array)
         for node, arrays in zip(todo, outputs, strict=True)
         for tensor, array in zip(node.outputs, arrays, strict=False)
     }
+
+
+def _keepers(todo: Sequence[Node], graph: Graph) -> tuple[str, list[str]]:
+    """Layers to put at the end, as text, and their names: they read every output of the layers with several.
+
+    OpenCV keeps the first output of a layer that is asked for; a later one it gives away to an in-place layer (Slice,
+    then Sigmoid: the slice was gone, measured), unless somebody still wants to read it.
+    """
+    key, kind = ("layers", "SPLIT") if graph.source.generation == "V1" else ("layer", '"Split"')
+    tensors = [tensor for node in todo if len(node.outputs) > 1 for tensor in node.outputs]
+    taken = {node.name for node in graph.nodes} | {tensor for node in graph.nodes for tensor in node.outputs}
+    prefix = "keep"
+    while any(name.startswith(prefix) for name in taken):
+        prefix += "_"
+    names = [f"{prefix}{place}" for place, _ in enumerate(tensors)]
+    text = "".join(
+        f"{key} {{ name: {quoted(name)} type: {kind} bottom: {quoted(tensor)} top: {quoted(name)} }}\n"
+        for name, tensor in zip(names, tensors, strict=True)
+    )
+    return text, names
 
 
 def _in_caffes_shapes(graph: Graph, made: Arrays) -> tuple[Arrays, list[str]]:
