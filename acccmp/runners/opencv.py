@@ -120,7 +120,9 @@ def _feeds(graph: Graph, inputs: Mapping[str, np.ndarray]) -> Arrays:
         shape = graph.spec(name).shape
         if shape is not None and not _could_be(array.shape, shape):
             sizes = tuple(dim for dim in shape if isinstance(dim, int))
-            if len(sizes) < len(shape) or array.size != np.prod(sizes, dtype=np.int64):
+            # Only flat values and dimensions of 1 are reshaped: (1, 12, 12, 3) is not (1, 3, 12, 12).
+            same = array.ndim == 1 or [n for n in array.shape if n != 1] == [n for n in sizes if n != 1]
+            if not same or len(sizes) < len(shape) or array.size != math.prod(sizes):
                 raise InputError(
                     f"the input {name!r} has shape {array.shape}, {graph.name} takes {shape} "
                     "(other heights and widths are fine, another rank or number of channels is not)"
