@@ -1,0 +1,299 @@
+"""run: a model and its inputs in, every tensor of every layer out, in memory or as a golden folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acccmp import plugins
+from acccmp.core.dump import Dump, Port
+from acccmp.core.graph import Graph
+from acccmp.core.tensor import TensorRef, dtype_of
+from acccmp.dumps import arrays
+from acccmp.errors import InputError
+from acccmp.runners.captured import Captured
+from acccmp.runners.feeds import Feeds, prepare
+
+RUNNER_OF = {"onnx": "onnxruntime", "caffe": "opencv", "tensorflow": "tensorflow"}
+
+# The packages that a runner's results depend on, as pip names them.
+_PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
+    "tensorflow": ("tensorflow-cpu", "tensorflow"),
+}
+# In a golden folder while it is being written: what the run is of, so that a run that died is gone on with.
+STARTED = ".acccmp-run.json"
+
+
+def default_runner(graph: Graph) -> str:
+    """The runner for a model's format. InputError for models that cannot run on this machine."""
+    name = RUNNER_OF.get(graph.format)
+    if name is None:
+        raise InputError(
+            f"{graph.name or 'this'} is a model of format {graph.format!r}, which cannot run here; give the original "
+            "model, or a golden dump that was made of it"
+        )
+    return name
+
+
+def run(
+    graph: Graph, inputs: Mapping[str, Any], *, runner: str | None = None, wanted: Collection[str] | None = None,
+) -> Dump:
+    """Run a model and keep the tensors `wanted` (None: all) in memory, as a golden Dump in the order of execution.
+
+    `inputs` maps input names to arrays or files. `runner` is a row of the runners' table, by default that of the
+    format; "command:TEMPLATE" calls a program (see `acccmp.runners.command`). `meta` has `outputs` (ports of the model
+    outputs), `tensors` (port -> name in the model), `skipped` (name -> reason), `runner` and `version`.
+    Raises InputError, MissingExtra, RunError.
+    """
+    feeds = _feeds(graph, inputs)
+    captured = _runner(graph, runner)(graph, feeds.arrays, wanted)
+    return _dump(graph, captured, feeds)
+
+
+def _dump(graph: Graph, captured: Captured, feeds: Feeds) -> Dump:
+    where = f"<{captured.runner}>"
+    return Dump(
+        {port: TensorRef.of(array, _layout(graph, port, array), where) for port, array in captured.tensors.items()},
+        kind="golden", model=graph.name, notes=(*feeds.notes, *captured.notes),
+        meta={
+            "outputs": _outputs(graph), "tensors": _tensors(graph, captured), "skipped": dict(captured.skipped),
+            "runner": captured.runner, "version": captured.version,
+        },
+    )
+
+
+def _feeds(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
+    """Files are read here; arrays are left to the runner, which may know more sizes than the model declares."""
+    if any(isinstance(value, str | os.PathLike) for value in inputs.values()):
+        return prepare(graph, inputs)
+    feeds = {name: np.asarray(value) for name, value in inputs.items()}
+    return Feeds(feeds, dict.fromkeys(feeds, "<array>"))
+
+
+def _runner(graph: Graph, runner: str | None) -> Callable[..., Captured]:
+    name, colon, template = (runner or default_runner(graph)).partition(":")
+    found: Callable[..., Captured] = plugins.find("runners", name)
+    if not colon:
+        return found
+    return lambda graph, inputs, wanted: found(graph, inputs, wanted, template=template)
+
+
+def _outputs(graph: Graph) -> tuple[Port, ...]:
+    return tuple(port for tensor in graph.outputs if (port := graph.producer(tensor)) is not None)
+
+
+def _tensors(graph: Graph, captured: Captured) -> dict[Port, str]:
+    return {port: graph.tensor(port) or port.node for port in captured.tensors}
+
+
+def _layout(graph: Graph, port: Port, array: NDArray[Any]) -> str:
+    spec = graph.spec(graph.tensor(port) or port.node)
+    return spec.layout if spec.layout and spec.shape is not None and len(spec.shape) == array.ndim else "ND"
+
+
+# -- golden folders ----------------------------------------------------------------------------------------------
+
+
+def golden_run(
+    graph: Graph, inputs: Mapping[str, Any], folder: str | os.PathLike[str], *, runner: str | None = None,
+    wanted: Collection[str] | None = None, overwrite: bool = False, time_us: int | None = None,
+) -> Dump:
+    """Run a model and write every tensor as a golden folder with a manifest; returns it as a Dump.
+
+    A folder that holds this very run (same model by its bytes, inputs, runner and version) is used as it is when all
+    hashes match; tensors that are missing or damaged are made again under their old names, and so is a run that died
+    half-way. A folder that holds anything else is an InputError, unless `overwrite` removes the tensors of the other
+    run. `time_us` is the time stamp of the file names (now by default).
+    """
+    folder = Path(folder)
+    feeds = _feeds(graph, inputs)
+    name = (runner or default_runner(graph)).partition(":")[0]
+    about = _about(graph, feeds, runner or name, wanted)
+    stamp, again = time_us, ""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, where a folder for the golden dump is wanted")
+    told = arrays.read_manifest(folder) if folder.is_dir() else None
+    if told is not None:
+        other = _difference(told, about, name)
+        if other and not overwrite:
+            raise InputError(
+                f"{folder}: holds the golden dump of {other}; choose another folder, or overwrite it with --force"
+            )
+        if other:
+            _remove(folder, told)
+        else:
+            old = arrays.read_golden(folder)
+            problems = arrays.check_golden(old)
+            if not problems:
+                return replace(old, notes=(*old.notes, f"{folder}: holds this run already and is used as it is"))
+            stamp = told.get("time_us") if isinstance(told.get("time_us"), int) else stamp
+            again = f"{folder}: {len(problems)} tensors were missing or damaged and are made again"
+    elif folder.is_dir():
+        stamp, again = _unfinished(folder, about, overwrite, stamp)
+    return _write(graph, feeds, folder, runner, wanted, about, stamp, again)
+
+
+def _write(
+    graph: Graph, feeds: Feeds, folder: Path, runner: str | None, wanted: Collection[str] | None,
+    about: Mapping[str, Any], stamp: int | None, again: str,
+) -> Dump:
+    import time
+
+    captured = _runner(graph, runner)(graph, feeds.arrays, wanted)
+    stamp = time.time_ns() // 1000 if stamp is None else stamp
+    _mark(folder, {**about, "time_us": stamp})
+    manifest = {
+        **about, "runner": {"name": captured.runner, "version": captured.version}, "time_us": stamp,
+        "outputs": [str(port) for port in _outputs(graph)], "skipped": dict(captured.skipped),
+        "notes": [*feeds.notes, *captured.notes],
+    }
+    layouts = {port: _layout(graph, port, array) for port, array in captured.tensors.items()}
+    dump = arrays.write_golden(
+        folder, captured.tensors.items(), manifest, tensor_names=_tensors(graph, captured), layouts=layouts,
+        time_us=stamp,
+    )
+    (folder / STARTED).unlink(missing_ok=True)
+    notes = (*dump.notes, *feeds.notes, *captured.notes, *([again] if again else []))
+    return replace(dump, notes=notes, model=graph.name)
+
+
+def _about(graph: Graph, feeds: Feeds, runner: str, wanted: Collection[str] | None) -> dict[str, Any]:
+    """What makes a run this run, as JSON."""
+    return {
+        "model": {
+            "path": str(graph.path or ""), "name": graph.name, "format": graph.format, "nodes": len(graph.nodes),
+            **_hashes(graph),
+        },
+        "asked": {"runner": runner, "wanted": None if wanted is None else sorted(wanted)},
+        "inputs": {
+            name: {
+                "sha256": _hash(array), "shape": list(array.shape), "dtype": _dtype(array),
+                "from": feeds.sources.get(name, "<array>"),
+            }
+            for name, array in feeds.arrays.items()
+        },
+    }
+
+
+def _dtype(array: NDArray[Any]) -> str:
+    try:
+        return dtype_of(array.dtype).name
+    except KeyError:
+        return str(array.dtype)
+
+
+def _hash(array: NDArray[Any]) -> str:
+    raw = repr(array.tolist()).encode() if array.dtype.hasobject else np.asarray(array, order="C").tobytes()
+    return hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + raw).hexdigest()
+
+
+def _hashes(graph: Graph) -> dict[str, Any]:
+    """SHA-256 of the model's file, of each other file that holds weights, and of what part of the model this is."""
+    part = hashlib.sha256()
+    for node in graph.nodes:
+        part.update(repr((node.name, node.op_type, node.inputs, node.outputs)).encode("utf-8", "surrogateescape"))
+    part.update(repr((graph.inputs, graph.outputs)).encode("utf-8", "surrogateescape"))
+    files = {Path(ref.path) for ref in graph.weights.values() if ref.array is None}
+    files |= {Path(str(graph.meta[key])) for key in ("weights", "caffemodel") if graph.meta.get(key)}
+    more = sorted(path for path in files if path != graph.path and path.is_file())
+    return {
+        "sha256": "" if graph.path is None else _file_hash(graph.path), "part": part.hexdigest(),
+        "weights": {path.name: arrays.sha256(path) for path in more},
+    }
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_dir():
+        return arrays.sha256(path) if path.is_file() else ""
+    digest = hashlib.sha256()
+    for inner in sorted(item for item in path.rglob("*") if item.is_file()):
+        digest.update(f"{inner.relative_to(path)} {arrays.sha256(inner)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _difference(told: Mapping[str, Any], about: Mapping[str, Any], runner: str) -> str:
+    """In what another run differs from this one, in words; "" when it does not."""
+    def entry(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        found = table.get(key)
+        return found if isinstance(found, Mapping) else {}
+
+    theirs, ours = entry(told, "model"), entry(about, "model")
+    if any(theirs.get(key) != ours[key] for key in ("sha256", "part", "weights")):
+        return f"another model ({theirs.get('name', '?')}; this is {ours['name']})"
+    for name in {**entry(told, "inputs"), **entry(about, "inputs")}:
+        if entry(entry(told, "inputs"), name).get("sha256") != entry(entry(about, "inputs"), name).get("sha256"):
+            return f"another input {name}"
+    if told.get("asked") != about["asked"]:
+        return "another runner, or another choice of tensors"
+    made = entry(told, "runner")
+    installed = _installed(runner)
+    if made and installed and not installed.startswith(str(made.get("version"))):
+        return f"{made.get('name')} {made.get('version')} (installed is {installed})"
+    return ""
+
+
+def _installed(runner: str) -> str:
+    """The installed version of the package behind a runner; "" where that is not known."""
+    for package in _PACKAGES.get(runner, ()):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _unfinished(folder: Path, about: Mapping[str, Any], overwrite: bool, stamp: int | None) -> tuple[int | None, str]:
+    """The time stamp to go on with in a folder without a manifest, and what to say about it."""
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    marker = folder / STARTED
+    try:
+        started = json.loads(marker.read_text("utf-8"))
+    except (OSError, ValueError):
+        started = None
+    if isinstance(started, dict) and isinstance(started.get("time_us"), int):
+        other = _difference(started, about, "")
+        if not other:
+            return started["time_us"], f"{folder}: a run that died half-way was made again"
+        if not overwrite:
+            raise InputError(f"{folder}: holds a run that died half-way, of {other}; choose another folder, or --force")
+        for entry in entries:
+            if entry.is_file() and entry.name.endswith(".npy"):
+                os.unlink(entry)
+        return stamp, ""
+    if entries and not overwrite:
+        raise InputError(
+            f"{folder}: holds {len(entries)} other files ({entries[0].name}, ...); choose an empty folder, or write "
+            "beside them with --force"
+        )
+    return stamp, ""
+
+
+def _remove(folder: Path, told: Mapping[str, Any]) -> None:
+    """Remove the tensors that another run's manifest lists, and the manifest."""
+    names = [row.get("file") for row in told["tensors"] if isinstance(row, Mapping)]
+    for name in [*names, "mapping.csv", arrays.MANIFEST]:
+        if isinstance(name, str) and name and os.path.basename(name) == name:
+            try:
+                (folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(f"{folder / name}: cannot be removed: {error.strerror or error}") from error
+
+
+def _mark(folder: Path, about: Mapping[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STARTED).write_text(json.dumps(about), "utf-8", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
