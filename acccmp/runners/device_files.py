@@ -153,7 +153,7 @@ class DeviceFiles:
         self._write("Data", held.op, [], [held], None, [("index", {"i": index})])
         self._held[tensor] = [held]
         if given.dtype.kind == "f":
-            self._held[tensor] = [self._cast(replace(held, array=self._own(stored)), self._dtype)]
+            self._held[tensor] = [self._cast(held, self._dtype, self._own(stored))]
 
     def op(self, step: Step, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """One device op: its inputs brought into the layout it wants, its files, its outputs."""
@@ -301,8 +301,9 @@ class DeviceFiles:
         forms.append(made)
         return made
 
-    def _cast(self, held: _Held, dtype: DType) -> _Held:
-        made = replace(held, op=self._inserted("Cast"), index=0, dtype=dtype)
+    def _cast(self, held: _Held, dtype: DType, values: Array | None = None) -> _Held:
+        array = held.array if values is None else values
+        made = replace(held, op=self._inserted("Cast"), index=0, dtype=dtype, array=array)
         self._write("Cast", made.op, [held], [made], ())
         return made
 

@@ -20,15 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core.dump import Port
-from acccmp.core.graph import Graph, Node, TensorSpec
+from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, decode, encode
-from acccmp.errors import AcccmpError, InputError, RunError, UnknownName
+from acccmp.errors import AcccmpError, InputError, RunError
 from acccmp.models.onnx import source_of
 from acccmp.plugins import need
 from acccmp.runners import faults as faulty
 from acccmp.runners.device_files import DeviceFiles, Twin
 from acccmp.runners.faults import Fault
 from acccmp.runners.fusion import EXACT_SLOTS, Plan, Step, attribute, plan
+from acccmp.runners.onnxruntime import checked_inputs
 
 __all__ = ["Emulated", "Fault", "Storage", "Twin", "emulate", "floors"]
 
@@ -112,7 +113,7 @@ def emulate(
         raise InputError(f"layout is 'device' or 'nd', not {layout!r}")
     machine = Machine(graph, plan(graph, fuse=fuse), summation)
     planted = faulty.place(tuple(faults), graph, machine.plan)
-    feeds = machine.checked(inputs)
+    feeds = checked_inputs(graph, inputs)
     files = DeviceFiles(
         graph, machine.plan, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
         blocked=layout == "device", twin=twin,
@@ -141,7 +142,7 @@ def floors(graph: Graph, inputs: Mapping[str, Array], precision: str = "float16"
     """
     storage = Storage(precision)
     machine = Machine(graph, plan(graph))
-    feeds = machine.checked(inputs)
+    feeds = checked_inputs(graph, inputs)
     found = {
         Port(tensor, "output", 0): distance(feeds[tensor], storage.round(feeds[tensor]))
         for tensor in graph.inputs if feeds[tensor].dtype.kind == "f"
@@ -218,19 +219,6 @@ class Machine:
         last = {tensor: place for place, step in enumerate(self.plan.steps) for tensor in step.reads}
         last.update(dict.fromkeys(self.graph.outputs, len(self.plan.steps)))
         return last
-
-    def checked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The inputs as arrays of the model's dtypes. InputError where one is missing, unknown or of another shape."""
-        for name in inputs:
-            if name not in self.graph.inputs:
-                raise UnknownName("model input", name, self.graph.inputs, self.graph.name or "the model")
-        found = {}
-        for name in self.graph.inputs:
-            if name not in inputs:
-                every = ", ".join(self.graph.inputs)
-                raise InputError(f"no data was given for the model input {name}; give all of {every}")
-            found[name] = _fitted(name, np.asarray(inputs[name], order="C"), self.graph.spec(name))
-        return found
 
     def run(
         self, feeds: Mapping[str, Array], storage: Storage, planted: Mapping[str, list[Fault]] | None = None,
@@ -354,21 +342,6 @@ class Machine:
         for held in (values, constants):
             for tensor in [t for t in held if self._last_use.get(t, -1) <= place]:
                 del held[tensor]
-
-
-def _fitted(name: str, array: Array, spec: TensorSpec) -> Array:
-    """An input in the model's dtype and shape. Floating numbers are made the model's; other kinds must be right."""
-    wanted = spec.dtype.numpy if spec.dtype is not None else None
-    if wanted is not None and array.dtype != wanted:
-        if array.dtype.kind != wanted.kind or wanted.kind not in "fi":
-            raise InputError(f"the model input {name} is {spec.dtype}, got {array.dtype}")
-        array = array.astype(wanted)
-    shape = spec.shape
-    if shape is not None and (
-        len(shape) != array.ndim or any(isinstance(n, int) and n != m for n, m in zip(shape, array.shape, strict=True))
-    ):
-        raise InputError(f"the model input {name} has the shape {shape}, got {array.shape}")
-    return array
 
 
 def _is_exact(step: Step, tensor: str) -> bool:
