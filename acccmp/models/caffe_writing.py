@@ -253,16 +253,19 @@ def save(graph: Graph, folder: str | Path, stem: str = "dump") -> list[Path]:
     if Path(stem).name != stem:
         raise InputError(f"{stem!r} is no plain file name")
     blobs = blob_names(graph)
-    files = [folder / f"{stem}.prototxt"]
+    text, weights = folder / f"{stem}.prototxt", folder / f"{stem}.caffemodel"
+    files: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(files[0]) as file:
+        with replacing(text) as file:
             file.write(prototxt(graph, blobs).encode())
+        files.append(text)
         if graph.meta.get("weights"):
-            files.append(folder / f"{stem}.caffemodel")
-            write_caffemodel(files[1], net_message(graph, blobs), caffemodel_layers(graph, blobs))
+            write_caffemodel(weights, net_message(graph, blobs), caffemodel_layers(graph, blobs))
+            files.append(weights)
     except (OSError, AcccmpError) as error:
-        files[0].unlink(missing_ok=True)
+        for path in files:
+            path.unlink(missing_ok=True)
         if isinstance(error, AcccmpError):
             raise
         raise InputError(f"{folder}: cannot be written to: {error.strerror or error}") from error
