@@ -123,11 +123,12 @@ def _misfit(pair: Pair) -> str:
     assert pair.npu is not None
     golden, npu = pair.golden.own_shape, pair.npu.own_shape
     wanted = pair.extent or golden
-    moved = wanted if pair.axes is None else tuple(wanted[axis] for axis in pair.axes)
+    axes = pair.axes or tuple(range(len(wanted)))
+    moved = tuple(wanted[axis] for axis in axes)
     if squeezed(moved) == squeezed(npu):
         return ""
-    if pair.extent is not None and len(moved) == len(npu) and all(
-        n == m or (n <= m and moved != golden) for n, m in zip(moved, npu, strict=True)
+    if len(moved) == len(npu) and all(
+        n == m or (n < m and axis in pair.cut) for n, m, axis in zip(moved, npu, axes, strict=True)
     ):
         return ""
     told = "" if pair.extent is None else f", of which {wanted} are valid"

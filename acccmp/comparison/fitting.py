@@ -92,6 +92,10 @@ def _seen(
             return _by_valid(npu, npu.shape, None, wanted, "the dump")
         if squeezed(npu.shape) != squeezed(shape) and stated is None:
             return f"golden is {shape_text(wanted)}, npu {shape_text(npu.shape)}"
+        if npu.shape != shape and stated is None:
+            notes.append(
+                f"shapes differ by dimensions of 1: golden {shape_text(wanted)}, npu {shape_text(npu.shape)}"
+            )
         return npu.seen_as(shape, layout)
     if layout is not None and layouts.fits(npu.layout, npu.shape, layout, shape, npu.groups):
         return npu.seen_as(shape, layout)

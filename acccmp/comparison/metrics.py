@@ -123,7 +123,8 @@ def measure(
 ) -> Measured:
     """Every metric of a pair of numeric tensors of one shape, dimensions of 1 apart.
 
-    `extent` restricts the comparison to the first so many elements along each of golden's axes (a valid region).
+    `extent` restricts the comparison to the first so many elements along each of golden's axes (a valid region);
+    the NPU's tensor may be larger then.
     `axes` says that the NPU's tensor is golden transposed by these axes. `npu_dtype` is the dtype whose largest value
     decides about overflow, the NPU's stored one if not given. Integers of 64 bits are subtracted exactly; complex
     numbers are compared as such. An empty pair has zero counts and NaN metrics.
@@ -131,7 +132,10 @@ def measure(
     Raises FormatError for files that are too short and types without a meaning, LayoutError when a stored shape cannot
     hold the original, ValueError when the shapes differ.
     """
-    pair = _Pair(golden, npu, tuple(extent or golden.own_shape), tuple(axes) if axes is not None else None)
+    pair = _Pair(
+        golden, npu, tuple(golden.own_shape if extent is None else extent), tuple(axes) if axes is not None else None,
+        extent is None,
+    )
     kind = _kind(golden.dtype, npu.dtype)
     dtype = npu_dtype or npu.dtype
     with np.errstate(all="ignore"):
@@ -154,6 +158,7 @@ class _Pair:
     npu: TensorRef
     extent: Shape
     axes: tuple[int, ...] | None
+    is_whole: bool
     kept: list[tuple[int, Array, Array]] = field(default_factory=list)
     by_place: bool = True
 
@@ -162,9 +167,8 @@ class _Pair:
         if len(self.extent) != len(own) or any(n > m for n, m in zip(self.extent, own, strict=True)):
             raise ValueError(f"no region {self.extent} in a tensor of shape {own}")
         expected = self.extent if self.axes is None else tuple(self.extent[axis] for axis in self.axes)
-        whole = self.extent == own
         self.by_place = len(other) == len(expected) and all(
-            n == m or (n < m and not whole) for n, m in zip(expected, other, strict=True)
+            n == m or (n < m and not self.is_whole) for n, m in zip(expected, other, strict=True)
         )
         if not self.by_place and (self.axes is not None or squeezed(other) != squeezed(expected)):
             raise ValueError(f"shapes differ: golden {own}, npu {other}")

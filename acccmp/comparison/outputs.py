@@ -142,7 +142,7 @@ def restrict(rows: list[Pair], valid: Sequence[str], gold: Golden) -> list[Pair]
                 raise InputError(f"--valid {text}: {row.golden_port} is {shape_text(row.golden.own_shape)}")
             extent = (*shape[:axis], rule.count, *shape[axis + 1:])
             note = f"only the first {rule.count} along axis {rule.axis} are compared"
-            rows[place] = replace(row, extent=extent, notes=(*row.notes, note))
+            rows[place] = replace(row, extent=extent, cut=row.cut | {axis}, notes=(*row.notes, note))
         if not hit:
             raise InputError(f"--valid {text}: no compared tensor has this name")
     return rows

@@ -17,8 +17,8 @@ class Pair:
 
     `port` is the device's (the original's for `fused` and for what no device op has). `misfit` is why the shapes
     cannot be compared. `axes`: the NPU's tensor is golden transposed by them. `extent`: only so many elements along
-    each of golden's axes are valid. `coarsest`: the dtype that fixed limits go by. `quantised`: inside a quantised
-    part of the network.
+    each of golden's axes are valid; along the axes `cut` the NPU's tensor may be larger. `coarsest`: the dtype that
+    fixed limits go by. `quantised`: inside a quantised part of the network.
     """
 
     port: Port
@@ -38,6 +38,7 @@ class Pair:
     floor: float = math.nan
     axes: tuple[int, ...] | None = None
     extent: Shape | None = None
+    cut: frozenset[int] = frozenset()
     coarsest: DType | None = None
     quantised: bool = False
     address: int | None = None
