@@ -165,11 +165,12 @@ class Report:
         if not self.judged:
             return ("nothing was compared", *self.extra_failures)
         found = list(self.extra_failures)
+        what = self.subject.get("compared", "model output")  # a weights check says "weight"
         if not self.outputs:
-            found.append("no model output was compared")
+            found.append(f"no {what} was compared")
         for row in self.outputs:
             if row.verdict is not Verdict.MATCH:
-                found.append(f"model output {row.golden_port or row.port} is {row.verdict}")
+                found.append(f"{what} {row.golden_port or row.port} is {row.verdict}")
         found += [
             f"{row.port} is {row.verdict}"
             for row in self.comparisons
