@@ -189,6 +189,14 @@ def test_an_optional_input_that_was_not_given_keeps_the_numbers_of_the_others(tm
     assert list(read_file(put(tmp_path, NAME, big(head, x.tobytes()))).refs) == [Port("conv1", "input", 1)]
 
 
+def test_an_op_without_tensors_is_read_but_payload_without_tensors_is_damage(tmp_path: Path) -> None:
+    dump = read_dump(put(tmp_path, NAME, big(header("conv1"))))
+    assert list(dump.ops) == ["conv1"]
+    assert "holds no input and no output" in dump.notes[0]
+    with pytest.raises(FormatError, match="lists no tensor"):
+        read_dump(put(tmp_path, NAME, big(header("conv1"), bytes(8))))
+
+
 def test_a_scalar_has_no_axes(tmp_path: Path) -> None:
     path = put(tmp_path, NAME, big(header("", (output(FLOAT, ND, (), 4, ()),)), struct.pack("<f", 2.5)))
     assert read_file(path).refs[Port("conv1", "output", 0)].numpy() == 2.5
@@ -308,6 +316,21 @@ def test_a_damaged_nano_header_is_unreadable(tmp_path: Path, change: object, say
     raw = nano([(nano_input(0, ND, 24, (2, 3), (2, 3)), bytes(24))])
     with pytest.raises(FormatError, match=says):
         read_file(put(tmp_path, NAME, change(raw)))  # type: ignore[operator]
+
+
+def test_a_file_that_ends_before_its_header_says_gets_a_note_even_where_no_tensor_suffers(tmp_path: Path) -> None:
+    x = halves(3)
+    content = read_file(put(tmp_path, NAME, big(header("", (output(FLOAT16, ND, (3,), 32),)), x.tobytes())))
+    assert np.array_equal(content.refs[Port("conv1", "output", 0)].numpy(), x)
+    assert "ends 26 bytes before its header says" in content.notes[0]
+
+
+def test_a_list_of_a_nano_header_with_an_unknown_tag_gets_a_note(tmp_path: Path) -> None:
+    raw = bytearray(nano([(nano_input(0, ND, 24, (2, 3), (2, 3)), bytes(24))]))
+    raw[16] = 9
+    content = read_file(put(tmp_path, NAME, bytes(raw)))
+    assert not content.refs
+    assert any("of its header were not understood" in note for note in content.notes)
 
 
 def test_a_truncated_nano_payload_is_one_broken_tensor(tmp_path: Path) -> None:

@@ -115,12 +115,12 @@ def _read_protobuf(
             file.seek(8)
             header, why_not = _parsed(file.read(length))
             if header is not None:
-                return _content(path, "big", header, _placed(header, 8 + length), size, file_name)
+                return _content(path, "big", header, _placed(header, 8 + length), size, size - 8 - length, file_name)
     found = _whole_file(file, size)
     if found is None:
         raise FormatError(f"{path}: {why_not}: cut off, or no dump at all")
     header, offsets = found
-    return _content(path, "protobuf", header, _inside(header, offsets), size, file_name)
+    return _content(path, "protobuf", header, _inside(header, offsets), size, size, file_name)
 
 
 def _parsed(raw: bytes) -> tuple[Any, str]:
@@ -229,9 +229,10 @@ def _inside(
 
 
 def _content(
-    path: str, kind: Kind, header: Any, placed: Iterable[tuple[Side, int, Any, int, int]], size: int,
+    path: str, kind: Kind, header: Any, placed: Iterable[tuple[Side, int, Any, int, int]], size: int, payload: int,
     file_name: names.DeviceName | None,
 ) -> FileContent:
+    """What a parsed header says, with `payload` bytes to be told apart in a file of `size`."""
     if file_name is not None and not names.agrees(file_name, header.op_name):
         raise FormatError(
             f"{path}: its name says op {file_name.op_name!r}, its header says {header.op_name!r}: "
@@ -244,12 +245,13 @@ def _content(
         entries.append(_entry(side, index, tensor, offset, nbytes))
         end = max(end, offset + nbytes)
     rest = sum(b.size for b in header.buffer) + sum(s.size for s in header.space)
+    if payload and not entries and not header.buffer and not header.space:
+        raise FormatError(f"{path}: its header lists no tensor, though {payload} bytes are there: it is damaged")
     if kind == "big" and entries and not any(t.input_type == GENERAL_TENSOR for t in header.input):
         end += rest
     trailing = size - end if kind == "big" and entries else 0
-    return checked(
-        FileContent(op, {}, kind, (), (), len(header.buffer), len(header.space), header), entries, size, trailing,
-    )
+    empty = FileContent(op, {}, kind, (), (), len(header.buffer), len(header.space), header)
+    return checked(empty, entries, size, trailing)
 
 
 def checked(empty: FileContent, entries: Iterable[Entry], size: int, trailing: int) -> FileContent:
@@ -265,8 +267,12 @@ def checked(empty: FileContent, entries: Iterable[Entry], size: int, trailing: i
             refs[port] = ref
         elif ref:
             broken.append(Broken(op.name, op.path, f"{entry.side} {entry.index}: {ref}", op.op_type, port))
+    if not refs and not broken:
+        notes.append(f"{op.path}: holds no input and no output")
     if trailing > 0:
         notes.append(f"{op.path}: {trailing} bytes follow the last tensor and were not read")
+    elif trailing < 0 and not broken:
+        notes.append(f"{op.path}: ends {-trailing} bytes before its header says, though no tensor lacks any")
     return replace(empty, refs=refs, broken=tuple(broken), notes=tuple(notes))
 
 
@@ -366,7 +372,10 @@ def _read_nano(path: str, file: BinaryIO, size: int, file_name: names.DeviceName
             wrong=tensor.wrong,
         ))
         at += tensor.size
-    return checked(FileContent(op, {}, "nano"), entries, size, size - at)
+    content = checked(FileContent(op, {}, "nano"), entries, size, size - at)
+    if not found.rest:
+        return content
+    return replace(content, notes=(*content.notes, f"{path}: {found.rest} bytes of its header were not understood"))
 
 
 # -- what a header says of the original model --------------------------------------------------------------------

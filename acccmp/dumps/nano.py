@@ -42,11 +42,13 @@ class NanoTensor:
 
 @dataclass(frozen=True)
 class NanoHeader:
-    """All tensors in the order of their payloads, the offset at which those begin, and the outputs' originals."""
+    """All tensors in the order of their payloads, the offset at which those begin, the outputs' originals, and how
+    many bytes of the header belong to no list that we know."""
 
     tensors: tuple[NanoTensor, ...]
     start: int
     origins: Mapping[int, Origin]
+    rest: int = 0
 
 
 def read_header(file: BinaryIO, size: int) -> NanoHeader:
@@ -75,7 +77,7 @@ def read_header(file: BinaryIO, size: int) -> NanoHeader:
             at = end
     except (struct.error, ValueError) as error:
         raise FormatError(f"{file.name}: its nano header is damaged: {error}") from error
-    return NanoHeader(tuple(tensors), 8 + length, origins)
+    return NanoHeader(tuple(tensors), 8 + length, origins, length - at)
 
 
 def _read_list(
