@@ -231,8 +231,9 @@ def feeds_from_dump(graph: Graph, npu: Dump, mapping: Graph | None = None) -> tu
     feeds: dict[str, Any] = {}
     sources: list[str] = []
     missing: list[str] = []
+    everything = {node.name for node in graph.nodes}
     for tensor in graph.inputs:
-        at = _aipp_port(tensor, npu, mapping) or find_dumped(graph, tensor, {n.name for n in graph.nodes}, npu, trace)
+        at = _aipp_port(tensor, npu, mapping) or find_dumped(graph, tensor, everything, npu, trace, outputs_first=True)
         if at is None:
             missing.append(tensor)
             continue
@@ -599,7 +600,7 @@ def bundled_inputs(folder: Path, manifest: Mapping[str, Any], graph: Graph) -> d
     golden tensor at the entrance."""
     feeds: dict[str, Any] = {}
     for facts in manifest["inputs"]:
-        tensor = str(facts["tensor"])
+        tensor = str(facts["name"])
         spec = graph.spec(tensor)
         if "bin" in facts and "quantised" not in facts:
             row = DTYPES[str(facts["bin"]["dtype"])]

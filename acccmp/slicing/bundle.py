@@ -155,10 +155,11 @@ def _zip(folder: Path) -> Path:
 def _write(
     part: Slice, work: Path, dtype: DType, check: dict[str, Any], golden: Dump, golden_from: str, when: datetime,
 ) -> dict[str, Any]:
-    model_files = plugins.find("writers", part.graph.format)(part.graph, work, "dump")
+    model_files = [Path(path) for path in plugins.find("writers", part.graph.format)(part.graph, work, "dump")]
+    names = _names_in_file(part.graph, model_files)
     inputs = [
-        _write_input(part, order, tensor, work / "inputs", dtype, golden)
-        for order, tensor in enumerate(part.graph.inputs)
+        {"name": name, "layer": layer, **_write_input(part, order, tensor, work / "inputs", dtype, golden)}
+        for order, ((name, layer), tensor) in enumerate(zip(names, part.graph.inputs, strict=True))
     ]
     outputs = [
         _write_expected(part, order, tensor, work / "expected", golden)
@@ -176,7 +177,7 @@ def _write(
         "model": _model_facts(part.whole),
         "slice": {
             "format": part.graph.format,
-            "files": [_file_facts(Path(path), work) for path in model_files],
+            "files": [_file_facts(path, work) for path in model_files],
             "start": list(part.start), "end": list(part.end),
             "layers": [node.name for node in part.graph.nodes if node.name not in part.whole.constants],
         },
@@ -200,6 +201,18 @@ def _write(
         (work / "FAILED").write_text(str(manifest["check"].get("reason", "")) + "\n", encoding="utf-8")
     (work / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
     return manifest
+
+
+def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str]]:
+    """What each input is called in the sub-model's file (Caffe's keep the blob's name, whatever its version), and the
+    layer that makes it there (an Input layer, a Placeholder; for ONNX the name again)."""
+    files = {path.suffix: path for path in written}
+    model = next(files[suffix] for suffix in (".onnx", ".prototxt", ".pb") if suffix in files)
+    again: Graph = plugins.find("models", graph.format)(model, files.get(".caffemodel"))
+    if len(again.inputs) != len(graph.inputs):
+        raise FormatError(f"{model.name}: has the inputs {again.inputs}, the slice {graph.inputs}; please report this")
+    made = [again.producer(name) for name in again.inputs]
+    return [(name, port.node if port else name) for name, port in zip(again.inputs, made, strict=True)]
 
 
 def _model_facts(graph: Graph) -> dict[str, Any]:
@@ -254,7 +267,7 @@ def _write_input(
     npy = folder / f"{name}.npy"
     np.save(npy, array, allow_pickle=False)
     facts["npy"] = _file_facts(npy, folder.parent)
-    raw, cast = to_bin(ref.numpy() if quantised else array, dtype, ref.dtype if quantised else dtype_of(array.dtype))
+    raw, cast = to_bin(ref.numpy() if quantised else array, dtype, ref.dtype)
     path = folder / f"{name}.bin"
     path.write_bytes(raw)
     facts["bin"] = {**_file_facts(path, folder.parent), **cast}
@@ -301,12 +314,15 @@ def _quantisation(part: Slice, at: Port | None) -> tuple[float, float] | None:
 
 
 def to_bin(array: Array, dtype: DType, own: DType) -> tuple[bytes, dict[str, Any]]:
-    """`array` as raw little-endian bytes: floats cast to `dtype`, everything else as it is.
+    """`array` as raw little-endian bytes: floats cast to `dtype`, everything else as it is. `own` is how the values
+    were stored before (a float16 tensor that was widened loses nothing on the way back).
 
     The facts count what the cast made: `inf` (finite before, infinite after) and `subnormal` (non-zero before;
     subnormal or flushed to zero after).
     """
     if own.kind != "float":
+        if array.dtype != own.numpy:  # an integer tensor of the device in the model's own integer type
+            own = dtype_of(array.dtype)
         return encode(array, own), {"dtype": own.name, "inf": 0, "subnormal": 0}
     raw = encode(array, dtype)
     if dtype.name == own.name:
@@ -368,13 +384,6 @@ def _quoted(text: str) -> str:
     return '"' + re.sub(r'([\\"$`])', r"\\\1", "".join(c if c.isprintable() else "?" for c in text)) + '"'
 
 
-def _node_name(part: Slice, tensor: str) -> str:
-    """An input's name as ATC wants it: the layer for Caffe and TensorFlow, the tensor for ONNX."""
-    if part.graph.format == "tensorflow":
-        return tensor.rsplit(":", 1)[0]
-    return tensor.partition("@")[0] if part.graph.format == "caffe" else tensor
-
-
 def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) -> str:
     """The conversion command line for this slice. `--input_fp16_nodes` is there exactly when the bins are fp16."""
     kind = part.graph.format
@@ -386,7 +395,7 @@ def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) 
     words.append("--output=dump")
     shapes, narrow = [], []
     for facts in inputs:
-        name = _node_name(part, facts["tensor"])
+        name = facts["layer"] if kind == "tensorflow" else facts["name"]
         if facts.get("shape") is not None and all(isinstance(dim, int) for dim in facts["shape"]):
             shapes.append(f"{name}:{','.join(map(str, facts['shape']))}")
         if facts.get("bin", {}).get("dtype") == "float16":
@@ -400,7 +409,7 @@ def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) 
     if kind == "tensorflow":
         words.append("--out_nodes=" + _quoted(";".join(part.graph.outputs)))
     soc = part.mapping.meta.get("soc_version") if part.mapping is not None else None
-    words.append(f"--soc_version={_quoted(str(soc)) if soc else 'YOUR_CHIP'}")
+    words.append(f"--soc_version={_quoted(str(soc)) if str(soc).startswith('Ascend') else 'YOUR_CHIP'}")
     return " ".join(words)
 
 

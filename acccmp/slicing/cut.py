@@ -316,10 +316,12 @@ def _not_dumped(graph: Graph, missing: Sequence[str], region: Collection[str], w
 
 
 def find_dumped(
-    graph: Graph, tensor: str, region: Collection[str], dump: Dump, trace: Trace | None,
+    graph: Graph, tensor: str, region: Collection[str], dump: Dump, trace: Trace | None, outputs_first: bool = False,
 ) -> Port | None:
     """The dump's port that holds `tensor`: the input section of the device op that reads it inside the region, else
-    its producer's output, else any inserted Cast/TransData's output that carries it; None if it was not dumped."""
+    its producer's output, else any inserted Cast/TransData's output that carries it; None if it was not dumped.
+
+    `outputs_first` looks at outputs before inputs: a model input as it was fed, before the device cast it."""
     producer = graph.producer(tensor) or Port(tensor, "output", 0)
     readers = [port for port in graph.consumers(tensor) if port.node in region]
     if trace is not None:
@@ -328,6 +330,8 @@ def find_dumped(
         ordered = [port for port in carriers if port.side == "input" and port.node in inside]
         ordered += [port for port in carriers if port.side == "output"]
         ordered += [port for port in carriers if port.side == "input" and port.node not in inside]
+        if outputs_first:
+            ordered.sort(key=lambda port: port.side == "input")
         known = next((port for port in ordered if port in dump), None)
         if known is not None:
             return known
