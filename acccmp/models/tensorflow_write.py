@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from acccmp.core.graph import Graph
+from acccmp.core.graph import Graph, Node
 from acccmp.errors import SliceError
 from acccmp.models.tensorflow_shapes import SIDE_OUTPUTS
 from acccmp.models.tensorflow_values import content, data_type_number, split_name
@@ -258,6 +258,7 @@ def results(graph: Graph) -> tuple[str, ...]:
         if node.op_type not in _NO_RESULT and node.outputs
         and ("frame" not in node.attrs or node.op_type in ("Exit", "RefExit"))
         and not any(graph.consumers(tensor) for tensor in node.outputs)
+        and not _is_pivot(graph, node)
     ]
     free = [node for node in loose if node.name not in waited_for] or loose
     return tuple(
@@ -265,7 +266,29 @@ def results(graph: Graph) -> tuple[str, ...]:
     )
 
 
+def _is_pivot(graph: Graph, node: Node) -> bool:
+    """Is it the Identity that a V1 cond hangs the constants of a branch on? (Its Switch chooses the predicate.)"""
+    port = graph.producer(node.inputs[0]) if node.op_type == "Identity" and node.inputs else None
+    if port is None or port.node not in graph:
+        return False
+    above = graph[port.node]
+    return above.op_type in ("Switch", "RefSwitch") and len(set(above.inputs)) == 1 == len(above.inputs) - 1
+
+
 # -- cuts that cannot be -----------------------------------------------------------------------------------------
+
+
+def whole_loops(graph: Graph, names: Iterable[str]) -> set[str]:
+    """`names`, with every V1 loop that has a node among them taken whole, loops inside it too.
+
+    What a region needs that runs past a loop: the counter and the condition lie on no path from its start to its end.
+    """
+    region = set(names)
+    frames = {str(graph[name].attrs["frame"]) for name in region if "frame" in graph[name].attrs}
+    parents: Mapping[str, str] = graph.meta.get("frame_parents", {})
+    while inner := {frame for frame, around in parents.items() if around in frames} - frames:
+        frames |= inner
+    return region | {node.name for node in graph.nodes if node.attrs.get("frame") in frames}
 
 
 def _refuse_cut_loops(graph: Graph, made: Collection[str]) -> None:

@@ -7,10 +7,12 @@ CPU. Both switches of oneDNN belong to the process: the first graph decides.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 import tempfile
+import uuid
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,6 +111,18 @@ def _session(tf: Any, message: Any) -> Iterator[Any]:
         tf.import_graph_def(message, name="")
         with tf.compat.v1.Session(graph=native, config=config) as session:
             yield session
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """TensorFlow's own logger kept to errors (freezing a SavedModel warns of ways that still work)."""
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _one_line(error: BaseException) -> str:
@@ -419,7 +433,8 @@ def _without_variables(tf: Any, graph: Graph) -> Any:
     folder = graph.path if graph.path.is_dir() else graph.path.parent
     v1 = tf.compat.v1
     try:
-        with tf.Graph().as_default(), v1.Session(config=v1.ConfigProto(device_count={"GPU": 0})) as session:
+        config = v1.ConfigProto(device_count={"GPU": 0})
+        with _quiet(), tf.Graph().as_default(), v1.Session(config=config) as session:
             loaded = v1.saved_model.loader.load(session, list(graph.meta["tags"]), str(folder))
             outputs = list(dict.fromkeys(tensor.rpartition(":")[0] for tensor in graph.outputs))
             frozen = v1.graph_util.convert_variables_to_constants(session, loaded.graph_def, outputs)
@@ -432,12 +447,49 @@ def _inlined(tf: Any, message: Any, graph: Graph) -> Any:
     """The GraphDef with its functions inlined, cond and while included. Raises RunError where TensorFlow cannot."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    message = _renamed(tf, message, f"acccmp_{uuid.uuid4().hex[:12]}_")
     try:
-        wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(message, name=""), [])
-        inside = {node.name for node in message.node}
-        feeds = [wrapped.graph.as_graph_element(t) for t in graph.inputs if t.rpartition(":")[0] in inside]
-        fetches = [wrapped.graph.as_graph_element(t) for t in graph.outputs if t.rpartition(":")[0] in inside]
-        frozen = convert_variables_to_constants_v2(wrapped.prune(feeds, fetches))
+        with _quiet():
+            wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(message, name=""), [])
+            inside = {node.name for node in message.node}
+            feeds = [wrapped.graph.as_graph_element(t) for t in graph.inputs if t.rpartition(":")[0] in inside]
+            fetches = [wrapped.graph.as_graph_element(t) for t in graph.outputs if t.rpartition(":")[0] in inside]
+            frozen = convert_variables_to_constants_v2(wrapped.prune(feeds, fetches))
         return frozen.graph.as_graph_def()
     except (tf.errors.OpError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise RunError(f"{graph.name}: its functions cannot be inlined: {_one_line(error)}") from None
+
+
+def _renamed(tf: Any, message: Any, prefix: str) -> Any:
+    """The GraphDef with every function named anew: TensorFlow keeps functions by name for the whole process, and one of
+    another graph may have the same."""
+    out = tf.compat.v1.GraphDef()
+    out.CopyFrom(message)
+    old = {function.signature.name for function in out.library.function}
+
+    def rename(nodes: Iterable[Any]) -> None:
+        for node in nodes:
+            if node.op in old:
+                node.op = prefix + node.op
+            for value in node.attr.values():
+                rename_called(value)
+
+    def rename_called(value: Any) -> None:
+        kind = value.WhichOneof("value")
+        for called in [value.func] if kind == "func" else value.list.func if kind == "list" else []:
+            if called.name in old:
+                called.name = prefix + called.name
+            for inner in called.attr.values():
+                rename_called(inner)
+
+    rename(out.node)
+    for function in out.library.function:
+        function.signature.name = prefix + function.signature.name
+        rename(function.node_def)
+        for value in function.attr.values():
+            rename_called(value)
+    for entry in out.library.gradient:
+        entry.function_name, entry.gradient_func = prefix + entry.function_name, prefix + entry.gradient_func
+    for entry in out.library.registered_gradients:
+        entry.gradient_func = prefix + entry.gradient_func
+    return out
