@@ -586,13 +586,30 @@ def compare_slice(
     own = replace(own, subject={**own.subject, "golden": f"{path} (the slice alone)"})
     if not (path / "golden").is_dir():
         return own, None
+    golden = _with_entrance(read_dump(path / "golden"), manifest, graph)
+    inherited = {  # what the slice was fed with is not the full model's tensor; that much is no fault of its inputs
+        port: distance(golden[port], TensorRef.of(feeds[tensor]))
+        for tensor in graph.inputs
+        if (port := graph.producer(tensor)) is not None and port in golden and tensor in feeds
+    }
     full = compare_dumps(
-        read_dump(path / "golden"), npu_dump, mapping=device, model=graph, thresholds=thresholds,
+        golden, npu_dump, mapping=device, model=graph, floors=inherited, thresholds=thresholds,
         valid=options.valid, min_coverage=options.min_coverage, executor=options.executor,
         subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
         notes=("against the full model: what this stretch inherited is part of the error",),
     )
     return own, full
+
+
+def _with_entrance(golden: Dump, manifest: Mapping[str, Any], graph: Graph) -> Dump:
+    """The full model's golden tensors, those at the entrance under the names of the slice's inputs."""
+    refs = dict(golden.refs)
+    for facts in manifest["inputs"]:
+        before, now = Port.parse(str(facts["port"])), graph.producer(str(facts["name"]))
+        if now is not None and before in refs:
+            refs[now] = refs.pop(before)
+    outputs = [str(port) for tensor in graph.outputs if (port := graph.producer(tensor)) is not None]
+    return replace(golden, refs=refs, meta={**golden.meta, "outputs": outputs})
 
 
 def bundled_inputs(folder: Path, manifest: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
