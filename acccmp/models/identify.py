@@ -346,7 +346,8 @@ def _is_onnx(file: BinaryIO, top: _Top) -> bool:
         known = _string(file, top.first(2)) is not None or top.first(8) is not None
         return version is not None and 0 < version.value < 100 and known
     inside = _inside(file, graph)
-    return not inside.strange and bool(inside.numbers(2) & {1, 2, 5, 11, 12}) and not inside.numbers(0)
+    begun = bool(inside.numbers(2) & {1, 2, 5, 11, 12}) or (graph is top.cut and version is not None)
+    return not inside.strange and begun and not inside.numbers(0)
 
 
 def _is_mindir(file: BinaryIO, top: _Top) -> bool:

@@ -80,6 +80,7 @@ def load(path: str | os.PathLike[str], weights: object = None) -> Graph:
     model = onnx_file.read_skeleton(path)
     if not model.HasField("graph"):
         raise FormatError(f"{path}: an ONNX model without a graph; it may be cut off")
+    _check_texts(model, path)
     notes: list[str] = []
     inferred = _infer(model, path, notes)
     builder = _Builder(model, path, notes)
@@ -96,6 +97,41 @@ def load(path: str | os.PathLike[str], weights: object = None) -> Graph:
             "properties": {item.key: item.value for item in model.metadata_props},
         },
     )
+
+
+def _check_texts(model: onnx.ModelProto, path: Path) -> None:
+    """Names that are no UTF-8 come out of protobuf as bytes; a file that has them is damaged."""
+    own = [model.producer_name, model.producer_version, model.domain, *(item.domain for item in model.opset_import)]
+    own += [text for item in model.metadata_props for text in (item.key, item.value)]
+    for text in (*own, *_texts_of_graph(model.graph)):
+        if not isinstance(text, str):
+            raise FormatError(f"{path}: an ONNX model that is damaged: the name {bytes(text)[:40]!r} is no text")
+    for function in model.functions:
+        for text in (function.name, function.domain, *function.input, *function.output, *_texts_of(function.node)):
+            if not isinstance(text, str):
+                raise FormatError(f"{path}: an ONNX model that is damaged: the name {bytes(text)[:40]!r} is no text")
+
+
+def _texts_of_graph(graph: onnx.GraphProto) -> Iterator[Any]:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (dim.dim_param for dim in _dim_protos(value.type))
+    for tensor in graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    yield from (tensor.values.name for tensor in graph.sparse_initializer)
+    yield graph.name
+    yield from _texts_of(graph.node)
+
+
+def _texts_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+            for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _texts_of_graph(graph)
 
 
 def _infer(model: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
