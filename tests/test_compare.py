@@ -268,6 +268,14 @@ def test_hints_name_the_pattern_of_the_error() -> None:
     border = big.copy()
     border[..., 0, :] = border[..., :, -1] = 0
     assert "border" in hint(border, big)
+    some = big.copy()
+    some[:, 2] = big[:, 5]
+    assert "only 1 of 8 channels (axis 1: 2)" in hint(some, big)
+    some[:, 2] = 0
+    assert "all zero there" in hint(some, big)
+    half = big.copy().reshape(-1)
+    half[256:] = RNG.normal(size=256)
+    assert "right up to element" in hint(half.reshape(4, 128), big.reshape(4, 128))
     factors = np.linspace(0.5, 2, 8, dtype=np.float32)[None, :, None, None]
     assert "each channel" in hint(big * factors, big)
     assert "rounding noise" in hint((Y * (1 + RNG.normal(size=Y.shape) * 3e-3)).astype(np.float32))
