@@ -197,6 +197,16 @@ def test_several_inputs_of_one_layer_are_numbered(tmp_path: Path) -> None:
     assert load(*save(part, tmp_path / "out")).inputs == ("glue", "norm")
 
 
+def test_a_part_that_is_nothing_but_the_input_can_be_written_too(shared: Path, tmp_path: Path) -> None:
+    for name in ("det1", "lenet"):
+        part = model(name, shared, tmp_path).keep(["data"])
+        again = load(*save(part, tmp_path / name))
+        assert_same(part, again)
+        data = random_inputs(part)["data"]
+        (found,) = run(again, {"data": data}).tensors.values()
+        np.testing.assert_array_equal(found, data)
+
+
 def test_an_old_net_stays_old_and_declares_its_inputs_the_old_way(tmp_path: Path) -> None:
     graph = load(*v1_net(tmp_path))
     files = save(graph.keep(["conv2", "relu2", "sig2", "ip1"]), tmp_path / "out")

@@ -160,12 +160,12 @@ class _Builder:
         v1, v2 = net.blocks("layers"), net.blocks("layer")
         if v1 and v2:
             raise FormatError(f"{self.where}: has old `layers` and new `layer` blocks; a net has one kind")
-        self.generation = "V1" if v1 else "V2"
+        self.generation = "V2" if v2 else "V1"
         self.layers = v1 or v2
         if any(layer.blocks("layer") for layer in v1):
             self.layers = from_v0(v1, self.where)
             self.notes.append("a net of the first (V0) generation, read and written as V1")
-        if not self.layers:
+        if not self.layers and not net.strings("input"):
             raise FormatError(f"{self.where}: no Caffe net: it has no layers")
         self.taken = {layer.string("name") for layer in self.layers}
         self.pool = self._stored_by_name()
@@ -395,9 +395,11 @@ class _Builder:
                 f"layers for training ({', '.join(node.name for node in judging)}): what they read is taken as output, "
                 "not what they make"
             )
-        self.inputs = [
-            tensor for tensor in self.inputs if tensor in read or (tensor not in judged) or not judging
-        ]
+        unread = judged - read
+        for node in self.nodes:
+            if node.op_type != "Input" and brought.issuperset(node.outputs):  # labels that nobody reads are no inputs
+                unread.update(set(node.outputs[1:]) - read)
+        self.inputs = [tensor for tensor in self.inputs if tensor not in unread]
         return tuple(
             tensor for node in self.nodes for tensor in node.outputs
             if tensor in made and tensor not in read and tensor not in brought and not _passes(node, brought, read)

@@ -24,7 +24,7 @@ from acccmp.errors import FormatError
 FLOAT32, FLOAT64 = DTYPES["float32"], DTYPES["float64"]
 
 # NetParameter
-NET_V1_LAYER, NET_V2_LAYER = 2, 100
+NET_V1_LAYER, NET_INPUT, NET_V2_LAYER = 2, 3, 100
 # generation -> (field of its name, of its type, of its blobs) in the layer message
 LAYER_FIELDS = {"V2": (1, 2, 7), "V1": (4, 5, 6), "V0": (1, 2, 50)}
 V1_HOLDS_V0 = 1
@@ -152,7 +152,7 @@ def read_caffemodel(path: Path) -> StoredNet:
             "and the .caffemodel as the weights"
         )
     layers: list[StoredLayer] = []
-    rest = []
+    rest, inputs = [], False
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for number, wire, first, start, stop in _fields(data, 0, len(data)):
@@ -160,13 +160,14 @@ def read_caffemodel(path: Path) -> StoredNet:
                     layers.append(_layer(data, start, stop, "V2" if number == NET_V2_LAYER else "V1", str(path)))
                 else:
                     rest.append(bytes(data[first:stop]))
+                    inputs |= number == NET_INPUT
     except OSError as error:
         raise FormatError(f"{path.name}: cannot be read: {error.strerror or error}") from error
     except _Damaged as error:
         where = f"after layer {layers[-1].name!r}" if layers else "at its beginning"
         hint = "the file seems cut off or damaged" if layers else "is this a caffemodel? Cut off or damaged, if so"
         raise FormatError(f"{path.name}: no readable caffemodel: {where}, {error}; {hint}") from None
-    if not layers:
+    if not layers and not inputs:  # an old net may be nothing but its inputs
         raise FormatError(f"{path.name}: no caffemodel: it holds no layers")
     return StoredNet(path, tuple(layers), b"".join(rest))
 
