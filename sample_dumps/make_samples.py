@@ -70,7 +70,7 @@ SAMPLES = {
     sample.name: sample for sample in (
         Sample(
             "digits_resnet", lambda weights: {"resnet.onnx": networks.resnet(weights)}, "resnet.onnx",
-            "op=block2/conv2,kind=scale,factor=1.5", "block2/conv2block2/bn2",
+            "op=block2/conv2,kind=scale,factor=0.25", "block2/conv2block2/bn2",
         ),
         Sample(
             "digits_lenet", _lenet_files, "lenet.prototxt", "op=pool1,kind=ceil-mode", "pool1", "lenet.caffemodel",
