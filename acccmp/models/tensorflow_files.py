@@ -102,7 +102,7 @@ def _parse_text(raw: bytes, file: Path) -> Parsed:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise FormatError(f"{file}: neither a binary graph nor text (byte {error.start})") from None
+        raise FormatError(f"{file}: not a TensorFlow graph: neither binary nor text (byte {error.start})") from None
     saved = re.search(r"^\s*(saved_model_schema_version|meta_graphs)\b", text, re.MULTILINE) is not None
     if not saved and not re.search(r"^\s*(node|library|versions)\s*:?\s*\{", text, re.MULTILINE):
         raise FormatError(f"{file}: text, but no TensorFlow graph (no `node {{` in it)")
