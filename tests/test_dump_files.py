@@ -106,6 +106,14 @@ def test_unpacked_dims_unknown_fields_and_a_whole_format_word_are_accepted(tmp_p
     assert np.array_equal(ref.numpy(), x)
 
 
+def test_spec8_13_the_shape_of_an_nd_tensor_stays_and_addresses_of_64_bits_are_numbers(tmp_path: Path) -> None:
+    x = halves(2, 3, 4)
+    told = output(FLOAT16, ND, (2, 3, 4), 48, (2, 3, 4), extra=number(9, 0xFFFF_8000_0000_1000))
+    content = read_file(put(tmp_path, NAME, big(header("conv1", (told,)), x.tobytes())))
+    assert content.refs[Port("conv1", "output", 0)].own_shape == (2, 3, 4)
+    assert int(content.op.attrs["address:output:0"]) == 0xFFFF_8000_0000_1000
+
+
 def test_a_size_larger_than_needed_is_accepted_and_the_next_tensor_begins_behind_it(tmp_path: Path) -> None:
     a, b = halves(5), halves(3) * 2
     head = header("", (output(FLOAT16, ND, (5,), 32), output(FLOAT16, ND, (3,), 6)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dump_bytes import put, simple
 
@@ -154,6 +155,27 @@ def test_the_same_op_twice_keeps_the_newest_and_says_so(tmp_path: Path) -> None:
     assert marks(dump) == {2}
     assert any("1 files are older than others of the same op" in note for note in dump.notes)
     assert not any("different tasks" in note for note in dump.notes)
+
+
+def test_an_older_file_does_not_stand_in_for_an_unreadable_newest_one(tmp_path: Path) -> None:
+    run(tmp_path, ".", ("conv1", "relu1"), T, 1)
+    put(tmp_path, f"Op.conv1.0.1.{T + 100}", b"damaged header" * 3)
+    dump = read_dump(tmp_path)
+    assert list(dump.ops) == ["relu1"]
+    assert [b.name for b in dump.broken] == ["conv1"]
+    assert any("older than unreadable ones" in note for note in dump.notes)
+
+
+def test_tensors_that_a_framework_wrote_as_npy_have_the_layout_of_their_names(tmp_path: Path) -> None:
+    x = np.zeros((1, 2, 3, 3, 16), np.float16)
+    np.save(tmp_path / f"Conv2D.Default_net_conv1.3.1.{T}.output.0.NC1HWC0.npy", x)
+    np.save(tmp_path / f"Conv2D.Default_net_conv1.3.1.{T}.input.1.ND.npy", x[0])
+    (tmp_path / f"Conv2D.Default_net_conv1.3.1.{T}.output.1.NCHW.npy").write_bytes(b"damaged")
+    dump = read_dump(tmp_path)
+    assert (dump.kind, dump.flat_names) == ("npu", True)
+    assert dump[Port("Default/net/conv1", "output", 0)].layout == "NC1HWC0"
+    assert dump[Port("Default/net/conv1", "input", 1)].layout == "ND"
+    assert [b.port for b in dump.broken] == [Port("Default_net_conv1", "output", 1)]
 
 
 def test_two_tasks_of_one_name_keep_the_newest_as_the_vendor_does(shared: Path) -> None:

@@ -163,12 +163,6 @@ def fitting(name: str, suffix: str = "") -> str:
     return str(int.from_bytes(digest[:8], "little")) + suffix
 
 
-def is_hashed(name: str) -> bool:
-    """Is it a name that stands for a longer one in `mapping.csv`: all digits, or 32 hexadecimal ones, + suffix?"""
-    stem = name.partition(".")[0]
-    return bool(re.fullmatch(r"[0-9]{5,}|[0-9a-f]{32}", stem)) and name.count(".") <= 1
-
-
 def read_mapping(folder: Path) -> dict[str, str]:
     """Hashed name -> real name, from the folder's `mapping.csv`; empty where there is none.
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port
+from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.tensor import TensorRef
-from acccmp.dumps import arrays, ascend, fftsplus, names, opdebug, tree
+from acccmp.dumps import arrays, ascend, fftsplus, msprobe, names, opdebug, tree
 from acccmp.errors import FormatError, InputError
 
 # Names that belong beside dumps and are none. Models get their own message.
@@ -25,9 +26,10 @@ def read_dump(
     """Read a dump: headers only, whatever its size.
 
     `path` is a folder of device dumps, a tree `time/device/model/id/step` of them (see `acccmp.dumps.tree`: one run
-    is chosen, `run`, `device`, `model` and `step` choose another), a golden folder, or one file: a device dump, npy,
-    npz, bin or txt. Files that cannot be read are in `Dump.broken`; what was ignored, chosen or odd is in
-    `Dump.notes`. Overflow files (`Opdebug.*`) are decoded into `meta["overflow"]`.
+    is chosen, `run`, `device`, `model` and `step` choose another), a golden folder, a folder of msprobe
+    (`step*/rank*/dump.json`), or one file: a device dump, npy, npz, bin or txt. Files that cannot be read are in
+    `Dump.broken`; what was ignored, chosen or odd is in `Dump.notes`. Overflow files (`Opdebug.*`) are decoded into
+    `meta["overflow"]`.
 
     Raises InputError when the folder is empty or holds something else, or when a choice is not there, and FormatError
     when a single file cannot be read.
@@ -42,6 +44,9 @@ def read_dump(
         return _one_file(path)
     if arrays.read_manifest(path) is not None:
         return arrays.read_golden(path)
+    probed = msprobe.find(path, choice)
+    if probed is not None:
+        return msprobe.read(*probed)
     leaf, notes = tree.find_leaf(path, choice)
     if leaf != path and arrays.read_manifest(leaf) is not None:
         return replace(arrays.read_golden(leaf), notes=tuple(notes))
@@ -96,6 +101,7 @@ def _one_array(path: Path) -> Dump:
     if converted is not None:
         op = ascend.named_op(str(path), converted.dump)
         port = Port(op.name, converted.side, converted.index)
+        ref = _in_format(ref, converted)
         return Dump({port: ref}, {op.name: op}, (), path, "npu", "", True)
     name, index, time = (golden.op, golden.index, golden.time) if golden else (path.stem, 0, 0)
     return Dump({Port(name, "output", index): ref}, {name: DumpedOp(name, "", str(path), time)}, (), path, "golden",
@@ -202,6 +208,7 @@ def _nothing(folder: Path, files: _Sorted) -> str:
 def _device_folder(folder: Path, files: Iterable[tuple[str, str]], notes: list[str]) -> Dump:
     contents: list[ascend.FileContent] = []
     broken: list[Broken] = []
+    unread: dict[str, int] = {}  # flat op name -> time of its newest unreadable file
     overflow: list[ascend.FileContent] = []
     for name, real in files:
         path = os.path.join(folder, name)
@@ -213,11 +220,19 @@ def _device_folder(folder: Path, files: Iterable[tuple[str, str]], notes: list[s
                 told.op_name if told else name, path, str(error).removeprefix(f"{path}: "),
                 told.op_type if told else "",
             ))
+            if told is not None and told.thread is None:
+                unread[told.op_name] = max(told.time, unread.get(told.op_name, 0))
             continue
         if opdebug.is_overflow(content.op):
             overflow.append(content)
         else:
             contents.append(content)
+    outdated = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) > c.op.time]
+    if outdated:  # an older file does not stand in for the newest one
+        left_out = [os.path.basename(content.op.path) for content in outdated]
+        notes.append(f"{folder}: {len(outdated)} files are older than unreadable ones of the same op and were not "
+                     f"used: {few(left_out)}")
+        contents = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) <= c.op.time]
     dump = _from_contents(contents, folder, notes, broken)
     if overflow:
         found = opdebug.read_all(overflow, [content.op for content in contents])
@@ -248,7 +263,8 @@ def _from_contents(
     buffers = sum(content.buffers + content.spaces for content in kept)
     if buffers:
         told.append(f"{path}: {buffers} buffers and workspaces were passed over")
-    return Dump(refs, ops, tuple(bad), path, "npu", notes=tuple(told))
+    flat = bool(kept) and not any(content.header is not None and content.header.op_name for content in kept)
+    return Dump(refs, ops, tuple(bad), path, "npu", "", flat, tuple(told))
 
 
 def _newest(
@@ -275,6 +291,12 @@ def _newest(
     return sorted(kept, key=lambda content: (op_of(content).time, op_of(content).path))
 
 
+def _in_format(ref: TensorRef, told: names.ConvertedName) -> TensorRef:
+    """`ref` in the layout that frameworks write behind the index (`...output.0.NC1HWC0.npy`)."""
+    layout = told.rest[-1] if told.rest else ""
+    return replace(ref, layout=layout) if layout in FORMAT_NUMBERS and ref.layout == "ND" else ref
+
+
 def _converted_folder(folder: Path, files: Iterable[str], notes: list[str]) -> Dump:
     """Tensors that were converted from device dumps, one npy or bin each; names stay flattened."""
     mapping: Mapping[str, str] = names.read_mapping(folder)
@@ -294,7 +316,7 @@ def _converted_folder(folder: Path, files: Iterable[str], notes: list[str]) -> D
         refs.pop(port, None)
         broken.pop(port, None)
         try:
-            refs[port] = arrays.read_array(path)
+            refs[port] = _in_format(arrays.read_array(path), told)
         except (FormatError, InputError) as error:
             broken[port] = Broken(op.name, path, str(error), op.op_type, port)
     return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, tuple(notes))

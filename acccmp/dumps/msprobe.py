@@ -1,0 +1,189 @@
+"""Folders that msprobe dumps from PyTorch or MindSpore: `step*/rank*/dump.json` + `dump_tensor_data/`.
+
+Specs of the Ascend dump formats, section 2.5. File names are `<api>.<forward|backward>.<input|output>.<argument>` or,
+for modules, `<module>.<forward|backward>.<call>.<input|output>.<argument>`, with `.npy` or `.pt`. A `.pt` file is a zip
+archive of a pickle and the raw bytes: the bytes are read where they lie, with the dtype and shape that `dump.json`
+states; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
+from acccmp.core.tensor import DType, TensorRef, dtype_of
+from acccmp.dumps import arrays
+from acccmp.dumps.tree import Choice
+from acccmp.errors import FormatError, InputError
+
+INDEX = "dump.json"
+TENSORS = "dump_tensor_data"
+_NAME = re.compile(r"(?P<op>.+\.(?:forward|backward)(?:\.[0-9]+)?)\.(?P<side>input|output)\.(?P<arg>[^/]+)\.(?:npy|pt)")
+_LARGEST_INDEX = 512 << 20
+_TORCH = {"half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
+          "short": "int16"}
+
+
+def find(root: Path, choice: Choice) -> tuple[Path, list[str]] | None:
+    """The folder with a `dump.json` that is read, and what is to be said of the choice; None if there is none.
+
+    Of several steps the last is taken; ranks must be chosen between. Raises InputError when the choice is not there.
+    """
+    if (root / INDEX).is_file():
+        return root, []
+    places: list[tuple[str, str, Path]] = []
+    for pattern in ("rank*", "step*", "step*/rank*"):
+        for folder in sorted(root.glob(pattern)):
+            if (folder / INDEX).is_file():
+                step, rank = _part(folder, root, "step"), _part(folder, root, "rank")
+                places.append((step, rank, folder))
+    if not places:
+        return None
+    places = _kept(root, places, [place[0] for place in places], "step", choice.step)
+    places = _kept(root, places, [place[1] for place in places], "device", choice.device)
+    step = max((place[0] for place in places), key=lambda text: int(text) if text.isdigit() else -1)
+    chosen = [place for place in places if place[0] == step]
+    if len(chosen) > 1:
+        ranks = ", ".join(place[1] or "-" for place in chosen)
+        raise InputError(f"{root}: step {step or '-'} has dumps of {len(chosen)} devices ({ranks}); "
+                         f"say which: device={chosen[0][1]}")
+    notes = []
+    if len(places) > 1:
+        notes.append(f"{root}: step {step} was read, of {len(places)} that are there")
+    return chosen[0][2], notes
+
+
+def _kept(
+    root: Path, places: list[tuple[str, str, Path]], answers: list[str], name: str, wanted: str | None,
+) -> list[tuple[str, str, Path]]:
+    kept = [place for place, answer in zip(places, answers, strict=True) if wanted in (None, answer)]
+    if not kept:
+        raise InputError(f"{root}: no {name} {wanted!r}; there are: {', '.join(sorted({a or '-' for a in answers}))}")
+    return kept
+
+
+def _part(folder: Path, root: Path, word: str) -> str:
+    """The number behind `step` or `rank` in the path of a folder, "" without one."""
+    for part in folder.relative_to(root).parts:
+        if part.startswith(word):
+            return part.removeprefix(word).strip("_")
+    return ""
+
+
+def read(folder: Path, notes: list[str]) -> Dump:
+    """Read the folder of one rank: ops in the order of `dump.json`, arguments numbered in the order of their names.
+
+    Parameters and their gradients are counted in a note. Raises FormatError when `dump.json` is damaged, and
+    InputError when only statistics were dumped.
+    """
+    told = _index(folder)
+    described = dict(_described(told.get("data")))
+    tensors = folder / TENSORS
+    if not tensors.is_dir():
+        raise InputError(f"{folder}: msprobe dumped statistics only ({INDEX}, no {TENSORS}); dump with task \"tensor\"")
+    found: dict[tuple[str, Side], list[tuple[list[Any], str]]] = {}
+    others: list[str] = []
+    for entry in arrays.scan(tensors):
+        match = _NAME.fullmatch(entry.name)
+        if match is None:
+            others.append(entry.name)
+            continue
+        side: Side = "input" if match["side"] == "input" else "output"
+        found.setdefault((match["op"], side), []).append((_natural(match["arg"]), entry.name))
+    order = {name: place for place, name in enumerate(told.get("data") or {})}
+    refs: dict[Port, TensorRef] = {}
+    ops: dict[str, DumpedOp] = {}
+    broken: list[Broken] = []
+    for (op, side), files in sorted(found.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])):
+        ops.setdefault(op, DumpedOp(op, op.split(".")[-3] if op[-1].isdigit() else op.split(".")[1], str(folder)))
+        for index, (_, name) in enumerate(sorted(files)):
+            port = Port(op, side, index)
+            path = str(tensors / name)
+            try:
+                refs[port] = _tensor(path, described.get(name))
+            except FormatError as error:
+                broken.append(Broken(op, path, str(error), "", port))
+    if others:
+        notes = [*notes, f"{tensors}: {len(others)} files are parameters, gradients or other things and were not read"]
+    return Dump(refs, ops, tuple(broken), folder, "npu", "", False, tuple(notes),
+                {"framework": str(told.get("framework", "")), "level": str(told.get("level", ""))})
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    try:
+        if path.stat().st_size > _LARGEST_INDEX:
+            raise FormatError(f"{path}: an index of {path.stat().st_size} bytes")
+        told = json.loads(path.read_text("utf-8", "replace"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not a readable index of a dump: {error}") from None
+    if not isinstance(told, dict) or not isinstance(told.get("data", {}), (dict, type(None))):
+        raise FormatError(f"{path}: not the index of a dump")
+    return told
+
+
+def _described(data: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """File name -> what the index says of the tensor in it, at whatever depth."""
+    todo = [data]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            name = item.get("data_name")
+            if isinstance(name, str):
+                yield name, item
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+
+
+def _natural(text: str) -> list[Any]:
+    """A sort key by which argument 10 comes after argument 9, and positions before names."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in text.split(".")]
+
+
+def _tensor(path: str, told: Mapping[str, Any] | None) -> TensorRef:
+    if path.endswith(".npy"):
+        return arrays.read_npy(path)
+    row, shape = _dtype(told), (told or {}).get("shape")
+    if row is None or not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise FormatError(f"{path}: {INDEX} does not say its data type and shape, and nothing is unpickled")
+    offset, size = _storage(path)
+    need = row.nbytes(math.prod(shape))
+    if size != need:
+        raise FormatError(f"{path}: {row.name} {shape} needs {need} bytes, its storage has {size}")
+    return TensorRef(path, row, tuple(shape), offset, size)
+
+
+def _dtype(told: Mapping[str, Any] | None) -> DType | None:
+    name = str((told or {}).get("dtype", "")).lower().rpartition(".")[2]
+    try:
+        return dtype_of(_TORCH.get(name, name)) if name else None
+    except (KeyError, TypeError):
+        return None
+
+
+def _storage(path: str) -> tuple[int, int]:
+    """Offset and bytes of the only storage in a `.pt` file."""
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            found = [m for m in archive.infolist() if re.search(r"(^|/)data/[0-9]+$", m.filename)]
+            if len(found) != 1 or found[0].compress_type != zipfile.ZIP_STORED:
+                raise FormatError(f"{path}: holds {len(found)} storages, one is wanted")
+            file.seek(found[0].header_offset)
+            local = file.read(30)
+            if len(local) != 30 or local[:4] != b"PK\x03\x04":
+                raise FormatError(f"{path}: its storage is not where the archive says")
+            offset = found[0].header_offset + 30 + sum(struct.unpack_from("<HH", local, 26))
+            if offset + found[0].file_size > os.fstat(file.fileno()).st_size:
+                raise FormatError(f"{path}: its storage is cut off")
+            return offset, found[0].file_size
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise FormatError(f"{path}: not a readable .pt archive: {error}") from error
