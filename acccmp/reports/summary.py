@@ -6,6 +6,7 @@ Everything here is plain text that may hold names out of untrusted models: each 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from acccmp.reports.legend import FIRST_BAD
@@ -161,6 +162,27 @@ def by_depth(report: Report) -> list[Comparison]:
 
 def _severity(row: Comparison) -> tuple[float, float]:
     return (row.badness if row.badness >= 0 or not row.is_bad else math.inf, 0 if math.isnan(row.error) else row.error)
+
+
+def jumps(rows: Sequence[Comparison], factor: float = 3.0) -> list[int]:
+    """Places of the first bad row and of the later jumps, the first one first, then the largest.
+
+    A jump is a bad row whose error over its limit is `factor` times the largest of the five rows before it, or that
+    has no number where the row before is fine.
+    """
+    found: list[tuple[float, int]] = []
+    for place, row in enumerate(rows):
+        if not (row.is_bad and row.is_judged):
+            continue
+        before = [other.badness for other in rows[max(0, place - 5) : place] if 0 < other.badness < math.inf]
+        if not found:
+            found.append((math.inf, place))
+        elif math.isinf(row.badness):
+            if not math.isinf(rows[place - 1].badness):
+                found.append((1e12, place))
+        elif row.badness >= factor * max(before, default=1.0):
+            found.append((row.badness / max(before, default=1.0), place))
+    return [place for _, place in sorted(found, key=lambda jump: (-jump[0], jump[1]))]
 
 
 def spark(report: Report, width: int) -> list[Bar]:

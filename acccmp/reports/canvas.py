@@ -1,0 +1,57 @@
+"""What all pictures share: a figure that pyplot knows nothing of, inks, and the look of a panel.
+
+matplotlib is imported when a picture is drawn, never before.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from acccmp.plugins import need
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GREY, INK = "#777777", "#222222"
+GOLDEN, ERROR = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito's palette
+
+
+def canvas(ax: Axes | None, wide: float, high: float, what_for: str) -> tuple[Figure, Axes]:
+    """The figure and axes to draw into: the caller's, or new ones of `wide` x `high` inches.
+
+    Raises MissingExtra without matplotlib.
+    """
+    if ax is not None:
+        found: Any = ax.get_figure(root=True)
+        return found, ax
+    need("matplotlib", what_for)
+    figure = _shown_figure()(figsize=(wide, high), layout="constrained", dpi=110)
+    return figure, figure.add_subplot()
+
+
+@cache
+def _shown_figure() -> type[Figure]:
+    """A Figure that notebooks show although pyplot did not make it."""
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            from io import BytesIO
+
+            out = BytesIO()
+            self.savefig(out, format="png", bbox_inches="tight")
+            return out.getvalue()
+
+    return ShownFigure
+
+
+def panel(ax: Axes, title: str, x: str, y: str) -> None:
+    """Small title and labels, no frame on top and right."""
+    ax.set_title(title, loc="left", fontsize=9)
+    ax.set_xlabel(x, fontsize=8)
+    ax.set_ylabel(y, fontsize=8)
+    ax.tick_params(which="both", labelsize=7)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
