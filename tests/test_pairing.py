@@ -440,7 +440,8 @@ def picture(*shape: int) -> np.ndarray:
 
 def test_layout_of_the_original_comes_from_the_mapping() -> None:
     y = picture(1, 8, 8, 8)  # every order fits
-    net = mapping(op("a", "Relu", (), [out("a", original=(1, 8, 8, 8), original_layout="NHWC")], originals=("a",)))
+    written = out("a", original=(1, 8, 8, 8), original_layout="NHWC", dtype="DT_FLOAT")
+    net = mapping(op("a", "Relu", (), [written], originals=("a",)))
     row = one(y, stored(y, "NC1HWC0", "NHWC"), net)
     assert row.npu is not None
     assert (row.npu.numpy() == y).all()
@@ -494,6 +495,26 @@ def test_shapes_of_every_rank_find_their_way_back(shape: tuple[int, ...], layout
     assert (row.npu.numpy().reshape(shape) == y).all()
 
 
+def test_two_devices_may_store_one_tensor_in_different_layouts() -> None:
+    y = picture(1, 5, 7, 20)  # in NHWC, and neither header says so
+    blocked = stored(y, "NC1HWC0", "NHWC").seen_as(y.shape, None)
+    wide = stored(y, "NC1HWC0", "NHWC", 32)
+    for gold, device in ((blocked, wide), (wide, blocked)):
+        (row,) = pair(npu({"a": gold}), npu({"a": device})).pairs
+        assert row.golden is not None
+        assert row.npu is not None
+        assert not row.misfit
+        assert (row.golden.numpy() == y).all()
+        assert (row.npu.numpy() == y).all()
+
+
+def test_two_devices_without_a_word_on_the_original_are_compared_as_stored() -> None:
+    ref = stored(picture(1, 20, 5, 7), "NC1HWC0")
+    (row,) = pair(npu({"a": ref}), npu({"a": ref})).pairs
+    assert not row.misfit
+    assert any("padding included" in note for note in row.notes)
+
+
 def test_tensor_that_cannot_hold_golden_is_a_misfit_with_both_shapes() -> None:
     row = one(picture(1, 20, 5, 7), stored(picture(1, 3, 5, 7), "NC1HWC0"))
     assert "[1,20,5,7]" in row.misfit
@@ -505,6 +526,14 @@ def test_dump_and_mapping_that_disagree_on_the_shape_are_a_misfit() -> None:
     row = one(picture(1, 20, 5, 7), stored(picture(1, 20, 6, 7), "NC1HWC0"), net)
     assert "[1,2,6,7,16]" in row.misfit
     assert "[1,2,5,7,16]" in row.misfit
+
+
+def test_dump_and_mapping_that_disagree_on_the_kind_of_number_are_a_wrong_dtype() -> None:
+    net = mapping(op("a", "Relu", (), [out("a", dtype="DT_FLOAT16")], originals=("a",)))
+    assert one(ONE, TensorRef.of(ONE.astype(np.int16)), net).verdict is Verdict.DTYPE
+    row = one(ONE, TensorRef.of(ONE), net)
+    assert row.verdict is None
+    assert row.notes == ("the dump's header says float32, the mapping float16",)
 
 
 def test_valid_region_is_set_by_name_pattern_and_axis() -> None:

@@ -26,6 +26,11 @@ def fitted(row: Pair, written: Origin | None, spec: TensorSpec | None, trail: Tr
     golden, npu = row.golden, row.npu
     notes = list(row.notes)
     axes = trail.axes if trail is not None else None
+    if spec is not None and spec.dtype is not None and spec.dtype != npu.dtype and npu.dtype.name != "undefined":
+        told = f"the dump's header says {npu.dtype}, the mapping {spec.dtype}"
+        if spec.dtype.kind != npu.dtype.kind:
+            return replace(row, verdict=Verdict.DTYPE, reason=f"{told}: are they of the same build?")
+        notes.append(told)
     if spec is not None and spec.shape is not None and spec.is_static and npu.dtype.kind != "opaque":
         stated = tuple(int(n) for n in spec.shape if isinstance(n, int))
         if squeezed(stated) != squeezed(npu.shape):
@@ -33,10 +38,9 @@ def fitted(row: Pair, written: Origin | None, spec: TensorSpec | None, trail: Tr
                 f"the dump's header says shape {shape_text(npu.shape)}, the mapping {shape_text(stated)}: "
                 "are they of the same build?"
             ))
-    if golden.original_shape is None and golden.layout != "ND" and not layouts.is_plain(golden.layout):
-        if written is not None and written.shape is not None:
-            golden = golden.seen_as(written.shape, written.layout)  # a device tensor as the golden side
-        elif (golden.layout, golden.shape) == (npu.layout, npu.shape):
+    if not layouts.is_plain(golden.layout):
+        golden = _device_golden(golden, npu, written, notes)
+        if golden.original_shape is None and (golden.layout, golden.shape) == (npu.layout, npu.shape):
             return replace(row, notes=(*notes, "original shape unknown: compared as stored, padding included"))
     wanted = golden.own_shape
     is_lost = trail is not None and trail.is_reordered
@@ -56,6 +60,20 @@ def fitted(row: Pair, written: Origin | None, spec: TensorSpec | None, trail: Tr
     if isinstance(seen, str):
         return replace(row, misfit=seen)
     return replace(row, npu=seen, axes=axes)
+
+
+def _device_golden(golden: TensorRef, npu: TensorRef, written: Origin | None, notes: list[str]) -> TensorRef:
+    """A blocked tensor of another device, as the golden side, in its original's shape and order where known."""
+    if golden.original_shape is not None and golden.original_layout is not None:
+        return golden
+    shape = golden.original_shape or (written.shape if written is not None else None) or npu.original_shape
+    if shape is None:
+        return golden
+    for layout in (written.layout if written is not None else None, npu.original_layout):
+        if layout is not None and layouts.fits(golden.layout, golden.shape, layout, shape, golden.groups):
+            return golden.seen_as(shape, layout)
+    guessed = _guessed(golden, shape, shape, None, notes)
+    return golden if isinstance(guessed, str) else guessed
 
 
 def _seen(
