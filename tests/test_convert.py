@@ -13,6 +13,7 @@ from dump_bytes import FLOAT16, NC1HWC0, ND, big, header, output, put, simple, s
 from acccmp.core import layout as L
 from acccmp.core.dump import DumpedOp, Port
 from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.dumps.arrays import write_golden
 from acccmp.dumps.ascend import write_file
 from acccmp.dumps.convert import cast, convert
 from acccmp.dumps.read import read_dump
@@ -116,6 +117,19 @@ def test_int8_gets_blocks_of_32_and_c04_layouts_blocks_of_4(tmp_path: Path) -> N
     assert read_dump(path)[Port("q", "output", 0)].shape == (1, 2, 2, 2, 32)
     (path,) = convert(tmp_path / "q.0.5.npy", tmp_path / "b", to="dump", layout="NC1HWC0_C04").written
     assert read_dump(path)[Port("q", "output", 0)].shape == (1, 10, 2, 2, 4)
+
+
+def test_a_golden_folder_becomes_dumps_with_true_names_and_all_outputs_of_an_op(tmp_path: Path) -> None:
+    tensors = [(Port("a/b", "output", 0), np.arange(3)), (Port("a.b", "output", 0), np.arange(4)),
+               (Port("split", "output", 0), np.ones(2, "f4")), (Port("split", "output", 1), np.zeros(3, "f4"))]
+    write_golden(tmp_path / "g", tensors, {}, time_us=T)
+    assert len(convert(tmp_path / "g", tmp_path / "out", to="dump").written) == 3
+    dump = read_dump(tmp_path / "out")
+    assert {port: ref.numpy().tolist() for port, ref in dump.items()} == {p: a.tolist() for p, a in tensors}
+    (tmp_path / "g" / "manifest.json").unlink()
+    convert(tmp_path / "g", tmp_path / "flat", to="dump")
+    assert set(read_dump(tmp_path / "flat").refs) == {
+        Port("a_b", "output", 0), Port("split", "output", 0), Port("split", "output", 1)}
 
 
 def test_an_npz_gives_one_file_a_member(tmp_path: Path) -> None:

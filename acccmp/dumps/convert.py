@@ -75,7 +75,8 @@ class _Job:
 
     path: str
     name: str  # the name that its tensors get
-    parts: tuple[str, ...] = ()  # converted tensors that make one dump
+    parts: tuple[str, ...] = ()  # files whose tensors make one dump
+    ports: tuple[Port, ...] = ()  # of golden tensors, which do not say theirs in their names
 
 
 def convert(
@@ -163,8 +164,14 @@ def _job(path: Path, mapping: dict[str, str]) -> _Job:
 def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
     mapping = names.read_mapping(folder)
     together: dict[str, list[str]] = {}
+    golden = _golden_ports(folder, mapping) if to == "dump" else {}
+    by_op: dict[str, list[tuple[Port, str]]] = {}
+    for file, port in golden.items():
+        by_op.setdefault(port.node, []).append((port, str(folder / file)))
+    for op, tensors in by_op.items():
+        yield _Job(tensors[0][1], op, tuple(path for _, path in tensors), tuple(port for port, _ in tensors))
     for entry in arrays.scan(folder):
-        if entry.is_dir() or entry.name.startswith(".") or entry.name in (names.MAPPING_FILE, FAILED_LIST):
+        if entry.is_dir() or entry.name.startswith(".") or entry.name in (names.MAPPING_FILE, FAILED_LIST, *golden):
             continue
         real = names.real_name(entry.name, mapping)
         converted = names.parse_converted(real)
@@ -176,6 +183,21 @@ def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
             yield _Job(entry.path, real)
     for name, parts in together.items():
         yield _Job(parts[0], name, tuple(parts))
+
+
+def _golden_ports(folder: Path, mapping: dict[str, str]) -> dict[str, Port]:
+    """Golden file -> its port, by the manifest if there is one, else by name; of one port the newest file."""
+    told = arrays.read_manifest(folder)
+    if told is not None:
+        dump = arrays.read_golden(folder)
+        return {os.path.basename(ref.path): port for port, ref in dump.refs.items()}
+    found: dict[Port, tuple[int, str]] = {}
+    for entry in arrays.scan(folder):
+        golden = names.parse_golden(names.real_name(entry.name, mapping))
+        if golden is not None and names.parse_converted(names.real_name(entry.name, mapping)) is None:
+            port = Port(golden.op, "output", golden.index)
+            found[port] = max((golden.time, entry.name), found.get(port, (0, "")))
+    return {file: port for port, (_, file) in found.items()}
 
 
 # -- doing it ----------------------------------------------------------------------------------------------------
@@ -225,6 +247,11 @@ def _convert_one(job: _Job, out: Path, to: Target, layout: str | None, dtype: DT
 
 def _open(job: _Job) -> tuple[DumpedOp, list[_Tensor], list[Failure]]:
     """The tensors of a job, each with the stem of the name that its file gets."""
+    if job.ports:
+        golden = names.parse_golden(os.path.basename(job.path))
+        op = DumpedOp(job.ports[0].node, "Op", job.path, golden.time if golden else 0)
+        return op, [_Tensor(port, "", arrays.read_array(part))
+                    for port, part in zip(job.ports, job.parts, strict=True)], []
     if job.parts:
         found = []
         op = DumpedOp(job.name)
