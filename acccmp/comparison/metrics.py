@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from acccmp.core import layout as layouts
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import DType, TensorRef
+from acccmp.reports.legend import METRICS as LEGEND
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
@@ -33,48 +34,46 @@ RTOL, ATOL = 1e-2, 1e-3  # MismatchRatio: |npu - golden| > ATOL + RTOL * |golden
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the table: its name, what it is, what it cannot see, and which direction is better."""
+    """A row of the table: which direction is better, what a perfect pair has, and what odd data give.
+
+    What a metric says and what it cannot see stand in the legend of the reports, from where `what` and `blind_spot`
+    take them.
+    """
 
     name: str
-    what: str
-    blind_spot: str
     better: Literal["lower", "higher", "neither"]
-    best: float | None = 0.0  # value of a perfect pair
+    best: float | None
+    odd: str = ""
+
+    @property
+    def what(self) -> str:
+        return LEGEND[self.name].says
+
+    @property
+    def blind_spot(self) -> str:
+        return LEGEND[self.name].blind_to
 
 
+_COUNT = "0 without any"
 METRICS = (
-    Metric("CosineSimilarity", "cosine of the angle between the two tensors, -1 to 1; NaN if one side is all zero",
-           "cannot see scale: cosine(x, 2x) is 1; small errors vanish in its last digits", "higher", 1.0),
-    Metric("MaxAbsoluteError", "largest |npu - golden|",
-           "one element decides; says nothing without the size of the values", "lower"),
-    Metric("AccumulatedRelativeError", "sum of |npu - golden| / |golden|",
-           "grows with the number of elements; values near zero dominate it", "lower"),
-    Metric("RelativeEuclideanDistance", "||npu - golden|| / ||golden||; infinite where only golden is all zero",
-           "an error in a few small elements hides behind large ones", "lower"),
-    Metric("KullbackLeiblerDivergence", "divergence of the min-max normalised values, natural logarithm",
-           "cannot see scale nor offset: it is 0 for 2x and for x + 1", "lower"),
-    Metric("StandardDeviation", "mean and standard deviation of each side, as MeanNpu, StdNpu, MeanGolden, StdGolden",
-           "any reordering of the elements leaves it as it is", "neither", None),
-    Metric("MeanAbsoluteError", "mean of |npu - golden|",
-           "says nothing without the size of the values; rare large errors vanish in it", "lower"),
-    Metric("RootMeanSquareError", "square root of the mean of (npu - golden)^2",
-           "says nothing without the size of the values", "lower"),
-    Metric("MaxRelativeError", "largest |npu - golden| / |golden|",
-           "a golden value near zero makes it huge though nothing is wrong; exact zeros are left out", "lower"),
-    Metric("MeanRelativeError", "mean of |npu - golden| / |golden| over all elements",
-           "golden values near zero dominate it; exact zeros count as no error", "lower"),
-    Metric("NanNpu", "NaNs on the NPU side", "does not say whether golden has them too", "lower"),
-    Metric("NanGolden", "NaNs on the golden side", "does not say whether the NPU has them too", "neither"),
-    Metric("InfNpu", "infinities on the NPU side", "does not say whether golden has them too", "lower"),
-    Metric("InfGolden", "infinities on the golden side", "does not say whether the NPU has them too", "neither"),
-    Metric("Fp16Overflow", "float16 positions at Inf, or at +-65504 where |golden| is larger",
-           "float16 only; the verdict looks at every dtype", "lower"),
-    Metric("MaxErrorIndex", "where |npu - golden| is largest, in golden's coordinates (the first such place)",
-           "one place of possibly many", "neither", None),
-    Metric("SNR(dB)", "10 log10(||golden||^2 / ||npu - golden||^2)",
-           "the same blind spot as RelativeEuclideanDistance, on another scale", "higher", math.inf),
-    Metric("MismatchRatio", "share of elements outside rtol 1e-2 and atol 1e-3; of unequal ones for int and bool",
-           "does not say by how much", "lower"),
+    Metric("CosineSimilarity", "higher", 1.0, "NaN if one side is all zero, 1 if both are"),
+    Metric("MaxAbsoluteError", "lower", 0.0),
+    Metric("AccumulatedRelativeError", "lower", 0.0, "places with |golden| <= EPS count 0; Inf if golden is all zero"),
+    Metric("RelativeEuclideanDistance", "lower", 0.0, "Inf if only golden is all zero, 0 if both are"),
+    Metric("KullbackLeiblerDivergence", "lower", 0.0, "NaN if one side is all zero, 0 if both are; NaN for complex"),
+    Metric("StandardDeviation", "neither", None, "as MeanNpu, StdNpu, MeanGolden, StdGolden; of complex: magnitudes"),
+    Metric("MeanAbsoluteError", "lower", 0.0),
+    Metric("RootMeanSquareError", "lower", 0.0),
+    Metric("MaxRelativeError", "lower", 0.0, "places with |golden| <= EPS count 0; Inf if golden is all zero"),
+    Metric("MeanRelativeError", "lower", 0.0, "places with |golden| <= EPS count 0; Inf if golden is all zero"),
+    Metric("NanNpu", "lower", 0.0, _COUNT),
+    Metric("NanGolden", "neither", 0.0, _COUNT),
+    Metric("InfNpu", "lower", 0.0, _COUNT),
+    Metric("InfGolden", "neither", 0.0, _COUNT),
+    Metric("Fp16Overflow", "lower", 0.0, "0 for every other dtype"),
+    Metric("MaxErrorIndex", "neither", None, "the first of several; for bools the first unequal element"),
+    Metric("SNR(dB)", "higher", math.inf, "Inf without any error, -Inf if only golden is all zero"),
+    Metric("MismatchRatio", "lower", 0.0, "NaN or Inf at one place on both sides is no mismatch; NaN if empty"),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 VENDOR = tuple(metric.name for metric in METRICS[:10])
