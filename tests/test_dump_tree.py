@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,16 @@ def test_a_file_that_cannot_be_opened_loses_itself_only(tmp_path: Path) -> None:
     dump = read_dump(tmp_path)
     assert len(dump) == 2
     assert [b.name for b in dump.broken] == ["gone"]
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(tmp_path: Path) -> None:
+    run(tmp_path, ".", ("conv1", "relu1"))
+    os.mkfifo(tmp_path / f"Op.pipe.5.1.{T + 9}")
+    dump = read_dump(tmp_path)
+    assert len(dump) == 2
+    assert any("Op.pipe" in note for note in dump.notes)
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        read_dump(tmp_path / f"Op.pipe.5.1.{T + 9}")
 
 
 def test_ops_come_in_the_order_of_their_time_stamps(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import stat
 import struct
 import time as clock
 import zipfile
@@ -568,6 +569,15 @@ def _member_port(name: str) -> Port:
     if colon and node and index.isascii() and index.isdigit():
         return Port(node, "output", int(index))
     return Port(name, "output", 0)
+
+
+def is_special(entry: os.DirEntry[str]) -> bool:
+    """Is it a pipe, a socket or a device, which must not be opened? Links to nowhere are not."""
+    try:
+        mode = entry.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def scan(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -173,6 +173,8 @@ def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
     for entry in arrays.scan(folder):
         if entry.is_dir() or entry.name.startswith(".") or entry.name in (names.MAPPING_FILE, FAILED_LIST, *golden):
             continue
+        if arrays.is_special(entry):
+            continue
         real = names.real_name(entry.name, mapping)
         converted = names.parse_converted(real)
         if converted is not None and to == "dump":

@@ -39,6 +39,8 @@ def read_dump(
     if not path.exists():
         raise InputError(f"no dump at {path}: there is no such file or folder")
     if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"{path}: neither a file nor a folder")
         if choice.asked:
             raise InputError(f"{path}: {choice.asked} chooses within a folder, this is a file")
         return _one_file(path)
@@ -135,7 +137,9 @@ def _sort(folder: Path) -> _Sorted:
         if entry.is_dir():
             continue
         real = names.real_name(name, mapping)
-        if name.startswith(".") or name in (names.MAPPING_FILE, "convert_failed_file_list.txt"):
+        if arrays.is_special(entry):
+            stray.append(name)
+        elif name.startswith(".") or name in (names.MAPPING_FILE, "convert_failed_file_list.txt"):
             if name.startswith("."):
                 stray.append(name)
         elif names.parse_converted(real) is not None:

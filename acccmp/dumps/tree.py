@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from acccmp.dumps import ascend, names
+from acccmp.dumps import arrays, ascend, names
 from acccmp.errors import FormatError, InputError
 
 _TIME = re.compile(r"[0-9]{14}")
@@ -162,7 +162,7 @@ def find_leaves(root: Path) -> list[Leaf]:
                 continue
             if mapping is None:
                 mapping = names.read_mapping(folder)
-            if _could_be_dump(entry.name, mapping):
+            if not arrays.is_special(entry) and _could_be_dump(entry.name, mapping):
                 files.append(entry.name)
         if files:
             place = _place(root, folder)
