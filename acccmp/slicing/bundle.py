@@ -190,7 +190,7 @@ def _write(
         "dump_data": copied,
         "atc": atc_command(part, dtype, inputs),
         "check": check or {"status": "skipped"},
-        "log": engineers_log(part, copied, model_files),
+        "log": engineers_log(part, copied, model_files, [name for name, _ in names]),
     }
     (work / "log.txt").write_text("\n".join(manifest["log"]) + "\n", encoding="utf-8")
     (work / "README.txt").write_text(_readme(part, manifest), encoding="utf-8")
@@ -413,16 +413,18 @@ def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) 
     return " ".join(words)
 
 
-def engineers_log(part: Slice, copied: Iterable[Mapping[str, str]], model_files: Iterable[Path]) -> list[str]:
+def engineers_log(
+    part: Slice, copied: Iterable[Mapping[str, str]], model_files: Iterable[Path], names: Iterable[str],
+) -> list[str]:
     """What was done, in the words of the vendor's world; see `log.txt` of a bundle."""
     lines = list(part.log)
     first = next((n.name for n in part.graph.nodes if n.name not in part.whole.constants), "slice")
-    for order, tensor in enumerate(part.graph.inputs):
+    for order, (tensor, name) in enumerate(zip(part.graph.inputs, names, strict=True)):
         spec = part.graph.spec(tensor)
         dims = " ".join(f"dim: {dim}" for dim in spec.shape or ())
         lines.append(
             f"added input layer: layer {{ name: {json.dumps(f'{first}_input_{order}')} type: \"Input\" "
-            f"top: {json.dumps(tensor)} input_param {{ shape {{ {dims} }} }} }}"
+            f"top: {json.dumps(name)} input_param {{ shape {{ {dims} }} }} }}"
         )
     if part.dump is not None:
         lines.append(f"dump data path: {part.dump.path}")
