@@ -1,0 +1,218 @@
+"""What a file is, told from bytes that are built by hand from the formats' field tables, and from real files."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acccmp.errors import FormatError, InputError
+from acccmp.models.identify import CutOff, examine, fields, identify
+from acccmp.models.load import load
+
+
+def num(field: int, value: int) -> bytes:
+    """A varint field, by the wire format's definition."""
+    return varint(field << 3) + varint(value)
+
+
+def sub(field: int, payload: bytes | str) -> bytes:
+    """A length-delimited field."""
+    raw = payload.encode() if isinstance(payload, str) else payload
+    return varint(field << 3 | 2) + varint(len(raw)) + raw
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while True:
+        value, low = value >> 7, value & 127
+        out += bytes([low | (128 if value else 0)])
+        if not value:
+            return out
+
+
+FOLDERS = {"onnx": {"onnx"}, "caffe": {"caffe"}, "tensorflow": {"tensorflow"}, "om": {"om"}, "atc_json": {"atc_json"},
+           "mindspore": {"mindir", "ckpt"}, "cambricon": {"cambricon"}}
+
+
+def test_every_real_model_is_what_it_is_whatever_its_name(shared: Path, tmp_path: Path) -> None:
+    seen = 0
+    for folder, kinds in FOLDERS.items():
+        for path in sorted((shared / folder).iterdir()):
+            assert identify(path) in kinds, path.name
+            shutil.copyfile(path, tmp_path / "anything.bin")
+            assert identify(tmp_path / "anything.bin") == identify(path)
+            seen += 1
+    assert seen == 32
+
+
+def test_every_real_dump_is_a_dump(shared: Path) -> None:
+    files = [p for p in (shared / "peer_results").rglob("*") if p.is_file() and p.parent.name in ("npu", "golden")]
+    dumps = [path for path in files if path.suffix == ".npy" or path.suffix[1:].isdigit()]
+    assert len(dumps) > 50
+    assert {identify(path) for path in dumps} == {"dump"}
+
+
+HEADER = sub(1, "2.0") + num(2, 1700000000000000) + sub(3, num(1, 1) + num(6, 4)) + sub(6, "conv1")
+
+BY_HAND = {
+    # onnx.proto: 1 ir_version, 7 graph {1 node {4 op_type}, 2 name}, 8 opset_import
+    "onnx": num(1, 8) + sub(7, sub(1, sub(4, "Relu")) + sub(2, "g")) + sub(8, num(2, 17)),
+    # a graph that comes before everything else, as other writers order it
+    "onnx ": sub(7, sub(2, "g") + sub(5, num(1, 3) + num(2, 1))) + num(1, 4),
+    # tensorflow graph.proto: 1 node {1 name, 2 op, 3 input}, 4 versions
+    "tensorflow": sub(1, sub(1, "x") + sub(2, "Placeholder")) + sub(4, num(1, 21)),
+    # caffe.proto: 1 name, 100 layer {1 name, 2 type, 3 bottom}; V1: 2 layers {4 name, 5 type}
+    "caffe": sub(1, "LeNet") + sub(100, sub(1, "conv1") + sub(2, "Convolution") + sub(3, "data")),
+    "caffe ": sub(1, "V1") + sub(2, sub(2, "data") + sub(3, "c") + sub(4, "conv1") + num(5, 4)),
+    "caffe  ": sub(100, sub(1, "data") + sub(2, "Input")),
+    # mind_ir.proto: 1 ir_version (text), 2 producer_name, 7 graph
+    "mindir": sub(1, "0.1.1") + sub(2, "MindSpore") + sub(7, sub(2, "g")),
+    # checkpoint.proto: 1 value {1 tag, 2 tensor {1 dims, 2 tensor_type, 3 content}}
+    "ckpt": sub(1, sub(1, "conv.weight") + sub(2, num(1, 2) + sub(2, "Float32") + sub(3, bytes(8)))),
+    # dump_data.proto: 1 version, 2 dump_time, 3 output {1 data_type, 5 data}, 6 op_name
+    "dump": sub(1, "2.0") + num(2, 1700000000000000) + sub(3, num(1, 1) + sub(5, bytes(16))) + sub(6, "conv1"),
+    # a big dump: u64 length, header, payload
+    "dump ": struct.pack("<Q", len(HEADER)) + HEADER + bytes(4),
+    # nano: u64 length, magic at byte 8
+    "dump  ": struct.pack("<QII", 64, 0x5A5A5A5A, 1) + bytes(60),
+    "om": b"IMOD" + struct.pack("<II", 256, 0x20000000) + bytes(244),
+    "mindir ": struct.pack("<I", 0x7F3A5ED8) + bytes(60),
+    "atc_json": b' {"graph": [], "name": "x"}',
+    "build_pbtxt": b'name: "ge_default"\ngraph {\n  name: "g"\n  op {\n    name: "Data"\n  }\n}\n',
+    "tensorflow ": b'node {\n  name: "x"\n  op: "Placeholder"\n}\n',
+    "caffe   ": b'# a comment with node { in it\nname: "n"\ninput: "data"\ninput_dim: 1\n',
+    "caffe    ": b'name: "n" layers { name: "node {" type: RELU }',
+    "cambricon": b'This is the Twins File of "a.cambricon".\nFunction number: 1\n',
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND, ids=lambda kind: kind.strip())
+def test_bytes_built_by_hand_are_told_apart(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(BY_HAND[kind])
+    assert identify(tmp_path / "f") == kind.strip()
+
+
+WHAT_ELSE = {
+    "a Git-LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+    "is empty": b"",
+    "white space": b" \n\t\n",
+    "a text file that is no model": b"Epoch 1: loss 0.3\n",
+    "Python pickle": b"\x80\x04\x95\x00\x00",
+    "HDF5": b"\x89HDF\r\n\x1a\n",
+    "twins": b"\x7fMEF\x00\x00",
+    "TensorFlow Lite": b"\x1c\x00\x00\x00TFL3" + bytes(20),
+    "one tensor in ONNX": num(1, 2) + num(2, 1) + sub(9, bytes(8)) + sub(8, "t"),
+    "inner file of a SavedModel": num(1, 1) + sub(2, sub(1, sub(5, "1.15")) + sub(2, sub(1, sub(1, "x")))),
+    "in text form; write it as binary": b"ir_version: 8\ngraph {\n node { op_type: \"Relu\" }\n}\n",
+    "no known format": b"\xfe\xff\x00\x01" * 30,
+    "gzip": b"\x1f\x8b\x08\x00",
+}
+
+
+@pytest.mark.parametrize("told", WHAT_ELSE)
+def test_what_is_no_model_is_told_in_one_line(told: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(WHAT_ELSE[told])
+    with pytest.raises(FormatError, match=told) as caught:
+        identify(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_archives_are_told_by_what_they_hold(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a", x=np.ones(2))
+    assert identify(tmp_path / "a.npz") == "dump"
+    for member, kind in (("manifest.json", "om"), ("archive/data.pkl", "PyTorch"), ("readme.md", "no model")):
+        raw = io.BytesIO()
+        with zipfile.ZipFile(raw, "w") as archive:
+            archive.writestr(member, "{}")
+        (tmp_path / "b").write_bytes(raw.getvalue())
+        if kind == "om":
+            assert identify(tmp_path / "b") == "om"
+        else:
+            with pytest.raises(FormatError, match=kind):
+                identify(tmp_path / "b")
+
+
+def test_folders_are_saved_models_or_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="holds nothing"):
+        identify(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(WHAT_ELSE["inner file of a SavedModel"])
+    assert identify(tmp_path) == "tensorflow"
+    with pytest.raises(InputError, match="no such file"):
+        identify(tmp_path / "nothing")
+
+
+def test_load_says_what_was_given_where_a_model_belongs(tmp_path: Path, shared: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones(3))
+    with pytest.raises(InputError, match="an npy array, not a model"):
+        load(tmp_path / "x.npy")
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "y.onnx")
+    onnx = next((shared / "onnx").glob("*mnist.onnx"))
+    prototxt, caffemodel = (shared / "caffe" / f"MTCNNv2__det1.{end}" for end in ("prototxt", "caffemodel"))
+    with pytest.raises(InputError, match="holds its own weights"):
+        load(onnx, caffemodel)
+    with pytest.raises(InputError, match="an ONNX model, where the caffemodel"):
+        load(prototxt, onnx)
+    with pytest.raises(InputError, match="no such file"):
+        load(prototxt, tmp_path / "missing.caffemodel")
+
+
+def test_a_truncated_model_keeps_its_kind_so_that_its_reader_can_say_more(shared: Path, tmp_path: Path) -> None:
+    for path, kind in ((next((shared / "onnx").glob("*mnist.onnx")), "onnx"),
+                       (shared / "caffe" / "MTCNNv2__det1.caffemodel", "caffe"),
+                       (shared / "tensorflow" / "tf2onnx__fc-layers.frozen.pb", "tensorflow")):
+        raw = path.read_bytes()
+        for keep in (len(raw) // 3, len(raw) - 1):
+            (tmp_path / "f").write_bytes(raw[:keep])
+            assert identify(tmp_path / "f") == kind
+
+
+# -- the walker --------------------------------------------------------------------------------------------------
+
+_FIELDS = st.lists(st.tuples(st.integers(1, 1 << 28), st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=40))))
+
+
+@given(_FIELDS)
+def test_the_walker_finds_every_field_where_it_is(items: list[tuple[int, int | bytes]]) -> None:
+    raw = b"".join(num(n, v) if isinstance(v, int) else sub(n, v) for n, v in items)
+    found = list(fields(io.BytesIO(raw), 0, len(raw)))
+    assert [f.number for f in found] == [n for n, _ in items]
+    for field, (_, value) in zip(found, items, strict=True):
+        assert value == (field.value if field.wire == 0 else raw[field.start : field.start + field.size])
+
+
+@given(_FIELDS.filter(bool), st.data())
+def test_the_walker_says_where_a_message_is_cut_off(items: list[tuple[int, int | bytes]], data: st.DataObject) -> None:
+    last = items[-1]
+    head = b"".join(num(n, v) if isinstance(v, int) else sub(n, v) for n, v in items[:-1])
+    tail = num(*last) if isinstance(last[1], int) else sub(*last)
+    keep = data.draw(st.integers(1, len(tail) - 1))
+    raw = head + tail[:keep]
+    with pytest.raises(CutOff) as caught:
+        list(fields(io.BytesIO(raw), 0, len(raw)))
+    assert caught.value.at == len(head)
+
+
+@given(st.binary(min_size=1, max_size=300))
+def test_any_bytes_are_named_or_refused(raw: bytes) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "f"
+        path.write_bytes(raw)
+        try:
+            told = examine(path).what
+        except FormatError as error:
+            told = str(error)
+    assert told
+    assert "\n" not in told
