@@ -1,0 +1,232 @@
+"""MindSpore's .ckpt: a concatenation of protobuf messages with a tensor each. Weights stay in the file.
+
+Source: ../shared/specs/model_formats.md, b.2.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acccmp.core import layout as layouts
+from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.layout import Region
+from acccmp.core.tensor import BLOCK, DTYPES, Array, DType, TensorRef, decode
+from acccmp.errors import FormatError
+from acccmp.models.payloads import Buffer, Payload, PayloadTable, fields, mapped, thin
+
+_TENSOR = PayloadTable({3: None})
+_PAYLOADS = PayloadTable({1: PayloadTable({2: _TENSOR, 3: PayloadTable({1: _TENSOR})})})
+
+_TYPES = {
+    "Int8": "int8", "UInt8": "uint8", "Int16": "int16", "UInt16": "uint16", "Int32": "int32", "UInt32": "uint32",
+    "Int64": "int64", "UInt64": "uint64", "Float16": "float16", "Float32": "float32", "Float64": "float64",
+    "Bool": "bool", "BFloat16": "bfloat16", "Int4": "int4",
+}
+_MAP_PARTS = ("key", "value", "status")
+# Behind the tensors there can be this word and a CRC-32 as a big-endian number of ten bytes.
+CRC_WORD, CRC_BYTES = b"crc_num", 10
+
+# First bytes of what others call .ckpt, and what to do with it.
+_OTHERS = (
+    (b"PK\x03\x04", "a PyTorch checkpoint (zip), which acccmp never unpickles; export the model as ONNX"),
+    (b"\x80\x02", "a pickle (an old PyTorch checkpoint), which acccmp never unpickles; export the model as ONNX"),
+    (b"\x89HDF", "an HDF5 file (Keras); export the model as a frozen TensorFlow graph or as ONNX"),
+    (b"model_checkpoint_path", "the list of a TensorFlow checkpoint, without weights; give a frozen graph (.pb)"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file; fetch it with `git lfs pull`"),
+)
+# The last eight bytes of TensorFlow's tables (checkpoints of V1, .index files of V2).
+_TABLE_END = bytes.fromhex("57fb808b247547db")
+
+
+@dataclass(frozen=True)
+class JoinedRef(TensorRef):
+    """A tensor that lies in several pieces of one file, as MindSpore cuts those of more than 512 MB.
+
+    `parts` are (offset, size) in the order of the elements, which are in plain order. Reads just the rows it is asked
+    for.
+    """
+
+    parts: tuple[tuple[int, int], ...] = ()
+
+    __repr__ = TensorRef.__repr__
+
+    def stored(self) -> Array:
+        return self._rows(0, self.shape[0] if self.shape else 1)
+
+    def raw(self) -> bytes:
+        return b"".join(self._bytes(0, self.nbytes))
+
+    def read(self, region: Region) -> Array:
+        if not self.shape:
+            return self.stored()
+        start, stop, _ = region[0].indices(self.shape[0])
+        return np.array(self._rows(start, stop)[(slice(None), *region[1:])])
+
+    def blocks(self, elements: int = BLOCK) -> Iterator[Array]:
+        for region in layouts.regions(self.own_shape, elements):
+            yield self.read(region).reshape(-1)
+
+    def _rows(self, start: int, stop: int) -> Array:
+        row = math.prod(self.shape[1:])
+        first, last = self.dtype.nbytes(start * row), self.dtype.nbytes(stop * row)
+        raw = np.frombuffer(b"".join(self._bytes(first, last)), np.uint8)
+        return decode(raw, self.dtype, (stop - start) * row).reshape((stop - start, *self.shape[1:]))
+
+    def _bytes(self, first: int, last: int) -> Iterator[bytes]:
+        """Bytes first..last of the joined tensor."""
+        at = 0
+        with open(self.path, "rb") as file:
+            for offset, size in self.parts:
+                low, high = max(first - at, 0), min(last - at, size)
+                if low < high:
+                    file.seek(offset + low)
+                    found = file.read(high - low)
+                    if len(found) < high - low:
+                        raise FormatError(f"{self.path}: needs {high - low} bytes at offset {offset + low}")
+                    yield found
+                at += size
+
+
+def read(path: Path) -> Graph:
+    """The checkpoint's tensors. Raises FormatError for what is none, with what it is instead."""
+    from google.protobuf.message import DecodeError
+
+    from acccmp.schemas import ckpt_pb2
+
+    with mapped(path) as buffer:
+        _refuse_others(buffer, path)
+        end = len(buffer) - _trailer(buffer)
+        try:
+            message = ckpt_pb2.Checkpoint.FromString(thin(buffer, 0, end, _PAYLOADS))
+        except (DecodeError, ValueError) as error:
+            raise FormatError(f"{path}: not a MindSpore checkpoint, or damaged: {error}") from None
+        if not message.value:
+            raise FormatError(f"{path}: {_without_tensors(buffer)}")
+    notes: list[str] = []
+    refs: dict[str, TensorRef] = {}
+    for tag, pieces in _tensors(message, notes):
+        ref = _ref(path, tag, pieces, notes)
+        if ref is not None:
+            refs[tag] = ref
+    if end < path.stat().st_size:
+        notes.append("the file ends with a checksum (CRC-32)")
+    state = sum(1 for name in refs if name.startswith(("moments.", "moment1.", "moment2.", "accum.")))
+    if state:
+        notes.append(f"{state} tensors are the optimiser's state, not the model's weights")
+    specs = {name: TensorSpec(name, ref.dtype, ref.shape) for name, ref in refs.items()}
+    return Graph(path.stem, "checkpoint", (), tensors=specs, weights=refs, path=path, notes=tuple(notes))
+
+
+def checksum(path: Path) -> str:
+    """What the file's own CRC-32 says: "right", "wrong" or "none". Reads the whole file, in pieces."""
+    with mapped(path) as buffer:
+        tail = _trailer(buffer)
+        if not tail:
+            return "none"
+        due = int.from_bytes(bytes(buffer[len(buffer) - CRC_BYTES :]), "big")
+        found = 0
+        for at in range(0, len(buffer) - tail, 1 << 20):
+            found = zlib.crc32(buffer[at : min(at + (1 << 20), len(buffer) - tail)], found)
+    return "right" if found == due else "wrong"
+
+
+def _trailer(buffer: Buffer) -> int:
+    size = len(CRC_WORD) + CRC_BYTES
+    tail = bytes(buffer[max(0, len(buffer) - size) :])
+    return size if len(tail) == size and tail.startswith(CRC_WORD) else 0
+
+
+def _refuse_others(buffer: Buffer, path: Path) -> None:
+    start = bytes(buffer[:64])
+    for magic, what in _OTHERS:
+        if start.startswith(magic):
+            raise FormatError(f"{path}: {what}")
+    if bytes(buffer[max(0, len(buffer) - 8) :]) == _TABLE_END:
+        raise FormatError(f"{path}: a TensorFlow checkpoint; freeze the model into a graph (.pb) and give that")
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < len(buffer):
+        raise FormatError(f"{path}: a safetensors file, which acccmp does not read; save it as .ckpt or .npz")
+
+
+def _without_tensors(buffer: Buffer) -> str:
+    """What a file is that parses as a checkpoint without tensors: a strategy file has records in field 2."""
+    try:
+        numbers = {field.number_of for field in fields(buffer, 0, len(buffer))}
+    except ValueError:
+        numbers = set()
+    if 2 in numbers:
+        return (
+            "a MindSpore strategy file (how tensors are cut between devices): it holds no weights; "
+            "give the checkpoint itself"
+        )
+    return "no tensors in it: not a MindSpore checkpoint"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    dims: tuple[int, ...]
+    kind: str
+    payload: Payload
+
+
+def _tensors(message: Any, notes: list[str]) -> Iterator[tuple[str, list[_Piece]]]:
+    """Tag and pieces of each tensor: pieces are values of one tag, one behind the other, until the shape is full."""
+    waiting: list[_Piece] = []
+    last = ""
+    for value in message.value:
+        tag = value.tag if isinstance(value.tag, str) else value.tag.decode("latin-1")
+        if value.WhichOneof("value") == "maptensor":
+            for name, tensor in zip(_MAP_PARTS, value.maptensor.tensor, strict=False):
+                yield f"{tag}.{name}", [_piece(tensor)]
+            continue
+        piece = _piece(value.tensor)
+        if waiting and tag == last and not _is_full(waiting):
+            waiting.append(piece)
+            continue
+        if waiting:
+            yield last, waiting
+        waiting, last = [piece], tag
+    if waiting:
+        yield last, waiting
+
+
+def _piece(tensor: Any) -> _Piece:
+    kind = tensor.tensor_type if isinstance(tensor.tensor_type, str) else tensor.tensor_type.decode("latin-1")
+    return _Piece(tuple(tensor.dims), kind, Payload.of(tensor.tensor_content))
+
+
+def _is_full(pieces: list[_Piece]) -> bool:
+    dtype = _dtype(pieces[0].kind)
+    return dtype is None or sum(p.payload.size for p in pieces) >= dtype.nbytes(math.prod(_shape(pieces[0])))
+
+
+def _dtype(kind: str) -> DType | None:
+    return DTYPES.get(_TYPES.get(kind, ""))
+
+
+def _shape(piece: _Piece) -> tuple[int, ...]:
+    """The dims; (0,) with bytes behind it stands for a scalar."""
+    return () if piece.dims == (0,) and piece.payload.size else piece.dims
+
+
+def _ref(path: Path, tag: str, pieces: list[_Piece], notes: list[str]) -> TensorRef | None:
+    first = pieces[0]
+    dtype, shape = _dtype(first.kind), _shape(first)
+    size = sum(piece.payload.size for piece in pieces)
+    if dtype is None:
+        notes.append(f"{tag} is left out: its type {first.kind!r} is no type of numbers")
+        return None
+    if any(n < 0 for n in shape) or dtype.nbytes(math.prod(shape)) > size:
+        notes.append(f"{tag} is left out: {shape} {dtype} in {size} bytes")
+        return None
+    ref = TensorRef(str(path), dtype, shape, first.payload.offset, size)
+    if len(pieces) == 1:
+        return ref
+    parts = tuple((piece.payload.offset, piece.payload.size) for piece in pieces)
+    return replace(JoinedRef(str(path), dtype, shape, first.payload.offset, size), parts=parts)
