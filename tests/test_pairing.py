@@ -71,6 +71,17 @@ def test_output_that_was_not_dumped_is_a_missing_output() -> None:
     assert found["b:output:0"].is_output
 
 
+def test_fused_original_may_have_the_name_of_the_device_op() -> None:
+    net = mapping(
+        DATA, op("conv", "Conv2D", ["x:0"], [out("relu")], originals=("conv", "relu")),
+        op("end", "NetOutput", ["conv:0"]),
+    )
+    found = pair(golden({"conv": ONE, "relu": ONE}), npu({"conv": ONE}), net).pairs
+    assert [(str(row.port), str(row.golden_port), row.verdict, row.is_output) for row in found] == [
+        ("conv:output:0", "relu:output:0", None, True), ("conv:output:0", "conv:output:0", Verdict.FUSED, False),
+    ]
+
+
 def test_inputs_are_compared_with_what_their_producers_stand_for() -> None:
     dumped = {"convrelu:input:0": ONE, "convrelu:input:1": ONE, "convrelu": ONE, "trans_1:input:0": ONE, "trans_1": ONE}
     found = rows(golden(GOLD), npu(dumped), NET)

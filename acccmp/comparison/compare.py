@@ -63,7 +63,7 @@ def compare(
         done.append(row)
         if progress is not None:
             progress(len(done), len(pairing.pairs))
-    rows = tuple(explained(done, {p.port: p for p in pairing.pairs}))
+    rows = tuple(explained(done, pairing.pairs))
     return Report(
         rows, _subject(golden, npu, mapping, model, thresholds, subject),
         tuple(dict.fromkeys([*notes, *_told(golden, npu, mapping), *pairing.notes, *_limit_notes(rows, thresholds)])),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,15 +50,17 @@ class Case:
         return norm > 0 and float(np.linalg.norm(a - b)) <= self.limit * norm
 
 
-def explained(rows: Sequence[Comparison], pairs: Mapping[Port, Pair]) -> list[Comparison]:
-    """`rows`, the first bad one and the worst few with hints in their notes."""
-    bad = [row for row in rows if row.verdict in (Verdict.DRIFT, Verdict.OVERFLOW, Verdict.NONFINITE)]
+def explained(rows: Sequence[Comparison], pairs: Sequence[Pair]) -> list[Comparison]:
+    """`rows`, the first bad one and the worst few with hints in their notes. `pairs` are what they were made of."""
+    out = list(rows)
+    bad = [i for i, row in enumerate(rows) if row.verdict in (Verdict.DRIFT, Verdict.OVERFLOW, Verdict.NONFINITE)]
     if not bad:
-        return list(rows)
-    first = min(bad, key=lambda row: (row.order, row.port.side == "input"))
-    worst = sorted(bad, key=lambda row: -row.badness if row.badness == row.badness else 0)[:WORST]
-    told = {row.port: hints(row, pairs[row.port], rows) for row in {id(r): r for r in [first, *worst]}.values()}
-    return [replace(row, notes=(*row.notes, *told[row.port])) if row.port in told else row for row in rows]
+        return out
+    first = min(bad, key=lambda i: (rows[i].order, rows[i].port.side == "input"))
+    worst = sorted(bad, key=lambda i: -rows[i].badness)[:WORST]
+    for i in dict.fromkeys([first, *worst]):
+        out[i] = replace(rows[i], notes=(*rows[i].notes, *hints(rows[i], pairs[i], rows)))
+    return out
 
 
 def hints(row: Comparison, pair: Pair, rows: Sequence[Comparison] = ()) -> tuple[str, ...]:

@@ -84,7 +84,9 @@ def _mark_by_mapping(rows: list[Pair], gold: Golden, device: Device) -> list[Pai
     out = list(rows)
     for place, tensor in enumerate(device.mapping.outputs):
         trail = device.trace(tensor)
-        by_port = {row.port: i for i, row in enumerate(out)}
+        by_port: dict[Port, int] = {}
+        for i, row in enumerate(out):  # a fused original may have the name of a device op, whose row comes first
+            by_port.setdefault(row.port, i)
         ports = [Port(*_output_port(step)) for step in trail.visited]
         ports += [
             Port(node.name, "input", place) for node in device.mapping.nodes
