@@ -422,13 +422,24 @@ def test_a_folder_or_file_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path / "v.data-00000-of-00001")
 
 
-def test_an_edge_to_nowhere_names_both_ends(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"node 'b' reads 'a:1', but there is no node 'a'"):
-        load(write(tmp_path / "g.pb", node("b", "Relu", "a:1")))
+def test_what_no_graph_can_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"two nodes are named 'a'"):
         load(write(tmp_path / "g.pb", placeholder("a"), placeholder("a")))
     with pytest.raises(FormatError, match="circle"):
         load(write(tmp_path / "g.pb", node("a", "Relu", "b"), node("b", "Relu", "a")))
+
+
+def test_a_count_of_outputs_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    many = [node(f"s{i}", "Split", num_split=1 << 16) for i in range(50)]
+    with pytest.raises(FormatError, match="'b' reads 'a:999999'"):
+        load(write(tmp_path / "g.pb", placeholder("a"), *many, node("b", "Relu", "a:999999")))
+    with pytest.raises(FormatError, match="more than 4000000 tensors"):
+        load(write(tmp_path / "g.pb", *[node(f"s{i}", "Split", num_split=1 << 40) for i in range(99)]))
+
+
+def test_an_edge_to_nowhere_names_both_ends(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"node 'b' reads 'a:1', but there is no node 'a'"):
+        load(write(tmp_path / "g.pb", node("b", "Relu", "a:1")))
 
 
 def test_a_truncated_file_says_so_or_is_still_whole(tmp_path: Path, shared: Path) -> None:

@@ -11,7 +11,6 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from acccmp.core.graph import Graph, Node, TensorSpec
@@ -24,6 +23,7 @@ from acccmp.models.tensorflow_write import MARKED_OUTPUTS, STANDS_FOR, graph_def
 
 __all__ = ["graph_def", "load", "save"]
 
+MOST_OUTPUTS = 4_000_000  # of a whole graph; a damaged count must not fill the memory
 _HIDDEN = (STANDS_FOR, MARKED_OUTPUTS, "_class")  # `_class` places nodes together; it says nothing of what they compute
 
 
@@ -57,7 +57,7 @@ def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
     attrs = {name: _attributes(node) for name, node in defs.items()}
     weights = _constants(parsed, defs, file, notes)
     inputs, control = _edges(defs, file)
-    outputs = _outputs(defs, attrs, inputs, declared)
+    outputs = _outputs(defs, attrs, inputs, declared, file)
     names = _tensor_names(defs, outputs)
     order = _execution_order(defs, inputs, control, file)
     frames, parents = _frames(defs, order, inputs, control)
@@ -149,14 +149,23 @@ def _edges(
 
 def _outputs(
     defs: Mapping[str, Any], attrs: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, list[tuple[str, int]]],
-    declared: Mapping[str, Any],
+    declared: Mapping[str, Any], file: Path,
 ) -> dict[str, list[str]]:
     """Output arguments of each node: what its op is known to give, and more where something reads more."""
-    found = {name: outputs_of(node.op, attrs[name], declared.get(node.op)) for name, node in defs.items()}
-    for sources in inputs.values():
+    found: dict[str, list[str]] = {}
+    room = MOST_OUTPUTS
+    for name, node in defs.items():
+        found[name] = outputs_of(node.op, attrs[name], declared.get(node.op))
+        room -= len(found[name])
+        if room < 0:
+            raise FormatError(f"{file}: more than {MOST_OUTPUTS} tensors, the last {len(found[name])} of {name!r}")
+    for reader, sources in inputs.items():
         for source, index in sources:
             missing = index + 1 - len(found[source])
             if missing > 0:
+                room -= missing
+                if room < 0:
+                    raise FormatError(f"{file}: node {reader!r} reads '{source}:{index}', an output that no node has")
                 found[source] += [""] * missing
     return found
 
@@ -314,7 +323,7 @@ class _Library:
             elif kind == "list":
                 for index, function in enumerate(value.list.func):
                     self._add(found, f"{name}[{index}]", function.name)
-        return MappingProxyType(found) if found else {}
+        return found
 
     def _add(self, found: dict[str, Graph], key: str, name: str) -> None:
         if name not in self._built and name in self._functions:

@@ -143,7 +143,7 @@ def constant(proto: Any, path: str, at: tuple[int, int] | None = None) -> Tensor
     if values.size <= 1:
         fill = values[0] if values.size else np.zeros((), row.numpy)
         return _in_memory(path, row, np.broadcast_to(fill, shape))
-    if count * row.itemsize > 1 << 31:
+    if count * row.itemsize > 1 << 30:
         raise FormatError(f"its value claims {count} elements and lists {values.size}")
     whole = np.empty(count, values.dtype)
     whole[: values.size], whole[values.size :] = values, values[-1]

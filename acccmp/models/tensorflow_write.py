@@ -23,12 +23,21 @@ from acccmp.models.tensorflow_values import content, data_type_number, split_nam
 STANDS_FOR = "_acccmp_tensor"
 MARKED_OUTPUTS = "_acccmp_outputs"
 
+_VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
+
+
 def save(graph: Graph, folder: str | Path, stem: str = "dump") -> list[Path]:
     """Write the graph, or a part of one, as `<stem>.pb` (binary GraphDef) in `folder`. See `graph_def`.
 
     Loaded again it is the same Graph, with a Placeholder more for each input that the part does not make itself.
     """
     target = Path(folder) / f"{stem}.pb"
+    variable = next((node.name for node in graph.nodes if node.op_type in _VARIABLES), None)
+    if variable is not None:
+        raise SliceError(
+            f"{graph.name} reads variables ({variable}), whose values a .pb cannot hold; "
+            "freeze it first (acccmp.runners.tensorflow.freeze) and take that"
+        )
     message = graph_def(graph)
     try:
         raw = message.SerializeToString(deterministic=True)
