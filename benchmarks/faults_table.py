@@ -1,0 +1,158 @@
+"""Every kind of fault on up to five layers of each sample network: is the planted layer the first bad one?
+
+    python benchmarks/faults_table.py [--limits floor|fixed]
+
+Devices are emulated with sums in another order than the precision floors have. Prints two Markdown tables: the counts,
+and the faults that were not named first, with their size in floors (what float16 storage alone explains).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acccmp.comparison.compare import compare
+from acccmp.core.dump import Dump, Port
+from acccmp.core.graph import Graph
+from acccmp.dumps.read import read_dump
+from acccmp.errors import InputError
+from acccmp.models.load import load
+from acccmp.reports.report import Report
+from acccmp.runners.emulate import Fault, Twin, emulate, floors
+from acccmp.runners.faults import KINDS
+from acccmp.runners.fusion import plan
+
+SAMPLES = Path(__file__).parent.parent / "sample_dumps"
+LAYERS = 5
+
+
+@dataclass(frozen=True)
+class Network:
+    """A sample network, ready to be emulated."""
+
+    name: str
+    device: Graph
+    feeds: Mapping[str, Any]
+    golden: Dump
+    floors: Mapping[Port, float]
+    twin: Twin | None
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One fault and what the comparison made of it. `size` is the planted tensor's distance over its floor."""
+
+    network: str
+    kind: str
+    op: str
+    found: str
+    size: float
+    distance: float
+
+    @property
+    def is_named(self) -> bool:
+        return self.found == "planted"
+
+
+def networks() -> list[Network]:
+    sys.path.insert(0, str(SAMPLES))
+    import networks as makers
+
+    pictures = np.ascontiguousarray(np.load(SAMPLES / "weights" / "images.npy").transpose(0, 3, 1, 2))
+    found = []
+    for name, model, twin in (
+        ("digits_resnet", "resnet.onnx", None), ("digits_lenet", "twin.onnx", makers.LENET_TWIN),
+        ("digits_cnn", "twin.onnx", makers.CNN_TWIN),
+    ):
+        device = load(SAMPLES / name / model)
+        feeds = {device.inputs[0]: pictures}
+        golden = read_dump(SAMPLES / name / "golden")
+        found.append(Network(name, device, feeds, golden, floors(device, feeds), twin))
+    return found
+
+
+def judged(network: Network, faults: list[Fault], folder: Path, with_floors: bool) -> Report:
+    made = emulate(network.device, network.feeds, folder, faults=faults, twin=network.twin, summation=1)
+    return compare(
+        network.golden, read_dump(made.dump), mapping=load(made.mapping),
+        floors=network.floors if with_floors else None,
+    )
+
+
+def plant(network: Network, kind: str, op: str, with_floors: bool) -> Planted | None:
+    """Plant one fault and compare; None where the kind does not fit the op."""
+    step = plan(network.device).step_of(op)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            report = judged(network, [Fault(op, kind)], Path(folder), with_floors)
+        except InputError:
+            return None
+        row = report[Port(step.name, "output", 0)]
+        distance = row.metrics.get("RelativeEuclideanDistance", float("nan"))
+        floor = network.floors.get(Port(step.nodes[-1].name, "output", 0), float("nan"))
+        first = report.first_bad
+        found = "nothing" if first is None else "planted" if first.port == row.port else str(first.port)
+        return Planted(network.name, kind, op, found, distance / floor if floor else float("nan"), distance)
+
+
+def fitting(network: Network, kind: str, with_floors: bool) -> list[Planted]:
+    """The fault on up to five of the ops that it fits, evenly spread over the network."""
+    ops = [step.nodes[0].name for step in plan(network.device).steps if not step.folded]
+    if kind == "bn-eps":
+        ops = [op for op in ops if any("BatchNorm" in n.op_type for n in plan(network.device).step_of(op).nodes)]
+    elif kind == "ceil-mode":
+        ops = [op for op in ops if "Pool" in network.device[op].op_type]
+    elif kind == "bad-weight":
+        ops = [op for op in ops if network.device[op].op_type in ("Conv", "Gemm", "MatMul")]
+    chosen = [ops[i] for i in sorted({round(i) for i in np.linspace(0, len(ops) - 1, min(LAYERS, len(ops)))})]
+    return [planted for op in chosen if (planted := plant(network, kind, op, with_floors)) is not None]
+
+
+def measure(with_floors: bool = True) -> tuple[dict[str, bool], list[Planted]]:
+    """Whether each healthy network passes without a bad layer, and every planted fault."""
+    healthy, found = {}, []
+    for network in networks():
+        with tempfile.TemporaryDirectory() as folder:
+            report = judged(network, [], Path(folder), with_floors)
+        healthy[network.name] = report.passed and report.first_bad is None
+        for kind in KINDS:
+            found += fitting(network, kind, with_floors)
+    return healthy, found
+
+
+def tables(healthy: Mapping[str, bool], found: list[Planted]) -> str:
+    names = list(healthy)
+    lines = [f"| fault | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines.append(f"| none | {' | '.join('passes' if healthy[name] else 'FAILS' for name in names)} |")
+    for kind in KINDS:
+        cells = []
+        for name in names:
+            rows = [row for row in found if row.kind == kind and row.network == name]
+            cells.append(f"{sum(row.is_named for row in rows)} of {len(rows)}" if rows else "fits none")
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    missed = [row for row in found if not row.is_named]
+    lines += ["", f"{len(found) - len(missed)} of {len(found)} planted layers are the first bad one. The others:", ""]
+    lines += ["| network | fault | op | first bad | distance | over its floor |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {row.network} | {row.kind} | {row.op} | {row.found} | {row.distance:.2e} | {row.size:.2f} |"
+        for row in missed
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limits", choices=["floor", "fixed"], default="floor")
+    options = parser.parse_args()
+    print(tables(*measure(options.limits == "floor")))
+
+
+if __name__ == "__main__":
+    main()
