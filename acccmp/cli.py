@@ -324,20 +324,21 @@ def inspect(
     Example:
       acccmp inspect model.om --input image.bin
     """
-    from acccmp.inspection import describe, draw, fit
+    from acccmp.inspection import describe, draw, fit_facts, fits
     from acccmp.ui.screens import screen
 
     facts = describe(
         path, weights, run=chosen["run_name"], device=chosen["device"], model=chosen["npu_model"], step=chosen["step"],
     )
-    fits = [fit(path, given, weights) for given in inputs]
+    given = {text.rpartition("=")[0]: text.rpartition("=")[2] for text in inputs}
+    checked = fits(path, given, weights) if given else ()
     if drawn:
         draw(path, drawn, weights)
     if as_json:
-        _print_json({**facts, **({"fits": [f.facts() for f in fits]} if fits else {})})
+        _print_json({**facts, **({"fits": [fit_facts(fit) for fit in checked]} if checked else {})})
     else:
-        _show(screen(facts, fits))
-    return PASSED if all(f.ok for f in fits) else NOT_PASSED
+        _show(screen(facts, checked))
+    return PASSED if all(fit.fits for fit in checked) else NOT_PASSED
 
 
 # -- convert -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT / "sample_dumps" / "digits_onnx"
+SAMPLE = ROOT / "sample_dumps" / "digits_resnet"
 
 
 def main() -> int:
@@ -16,23 +16,24 @@ def main() -> int:
     from acccmp.reports import tables
     from acccmp.workflow import compare
 
-    truth = json.loads((SAMPLE / "fault.json").read_text(encoding="utf-8"))
+    truth = json.loads((SAMPLE / "FAULT.json").read_text(encoding="utf-8"))
     command = (
-        "acccmp compare sample_dumps/digits_onnx/model.onnx sample_dumps/digits_onnx/npu_faulty "
-        "--mapping sample_dumps/digits_onnx/mapping.json -o demo_report"
+        "acccmp compare sample_dumps/digits_resnet/resnet.onnx sample_dumps/digits_resnet/npu_faulty "
+        "--mapping sample_dumps/digits_resnet/mapping.json -o demo_report"
     )
     print(f"$ {command}\n")
-    report = compare(SAMPLE / "model.onnx", SAMPLE / "npu_faulty", mapping=SAMPLE / "mapping.json")
+    here = SAMPLE.relative_to(Path.cwd()) if SAMPLE.is_relative_to(Path.cwd()) else SAMPLE
+    report = compare(here / "resnet.onnx", here / "npu_faulty", mapping=here / "mapping.json")
     saved = write_report(report, ROOT / "demo_report")
     _show(tables.terminal(report, saved=[str(path.relative_to(ROOT)) for path in saved]))
     first = report.first_bad
-    named = () if first is None else (first.port.node, *first.originals)
+    named = None if first is None else first.port.node
     print(f"\nThe dump is of an emulated device (nothing here was measured on an NPU), with one planted fault: "
           f"{truth['fault']}.")
-    if truth["op"] in named:
-        print(f"Found: the first bad layer is {first.port.node if first else ''}. The report lies in demo_report/.")
+    if named == truth["first_bad"]:
+        print(f"Found: the first bad layer is {named}. The report lies in demo_report/ (open report.html).")
         return 0
-    print(f"Not found: the planted layer is {truth['op']}, the report names {named or 'none'}.", file=sys.stderr)
+    print(f"Not found: the planted layer is {truth['first_bad']}, the report names {named}.", file=sys.stderr)
     return 1
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from acccmp.comparison.preflight import Fit, check_inputs, input_specs
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
@@ -145,6 +146,25 @@ def _slice_facts(path: str | Path) -> dict[str, Any]:
     folder, manifest = read_manifest(path)
     keys = ("made", "model", "slice", "inputs", "outputs", "golden_from", "device_ops", "dump", "check", "atc", "log")
     return {"folder": str(folder), **{key: manifest.get(key) for key in keys}}
+
+
+def fits(path: str | Path, given: Mapping[str, str], weights: str | Path | None = None) -> tuple[Fit, ...]:
+    """Do these files (by input name; "" stands for the only input) fit the model at `path`? See `preflight`."""
+    graph = load(path, weights)
+    if "" in given:
+        names = [spec.name for spec in input_specs(graph)]
+        if len(names) != 1:
+            raise InputError(f"{path} has the inputs {', '.join(names) or 'none'}: write --input NAME=FILE")
+        given = {names[0]: given[""], **{name: file for name, file in given.items() if name}}
+    return check_inputs(graph, given)
+
+
+def fit_facts(fit: Fit) -> dict[str, Any]:
+    """A fit for machines."""
+    return {
+        "input": fit.name, "fits": fit.fits, "wanted bytes": fit.wanted, "found bytes": fit.found,
+        "lines": list(fit.lines), "readings": [str(reading) for reading in fit.readings],
+    }
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------

@@ -46,9 +46,9 @@ MODELS = {
     "tensorflow/tf2onnx__fc-layers.frozen.pb": "",
 }
 SAMPLES = {
-    "sample_dumps/digits_onnx/model.onnx": "",
-    "sample_dumps/digits_caffe/model.prototxt": "sample_dumps/digits_caffe/model.caffemodel",
-    "sample_dumps/digits_tf/model.pb": "",
+    "sample_dumps/digits_resnet/resnet.onnx": "",
+    "sample_dumps/digits_lenet/lenet.prototxt": "sample_dumps/digits_lenet/lenet.caffemodel",
+    "sample_dumps/digits_cnn/cnn.pb": "",
 }
 # Inputs whose shape the model leaves open.
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {

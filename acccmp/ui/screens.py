@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from acccmp.baseline import Check
+from acccmp.comparison.preflight import Fit
 from acccmp.history import Point, Run
 from acccmp.slicing.bundle import Bundle
 from acccmp.slicing.cut import Slice
@@ -27,7 +28,7 @@ def size(count: float) -> str:
     return f"{exact} bytes" if place == 0 else f"{count:.4g} {_UNITS[place]} ({exact} bytes)"
 
 
-def screen(facts: Mapping[str, Any], fits: Sequence[Any] = ()) -> Group:
+def screen(facts: Mapping[str, Any], fits: Sequence[Fit] = ()) -> Group:
     """The facts of `acccmp.inspection.describe`, on one screen; lists are cut, with what was left out said."""
     parts: list[Any] = [_title(facts)]
     lines = Table.grid(padding=(0, 2))
@@ -45,7 +46,7 @@ def screen(facts: Mapping[str, Any], fits: Sequence[Any] = ()) -> Group:
     parts += tables
     parts += [Text(f"note: {_text(note)}", style="yellow") for note in facts.get("notes") or ()]
     for fit in fits:
-        parts.append(Text(_text(fit.text()), style="green" if fit.ok else "red"))
+        parts.append(Text(_text(fit.text), style="green" if fit.fits else "red"))
     return Group(*parts)
 
 
@@ -69,10 +70,17 @@ def _value(key: str, value: Any) -> str:
         return ", ".join(shown[:MOST_ROWS]) + more
     if isinstance(value, list | tuple):
         more = f", ... {len(value) - MOST_ROWS} more" if len(value) > MOST_ROWS else ""
-        return ", ".join(_safe(str(item)) for item in value[:MOST_ROWS]) + more
+        return ", ".join(_item(item) for item in value[:MOST_ROWS]) + more
     if isinstance(value, int) and not isinstance(value, bool) and key.endswith("bytes"):
         return size(value)
     return _safe(str(value))
+
+
+def _item(item: Any) -> str:
+    """One entry of a list; of a tensor's facts just the values: `data float32 1x3x8x8 NCHW`."""
+    if not isinstance(item, Mapping):
+        return _safe(item)
+    return " ".join(_cell(str(key), value) for key, value in item.items() if value not in (None, "", [], {}))
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
