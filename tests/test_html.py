@@ -13,7 +13,7 @@ from report_factory import HOSTILE, comparison, hostile_report, make_report
 from acccmp.reports import html, safe
 from acccmp.reports.report import Report, Verdict
 
-VOID = {"meta", "br", "path", "line"}
+VOID = {"meta", "br"}
 
 
 class Page(HTMLParser):
@@ -58,7 +58,8 @@ class Page(HTMLParser):
 
 KNOWN_TAGS = {
     "html", "head", "meta", "title", "style", "body", "main", "header", "section", "h1", "h2", "ul", "li", "p", "b",
-    "bdi", "div", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "svg", "g", "path", "line", "text",
+    "bdi", "br", "div", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "svg", "g", "path", "line",
+    "text",
 }
 
 
