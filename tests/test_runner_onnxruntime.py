@@ -88,6 +88,26 @@ def test_asking_for_all_tensors_does_not_move_the_outputs(name: str, shared: Pat
         np.testing.assert_array_equal(captured[graph.producer(output.name)], array)
 
 
+@pytest.mark.parametrize("name", RUNNABLE, ids=lambda name: name[:24])
+def test_what_was_inferred_of_a_tensor_is_what_the_run_gives(name: str, shared: Path) -> None:
+    graph = load(shared / "onnx" / f"{name}.onnx")
+    sizes: dict[str, int] = {}
+    static = 0
+    for port, array in run(graph, feeds_for(graph)).tensors.items():
+        spec = graph.spec(graph.tensor(port))
+        assert spec.dtype is not None
+        assert spec.dtype.numpy == array.dtype
+        static += spec.is_static
+        assert spec.shape is not None, f"{port}: older exporters compute the shapes with nodes; they are followed"
+        assert len(spec.shape) == array.ndim
+        for dim, size in zip(spec.shape, array.shape, strict=True):
+            if isinstance(dim, str):
+                assert sizes.setdefault(dim, size) == size
+            elif dim is not None:
+                assert dim == size, port
+    assert static or "silero" in name or "lanenet" in name
+
+
 @pytest.mark.parametrize("name", [n for n in RUNNABLE if "mnist" in n or "yunet" in n], ids=lambda name: name[:24])
 def test_inner_tensors_agree_with_onnx_own_reference(name: str, shared: Path) -> None:
     path = shared / "onnx" / f"{name}.onnx"

@@ -21,6 +21,7 @@ from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import onnx_file
 from acccmp.models.identify import examine
+from acccmp.models.onnx_folding import fold
 
 if TYPE_CHECKING:
     import onnx
@@ -34,6 +35,7 @@ DTYPE_OF = {
 TYPE_NUMBER = {name: number for number, name in DTYPE_OF.items()}
 
 _SMALL = 4096  # bytes of an external tensor that may steer shapes
+_ROUNDS = 8  # of folding and inference, one after the other
 _DENSE = 1 << 28  # elements that a sparse initializer may have
 
 
@@ -159,11 +161,27 @@ def _infer(model: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelPr
     why = ""
     for data_prop in (True, False):
         try:
-            return onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=data_prop)
+            inferred = onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=data_prop)
+            for _ in range(_ROUNDS):
+                if not _open_ends(inferred.graph) or not fold(inferred):
+                    break
+                inferred = onnx.shape_inference.infer_shapes(
+                    inferred, check_type=False, strict_mode=False, data_prop=data_prop,
+                )
+            return inferred
         except Exception as error:  # errors of the C++ side have no common parent below Exception
             why = why or str(error).strip().splitlines()[0][:200]
     notes.append(f"shapes could not be inferred: {why}")
     return copy
+
+
+def _open_ends(graph: onnx.GraphProto) -> bool:
+    """Is there a node output whose shape is not known at all, behind arithmetic that may tell it?"""
+    told = {v.name for v in (*graph.value_info, *graph.output) if v.type.WhichOneof("value") == "tensor_type"
+            and v.type.tensor_type.HasField("shape")}
+    return any(t and t not in told for node in graph.node for t in node.output) and any(
+        node.op_type == "Shape" for node in graph.node
+    )
 
 
 def _dim_protos(kind: onnx.TypeProto) -> Any:
