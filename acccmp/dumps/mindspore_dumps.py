@@ -1,0 +1,204 @@
+"""Folders that MindSpore itself dumps (`MINDSPORE_DUMP_CONFIG`): npy files with long names, and `statistic.csv`.
+
+    <path>/rank_<device>/<net name>/<graph id>/<iteration>/
+        <op type>.<op name>.<task>.<stream>.<time>.<input|output>.<index>.<layout>[.<dtype>].npy
+        statistic.csv
+        constants/Parameter.data-<id>.0.0.<time>.output.0.DefaultFormat.<dtype>.npy
+
+Op names have `--` or `_` where the scope has `/`. bfloat16 is saved as float32 and int4 as int8; the dtype in the name
+is the original one. Grammar and columns: MindSpore's documentation of Dump. Which folder of a tree is read is
+`acccmp.dumps.tree`'s choice; msprobe's folders are `acccmp.dumps.msprobe`'s.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import acccmp.core.layout as layouts
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
+from acccmp.core.tensor import DTYPES, DType, TensorRef
+from acccmp.dumps import arrays, names
+from acccmp.errors import FormatError, InputError
+
+STATISTICS = "statistic.csv"
+CONSTANTS = "constants"
+_LARGEST_TABLE = 1 << 30  # bytes of statistic.csv
+_SIDES: dict[str, Side] = {"input": "input", "output": "output"}
+_DEFAULT = "DefaultFormat"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One row of statistic.csv: what was computed of a tensor. Numbers that were not computed are absent.
+
+    `values` are under the names of the file's columns (`Max Value`, `Min Value`, `L2Norm Value`, ...); NaN where the
+    file says so.
+    """
+
+    port: Port
+    dtype: DType | None
+    shape: tuple[int, ...] | None
+    nbytes: int | None = None
+    op_type: str = ""
+    values: dict[str, float] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class DumpName:
+    """The parts of a file name; `dtype` is the original's, None where the name does not tell."""
+
+    op: DumpedOp
+    port: Port
+    layout: str
+    dtype: DType | None
+
+
+def parse_name(name: str, path: str = "") -> DumpName | None:
+    """Take the name of a MindSpore npy file apart; None if it is not one. The op's name may contain dots."""
+    parts = name.split(".")
+    if parts[-1] != "npy" or len(parts) < 9:
+        return None
+    dtype = _dtype(parts[-2])
+    rest = parts[:-2] if dtype is not None else parts[:-1]
+    if len(rest) < 8 or rest[-3] not in _SIDES or not rest[-2].isdigit() or not rest[-1]:
+        return None
+    *front, task, stream, time, side, index, layout = rest
+    if len(front) < 2 or not all(part.isdigit() and len(part) < 20 for part in (task, stream, time)):
+        return None
+    op_name = ".".join(front[1:])
+    op = DumpedOp(op_name, front[0], path, int(time), int(task), int(stream))
+    return DumpName(op, Port(op_name, _SIDES[side], int(index)), layout, dtype)
+
+
+def _dtype(text: str) -> DType | None:
+    """`float16`, `Float32` or `bfloat16` as a row of the dtype table."""
+    return DTYPES.get(text.lower())
+
+
+def looks_like_mindspore(folder: Path) -> bool:
+    """Does this one folder hold MindSpore's statistics, or npy files with its names?"""
+    if (folder / STATISTICS).is_file():
+        return True
+    return any(parse_name(entry.name) is not None for entry in arrays.scan(folder) if entry.name.endswith(".npy"))
+
+
+def read_folder(folder: Path) -> Dump:
+    """The npy files of one iteration, and the statistics beside them in `meta["statistics"]` (Port -> Statistics).
+
+    Where an op was dumped twice the newest file counts. A folder with statistics alone gives a Dump without tensors
+    and a note. Parameters in `constants/` are op `data-<id>` of type `Parameter`. Damaged files are in `broken`; one
+    damaged statistic.csv is a note. Raises InputError for folders with neither.
+    """
+    notes: list[str] = []
+    refs: dict[Port, TensorRef] = {}
+    ops: dict[str, DumpedOp] = {}
+    newest: dict[Port, int] = {}
+    broken: dict[Port, Broken] = {}
+    stored_wider: set[str] = set()
+    for path, told in sorted(_files(folder), key=lambda pair: (pair[1].op.time, str(pair[0]))):
+        port = told.port
+        if port in newest:
+            notes.append(f"{port} was dumped more than once: the newest file counts")
+        newest[port] = told.op.time
+        ops[port.node] = told.op
+        refs.pop(port, None)
+        broken.pop(port, None)
+        try:
+            refs[port] = _ref(path, told)
+        except FormatError as error:
+            broken[port] = Broken(port.node, str(path), str(error), told.op.op_type, port)
+        if told.dtype is not None and told.dtype.name in ("bfloat16", "int4"):
+            stored_wider.add(told.dtype.name)
+    if stored_wider:
+        notes.append(f"{', '.join(sorted(stored_wider))} tensors were saved in a wider type by MindSpore")
+    statistics: dict[Port, Statistics] = {}
+    try:
+        statistics = read_statistics(folder / STATISTICS) if (folder / STATISTICS).is_file() else {}
+    except FormatError as error:
+        notes.append(str(error))
+    if not newest and not statistics:
+        raise InputError(f"{folder}: no dump of MindSpore here (no {STATISTICS}, no npy files with its names)")
+    if not newest:
+        notes.append(f"only statistics were dumped ({len(statistics)} tensors); dump with saved_data \"tensor\"")
+    return Dump(
+        refs, ops, tuple(broken.values()), folder, "npu", flat_names=True, notes=tuple(dict.fromkeys(notes)),
+        meta={"framework": "mindspore", "statistics": statistics},
+    )
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, DumpName]]:
+    """The tensors of a folder and of its `constants`, long names looked up."""
+    for place in (folder, folder / CONSTANTS):
+        if not place.is_dir():
+            continue
+        mapping = names.read_mapping(place)
+        for entry in arrays.scan(place):
+            real = names.real_name(entry.name, mapping)
+            told = parse_name(real, entry.path)
+            if told is not None:
+                yield Path(entry.path), told
+
+
+def _ref(path: Path, told: DumpName) -> TensorRef:
+    ref = arrays.read_npy(str(path))
+    known = told.layout != _DEFAULT and layouts.is_known(told.layout)
+    return replace(ref, layout=told.layout) if known else ref
+
+
+def read_statistics(path: Path) -> dict[Port, Statistics]:
+    """The rows of a statistic.csv; of several rows for one tensor the newest counts.
+
+    Raises FormatError for a table without the columns that name a tensor, and for one that cannot be read.
+    """
+    found: dict[Port, Statistics] = {}
+    times: dict[Port, int] = {}
+    try:
+        if path.stat().st_size > _LARGEST_TABLE:
+            raise FormatError(f"{path}: {path.stat().st_size} bytes are too many for a table of statistics")
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            rows = csv.DictReader(file)
+            missing = [key for key in ("Op Type", "Op Name", "IO", "Slot") if key not in (rows.fieldnames or ())]
+            if missing:
+                raise FormatError(f"{path}: not a table of MindSpore's statistics: no column {missing[0]!r}")
+            for row in rows:
+                stats, time = _row({str(key): (value or "").strip() for key, value in row.items() if key})
+                if stats is not None and time >= times.get(stats.port, -1):
+                    found[stats.port], times[stats.port] = stats, time
+    except (OSError, csv.Error) as error:
+        raise FormatError(f"{path}: cannot be read: {error}") from None
+    return found
+
+
+_KEYS = frozenset({
+    "Op Type", "Op Name", "Task ID", "Stream ID", "Timestamp", "IO", "Slot", "Data Size", "Data Type", "Shape",
+})
+
+
+def _row(row: dict[str, str]) -> tuple[Statistics | None, int]:
+    side = _SIDES.get(row["IO"].lower())
+    if side is None or not row["Slot"].isdigit() or not row["Op Name"]:
+        return None, 0
+    values = {}
+    for key, text in row.items():
+        if key not in _KEYS and text:
+            try:
+                values[key] = float(text)
+            except ValueError:
+                values[key] = math.nan
+    size, time = row.get("Data Size", ""), row.get("Timestamp", "")
+    return Statistics(
+        Port(row["Op Name"], side, int(row["Slot"])), _dtype(row.get("Data Type", "")), _shape(row.get("Shape", "")),
+        int(size) if size.isdigit() else None, row["Op Type"], values,
+    ), int(time) if time.isdigit() and len(time) < 20 else 0
+
+
+def _shape(text: str) -> tuple[int, ...] | None:
+    """`(1, 3, 8, 8)` or `1x3x8x8`; `()` is a scalar."""
+    if not text:
+        return None
+    parts = [part for part in text.strip("()[]").replace("x", ",").split(",") if part.strip()]
+    return tuple(int(p) for p in parts) if all(p.strip().isdigit() and len(p) < 19 for p in parts) else None
