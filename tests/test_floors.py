@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulated_nets import device_outputs, model_file, picture, residual
-from onnx import helper
+from onnx import TensorProto, helper
 
 from acccmp.core.dump import Port
 from acccmp.models.onnx import load
@@ -79,6 +79,24 @@ def test_a_golden_of_zeros_has_no_relative_floor(tmp_path: Path) -> None:
     found = floors(load(path), {"x": picture(8)})
     assert found[out("zero")] == 0.0
     assert found[out("tiny")] == 1.0  # below the smallest float16: nothing is left of it
+
+
+def test_a_model_in_float16_has_the_floors_of_the_same_model_in_float32(tmp_path: Path) -> None:
+    """Its own golden run rounds as much as a device does, and in another place: a floor of 0 would cry wolf."""
+    w, half = picture(8, 3, 3, 3).astype(np.float16), TensorProto.FLOAT16
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["c"], ["s"], name="sigmoid"),
+        helper.make_node("Cast", ["s"], ["y"], name="cast", to=TensorProto.FLOAT),
+    ]
+    x = picture(1, 3, 9, 9).astype(np.float16)
+    narrow = model_file(tmp_path, nodes, {"x": x.shape}, ["y"], {"w": w}, types={"x": half}, name="narrow")
+    wide = model_file(tmp_path, nodes, {"x": x.shape}, ["y"], {"w": w.astype(np.float32)}, name="wide")
+    found = floors(load(narrow), {"x": x})
+    expected = floors(load(wide), {"x": x.astype(np.float32)})
+    assert found[out("conv")] == pytest.approx(expected[out("conv")], rel=0.1)
+    assert found[out("cast")] == pytest.approx(expected[out("cast")], rel=0.1)
+    assert found[out("cast")] > 1e-4
 
 
 def test_what_overflows_is_left_out_of_the_floor(tmp_path: Path) -> None:

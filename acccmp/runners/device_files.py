@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,11 @@ class DeviceFiles:
             device_op = "BatchMatMulV2"
         originals = [original for node in step.nodes for original in self._twin.names(node.name)]
         self._write(device_op, name, inputs, made, originals, control=control)
+
+    def forget(self, tensors: Iterable[str]) -> None:
+        """Nobody will read these tensors any more."""
+        for tensor in tensors:
+            self._held.pop(tensor, None)
 
     def model_outputs(self, outputs: Mapping[str, Array]) -> None:
         """NetOutput, with every output in plain order and in the model's own dtype."""

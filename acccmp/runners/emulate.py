@@ -121,9 +121,10 @@ def emulate(
     try:
         for tensor in graph.inputs:
             files.model_input(tensor, feeds[tensor], storage.round(feeds[tensor]))
-        for done in machine.run(feeds, storage, planted):
+        for place, done in enumerate(machine.run(feeds, storage, planted)):
             if not done.step.folded:
                 files.op(done.step, done.feeds, done.outputs)
+            files.forget(tensor for tensor in done.step.reads if machine.last_use[tensor] <= place)
         outputs = {tensor: machine.left[tensor] for tensor in graph.outputs}
         files.model_outputs(outputs)
         dump, mapping = files.finish()
@@ -133,14 +134,17 @@ def emulate(
     return Emulated(Path(folder), dump, mapping, tuple(faults), tuple(files.notes), outputs)
 
 
-def floors(graph: Graph, inputs: Mapping[str, Array], precision: str = "float16") -> dict[Port, float]:
+def floors(
+    graph: Graph, inputs: Mapping[str, Array], precision: str = "float16", *, flush_subnormals: bool = False,
+) -> dict[Port, float]:
     """What storage in `precision` alone does to each floating tensor of the original, on these inputs.
 
     A healthy emulated run against the exact run: ||npu - golden|| / ||golden|| over the positions where both are
     finite, for every output port and model input; 0 where the golden is all zero (there is no relative floor), NaN
-    where no position is finite. Tensors inside of fused ops are rounded for the measurement only. Raises as `emulate`.
+    where no position is finite. Tensors inside of fused ops are rounded for the measurement only. A chip that flushes
+    subnormals has higher floors where weights are tiny, and must be asked for. Raises as `emulate`.
     """
-    storage = Storage(precision)
+    storage = Storage(precision, flush_subnormals=flush_subnormals)
     machine = Machine(graph, plan(graph))
     feeds = checked_inputs(graph, inputs)
     found = {
@@ -199,7 +203,7 @@ class Done:
 class Machine:
     """Runs the steps of a plan one after the other; each step is a small ONNX model of its own.
 
-    `left` holds the tensors that are still needed, after a run the model's outputs.
+    `last_use` is the place of the last step that reads a tensor; after a run, `left` holds the model's outputs.
     """
 
     def __init__(self, graph: Graph, steps: Plan, summation: int | None = None) -> None:
@@ -213,7 +217,7 @@ class Machine:
         self.summation = summation
         self.left: dict[str, Array] = {}
         self._sessions = _Sessions(graph)
-        self._last_use = self._count_uses()
+        self.last_use = self._count_uses()
 
     def _count_uses(self) -> dict[str, int]:
         last = {tensor: place for place, step in enumerate(self.plan.steps) for tensor in step.reads}
@@ -252,8 +256,11 @@ class Machine:
         self.left = {tensor: values.get(tensor, feeds.get(tensor, np.empty(0))) for tensor in self.graph.outputs}
 
     def run_twice(self, feeds: Mapping[str, Array], storage: Storage) -> Iterator[tuple[Done, Done]]:
-        """Each step run exactly and run as the device would (not yet rounded), inner tensors of fused ops included."""
-        exact = dict(feeds)
+        """Each step run exactly and run as the device would (not yet rounded), inner tensors of fused ops included.
+
+        What the model itself has as float16 is exact in float32: its own rounding is no less an error.
+        """
+        exact = {tensor: _widened(array) for tensor, array in feeds.items()}
         values = {tensor: storage.round(array) for tensor, array in feeds.items()}
         constants: dict[str, Array] = {}
         for place, step in enumerate(self.plan.steps):
@@ -263,7 +270,7 @@ class Machine:
             else:
                 inner = tuple(tensor for node in step.nodes for tensor in node.outputs if tensor)
                 plain = Step(step.name, step.nodes)
-                golden = self._sessions.run(plain, self._exact(plain, exact, constants), [], inner)
+                golden = self._sessions.run_wide(plain, self._exact(plain, exact, constants), inner)
                 ready = self._feeds(step, values, constants, storage, [])
                 npu = self._sessions.run(step, ready, [], inner)
                 if step.hidden:  # a folded batch norm hides what the convolution made: run that part unfolded
@@ -340,7 +347,7 @@ class Machine:
 
     def _forget(self, values: dict[str, Array], constants: dict[str, Array], place: int) -> None:
         for held in (values, constants):
-            for tensor in [t for t in held if self._last_use.get(t, -1) <= place]:
+            for tensor in [t for t in held if self.last_use.get(t, -1) <= place]:
                 del held[tensor]
 
 
@@ -419,11 +426,10 @@ def _reorder(step: Step, ready: dict[str, Array], seed: int) -> None:
 
 
 class _Sessions:
-    """The small models of steps, made once each."""
+    """Makes and runs the small models of steps."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._made: dict[tuple[Any, ...], Any] = {}
 
     def run(
         self, step: Step, feeds: Mapping[str, Array], ills: Sequence[Fault], wanted: Sequence[str],
@@ -435,14 +441,9 @@ class _Sessions:
         if "ceil-mode" in changed and pool is not None:
             moved = faulty.other_rounding(changed["ceil-mode"], pool, feeds[pool.inputs[0]].shape)
         names = tuple(name for name in wanted if name not in step.hidden)
-        types = tuple((tensor, _element_type(step, tensor, array)) for tensor, array in feeds.items())
-        key = (step.name, bool(step.norms), types, names)
-        session = None if changed else self._made.get(key)
+        types = tuple((tensor, _element_type(array)) for tensor, array in feeds.items())
         try:
-            if session is None:
-                session = self._session(step, types, names, changed, moved)
-            if not changed:
-                self._made[key] = session
+            session = self._session(step, types, names, changed, moved)
             results = session.run(list(names), dict(feeds))
         except AcccmpError:
             raise
@@ -457,9 +458,33 @@ class _Sessions:
             out = {tensor: _cut_pool(array, moved) for tensor, array in out.items()}
         return out
 
+    def run_wide(self, step: Step, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        """The tensors `wanted` of a step, computed in float32 where the model has float16.
+
+        A step that cannot be widened (its bodies or attributes say float16) is run as it is. RunError as in `run`.
+        """
+        given = {tensor: _widened(array) for tensor, array in feeds.items()}
+        narrow = {
+            tensor: array.astype(np.float16) for tensor, array in given.items()
+            if array.dtype == np.float32 and self._is_half(tensor)
+        }
+        if not narrow:
+            return self.run(step, given, [], wanted)
+        try:
+            types = tuple((tensor, _element_type(array)) for tensor, array in given.items())
+            results = self._session(step, types, wanted, {}, None, wide=True).run(list(wanted), given)
+            return dict(zip(wanted, results, strict=True))
+        except Exception:  # as in `run`
+            made = self.run(step, {**given, **narrow}, [], wanted)
+            return {tensor: _widened(array) for tensor, array in made.items()}
+
+    def _is_half(self, tensor: str) -> bool:
+        dtype = self._graph.spec(tensor).dtype
+        return dtype is not None and dtype.name == "float16"
+
     def _session(
         self, step: Step, types: Sequence[tuple[str, int]], names: Sequence[str], changed: Mapping[str, Fault],
-        moved: faulty.Misplaced | None,
+        moved: faulty.Misplaced | None, wide: bool = False,
     ) -> Any:
         import onnx
 
@@ -474,6 +499,8 @@ class _Sessions:
             if moved is not None and moved.pads is not None and node.op_type in faulty.POOLS:
                 _set_attribute(proto, "pads", list(moved.pads))
                 _set_attribute(proto, "auto_pad", "NOTSET")
+            if wide and node.op_type == "Cast" and attribute(node, "to", 1) == onnx.TensorProto.FLOAT16:
+                _set_attribute(proto, "to", onnx.TensorProto.FLOAT)
             nodes.append(proto)
         if step.norms:
             first = nodes[0]
@@ -506,7 +533,11 @@ def _onnxruntime() -> ModuleType:
     return need("onnxruntime", "emulating a device")
 
 
-def _element_type(step: Step, tensor: str, array: Array) -> int:
+def _widened(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _element_type(array: Array) -> int:
     import onnx
 
     if array.dtype.kind in "OUS":

@@ -12,7 +12,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,15 +141,17 @@ class Fault:
 
 
 def place(faults: tuple[Fault, ...], graph: Graph, plan: Plan) -> dict[str, list[Fault]]:
-    """The faults of each step, by step name.
+    """The faults of each step, by step name; an op may be given by its name, its output's or that of the fused op.
 
     Raises UnknownName for ops that the model does not have, and InputError for one that the compiler folds away or
     that the kind cannot apply to.
     """
     found: dict[str, list[Fault]] = {}
+    fused = {step.name: step.nodes[0].name for step in plan.steps}
     for fault in faults:
-        node = graph.node(fault.op)
+        node = graph.node(fused.get(fault.op, fault.op))
         step = plan.step_of(node.name)
+        fault = replace(fault, op=node.name)
         if step.folded:
             raise InputError(
                 f"no fault can be planted on {fault.op}: it is computed at compile time, no device op runs it"
