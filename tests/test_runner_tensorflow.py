@@ -264,7 +264,7 @@ def test_a_layer_that_fails_is_named_in_one_line(tf: Any, tmp_path: Path) -> Non
         tmp_path / "g.pb", placeholder("x", -1, 4), const("to", np.array([3, -1], np.int32)),
         node("layer/bad", "Reshape", "x", "to", T=F, Tshape=Kind(INT32)),
     ))
-    with pytest.raises(RunError, match=r"layer/bad \(Reshape\)") as caught:
+    with pytest.raises(RunError, match=r"layer/bad \(Reshape\): .*requested shape") as caught:
         run(graph, {"x": X})
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500

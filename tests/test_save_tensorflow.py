@@ -31,7 +31,7 @@ from tensorflow_graphs import (
 from acccmp.core.graph import Graph
 from acccmp.errors import SliceError
 from acccmp.models.tensorflow import load, save
-from acccmp.models.tensorflow_write import whole_loops
+from acccmp.models.tensorflow_write import whole_control_flow
 from acccmp.runners.tensorflow import run
 from acccmp.schemas import tensorflow_pb2 as schema
 
@@ -108,7 +108,7 @@ def test_random_cuts_of_a_graph_with_loops_are_the_same_or_refused(shared: Path,
         try:
             again = written(part, tmp_path)
         except SliceError as error:
-            counts[next(word for word in ("V1 loop", "V1 cond", "handle") if word in str(error))] += 1
+            counts[next(word for word in ("V1 loop", "V1 cond", "TensorArray", "handle") if word in str(error))] += 1
         else:
             assert_same(part, again)
             counts["same"] += 1
@@ -241,8 +241,8 @@ def test_cuts_around_a_v1_loop_work(tf: Any, tmp_path: Path) -> None:
 
 def test_a_region_that_passes_a_loop_grows_to_the_whole_loop(tmp_path: Path) -> None:
     graph = load(write(tmp_path / "loop.pb", *loop()))
-    assert whole_loops(graph, {"a", "loop/add", "y"}) == {"a", "y"} | LOOP_NODES
-    assert whole_loops(graph, {"a", "y"}) == {"a", "y"}
+    assert whole_control_flow(graph, {"a", "loop/add", "y"}) == {"a", "y"} | LOOP_NODES
+    assert whole_control_flow(graph, {"a", "y"}) == {"a", "y"}
 
 
 def test_a_cut_between_the_branches_of_a_v1_cond_is_refused(tf: Any, tmp_path: Path) -> None:
@@ -257,12 +257,80 @@ def test_a_cut_between_the_branches_of_a_v1_cond_is_refused(tf: Any, tmp_path: P
     assert np.array_equal(values(again, {"x:0": X - 20, "above:0": np.array(False)})["y:0"], golden["y:0"])
 
 
+def test_a_region_that_passes_a_cond_grows_to_both_branches(tmp_path: Path) -> None:
+    graph = load(write(tmp_path / "cond.pb", *cond()))
+    both = {"cond/then", "cond/square", "cond/negative", "cond/one", "cond/less", "cond/switch_f", "cond/Switch"}
+    assert whole_control_flow(graph, {"cond/square", "cond/Merge", "y"}) == both | {"cond/Merge", "y"}
+    assert whole_control_flow(graph, {"x", "cond/square"}) == {"x", "cond/square"}
+
+
+def test_a_cond_in_a_cond_needs_the_outer_switch_too(tf: Any, tmp_path: Path) -> None:
+    """y = (x * 2 where its largest is above 2, else x * 3) where p, else -x."""
+    b = Kind(schema.DT_BOOL)
+    graph = load(write(
+        tmp_path / "g.pb", placeholder("x", 2, 4), placeholder("p", kind=schema.DT_BOOL),
+        placeholder("q", kind=schema.DT_BOOL), const("two", np.float32(2)), const("three", np.float32(3)),
+        node("out/x", "Switch", "x", "p", T=F), node("out/q", "Switch", "q", "p", T=b),
+        node("in/x", "Switch", "out/x:1", "out/q:1", T=F),
+        node("in/double", "Mul", "in/x:1", "two", T=F), node("in/treble", "Mul", "in/x", "three", T=F),
+        node("in/Merge", "Merge", "in/treble", "in/double", T=F, N=2), node("out/neg", "Neg", "out/x", T=F),
+        node("out/Merge", "Merge", "in/Merge", "out/neg", T=F, N=2), node("y", "Identity", "out/Merge", T=F),
+    ))
+    inner = {"in/x", "in/double", "in/treble", "in/Merge", "two", "three"}
+    outer = {"out/x", "out/q", "out/neg", "out/Merge"}
+    written(graph.keep(inner), tmp_path)  # the inner one alone is whole
+    with pytest.raises(SliceError, match=r"'out/Merge'.*'in/Merge:0'"):
+        save(graph.keep(inner | {"out/neg", "out/Merge", "y"}), tmp_path)
+    assert whole_control_flow(graph, {"in/double", "out/Merge"}) == inner | outer
+    again = written(graph.keep(inner | outer | {"y"}), tmp_path)
+    for p, q, wanted in ((True, True, X * 2), (True, False, X * 3), (False, True, -X), (False, False, -X)):
+        feeds = {"x:0": X, "p:0": np.array(p), "q:0": np.array(q)}
+        assert np.array_equal(values(again, feeds)["y:0"], wanted)
+        assert np.array_equal(values(graph, feeds)["y:0"], wanted)
+
+
 def test_a_constant_branch_needs_its_switch(tmp_path: Path) -> None:
     nodes = [one for one in cond() if one.name not in ("cond/less", "cond/Merge", "cond/negative")]
     merge = node("cond/Merge", "Merge", "cond/one", "cond/square", T=F, N=2)
     graph = load(write(tmp_path / "g.pb", *nodes, merge))
     with pytest.raises(SliceError, match=r"the Switch above 'cond/one:0'"):
         save(graph.keep({"cond/then", "cond/square", "cond/one", "cond/Merge"}), tmp_path)
+
+
+def test_paths_through_a_real_model_with_loops_conds_and_arrays_give_its_numbers(
+    tf: Any, shared: Path, tmp_path: Path,
+) -> None:
+    import networkx
+
+    graph = load(shared / "tensorflow" / MTCNN)
+    golden = values(graph, {
+        "input": (np.random.default_rng(0).random((120, 160, 3)) * 255).astype(np.float32),
+        "min_size": np.float32(40), "factor": np.float32(0.709), "thresholds": np.array([0.05, 0, 0], np.float32),
+    })
+    draw = random.Random(2)
+    names = [one.name for one in graph.nodes if one.name not in graph.constants and "frame" not in one.attrs]
+    fixed = {name for name in graph.constants if "frame" not in graph[name].attrs}
+    grown = equal = 0
+    while equal < 20:
+        start, end = draw.sample(names, 2)
+        path = ({start} | networkx.descendants(graph.nx, start)) & ({end} | networkx.ancestors(graph.nx, end))
+        ends = [tensor for tensor in graph[end].outputs if tensor in golden]
+        if not path or not ends:
+            continue
+        whole = whole_control_flow(graph, path)
+        grown += whole > path
+        again = written(graph.keep(whole | fixed, ends), tmp_path)
+        feeds = {tensor: golden[tensor] for tensor in again.inputs if again.consumers(tensor)}
+        got = {f"{p.node}:{p.index}": array for p, array in run(again, feeds, ends).tensors.items()}
+        assert all(np.array_equal(got[tensor], golden[tensor]) for tensor in ends), (start, end)
+        equal += 1
+    assert grown > 5
+
+
+def test_a_cut_between_what_fills_and_what_reads_an_array_is_refused(shared: Path, tmp_path: Path) -> None:
+    graph = load(shared / "tensorflow" / MTCNN)
+    with pytest.raises(SliceError, match=r"TensorArray: 'pnet/TensorArrayConcatV3' .* above 'pnet/while/Exit_2:0'"):
+        save(graph.keep(["pnet/TensorArray", "pnet/TensorArrayConcatV3"]), tmp_path)
 
 
 # -- what cannot be an input -------------------------------------------------------------------------------------
@@ -276,6 +344,7 @@ def test_handles_variables_and_unknown_types_cannot_be_inputs(tmp_path: Path) ->
     ))
     with pytest.raises(SliceError, match=r"list:0 cannot become an input: it is a handle \(variant\)"):
         save(graph.keep(["push"]), tmp_path)
+    assert whole_control_flow(graph, {"push"}) == {"list", "push"}
     with pytest.raises(SliceError, match="odd:0 cannot become an input: its dtype is not known"):
         save(graph.keep(["y"]), tmp_path)
     with pytest.raises(SliceError, match=r"reads variables \(v\).*freeze"):

@@ -23,6 +23,7 @@ from acccmp.models.tensorflow_values import content, data_type_number, split_nam
 STANDS_FOR = "_acccmp_tensor"
 MARKED_OUTPUTS = "_acccmp_outputs"
 
+_HANDLES = ("resource", "variant")
 _VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 
 
@@ -62,8 +63,9 @@ def graph_def(graph: Graph) -> Any:
     Weights whose node is not in the part become Const nodes. Control edges and placement hints that lead out of the
     part are dropped; versions and everything else of the file stay.
 
-    Raises SliceError for a cut through a V1 loop or between the branches of a V1 cond, for an input of unknown dtype,
-    for a handle as input, and for a graph that was not read from a TensorFlow file.
+    Raises SliceError for a cut through a V1 loop, between the branches of a V1 cond or between what writes and what
+    reads a TensorArray, for an input of unknown dtype, for a handle as input, and for a graph that was not read from a
+    TensorFlow file.
     """
     from acccmp.schemas import tensorflow_pb2 as schema
 
@@ -72,6 +74,7 @@ def graph_def(graph: Graph) -> Any:
     made = {tensor for node in graph.nodes for tensor in node.outputs}
     _refuse_cut_loops(graph, made)
     _refuse_cut_branches(graph, made)
+    _refuse_cut_arrays(graph)
     out = schema.GraphDef()
     out.CopyFrom(graph.source)
     references = _placeholders(graph, made, out)
@@ -111,7 +114,7 @@ def _placeholders(graph: Graph, made: Collection[str], out: Any) -> dict[str, st
         spec = graph.spec(tensor)
         if spec.dtype is None:
             raise SliceError(f"{tensor} cannot become an input: its dtype is not known; start above it")
-        if spec.dtype.name in ("resource", "variant"):
+        if spec.dtype.name in _HANDLES:
             raise SliceError(
                 f"{tensor} cannot become an input: it is a handle ({spec.dtype.name}), which only a run has; "
                 "start above it"
@@ -287,17 +290,93 @@ def _is_pivot(graph: Graph, node: Node) -> bool:
 # -- cuts that cannot be -----------------------------------------------------------------------------------------
 
 
-def whole_loops(graph: Graph, names: Iterable[str]) -> set[str]:
-    """`names`, with every V1 loop that has a node among them taken whole, loops inside it too.
+def whole_control_flow(graph: Graph, names: Iterable[str]) -> set[str]:
+    """`names`, with every V1 loop that has a node among them taken whole, every V1 cond whose Merge is among them from
+    its Switches on (loops and conds inside them too), and what makes and fills the TensorArrays and lists they read.
 
-    What a region needs that runs past a loop: the counter and the condition lie on no path from its start to its end.
+    What a region needs that runs past a loop or cond: the counter, the condition and the other branch lie on no path
+    from its start to its end, and a handle (TensorArray, TensorList) cannot be an input.
     """
     region = set(names)
-    frames = {str(graph[name].attrs["frame"]) for name in region if "frame" in graph[name].attrs}
     parents: Mapping[str, str] = graph.meta.get("frame_parents", {})
-    while inner := {frame for frame, around in parents.items() if around in frames} - frames:
-        frames |= inner
-    return region | {node.name for node in graph.nodes if node.attrs.get("frame") in frames}
+    while True:
+        frames = {str(graph[name].attrs["frame"]) for name in region if "frame" in graph[name].attrs}
+        while inner := {frame for frame, around in parents.items() if around in frames} - frames:
+            frames |= inner
+        grown = region | {node.name for node in graph.nodes if node.attrs.get("frame") in frames}
+        for name in sorted(grown):
+            if _joins(graph[name]):
+                grown |= _branches(graph, name)
+            for tensor in graph[name].inputs:
+                port, dtype = graph.producer(tensor), graph.spec(tensor).dtype
+                if dtype is not None and dtype.name in _HANDLES and port is not None and port.node in graph:
+                    grown.add(port.node)
+            grown |= _contents(graph, graph[name])[0]
+        if grown == region:
+            return region
+        region = grown
+
+
+def _joins(node: Node) -> bool:
+    return node.op_type in ("Merge", "RefMerge") and "frame" not in node.attrs
+
+
+def _chooses(node: Node) -> bool:
+    return node.op_type in ("Switch", "RefSwitch") and "frame" not in node.attrs
+
+
+def _branches(graph: Graph, merge: str) -> set[str]:
+    """What lies between a cond's Merge and its Switches, the Switches included."""
+    found: set[str] = set()
+    seen: set[tuple[str, int]] = set()
+    waiting = [(merge, 0)]  # a node, and how many conds are open below it
+    while waiting:
+        name, depth = waiting.pop()
+        if (name, depth) in seen or name not in graph:
+            continue
+        seen.add((name, depth))
+        found.add(name)
+        node = graph[name]
+        depth += _joins(node) - _chooses(node)
+        if depth > 0:
+            above = [port.node for tensor in node.inputs if (port := graph.producer(tensor)) is not None]
+            waiting += [(source, depth) for source in (*above, *node.control)]
+    return found
+
+
+_PASS_ON = ("Identity", "Enter", "Exit", "Switch", "Merge", "NextIteration")
+
+
+def _contents(graph: Graph, node: Node) -> tuple[set[str], list[str]]:
+    """Where the contents of the TensorArray that a node reads come from: the nodes on the way up to what wrote to it,
+    and the tensors that lead out of the graph. Its last input (the flow) stands for the contents; it holds no data."""
+    found: set[str] = set()
+    outside: list[str] = []
+    kind = node.op_type
+    if not re.fullmatch(r"TensorArray\w+V3", kind) or kind in ("TensorArrayCloseV3", "TensorArrayGradV3"):
+        return found, outside
+    waiting = list(node.inputs[-1:])
+    while waiting:
+        tensor = waiting.pop()
+        port = graph.producer(tensor)
+        if port is None or port.node not in graph or graph[port.node].op_type == "Placeholder":
+            outside.append(tensor)
+        elif port.node not in found:
+            found.add(port.node)
+            above = graph[port.node]
+            if above.op_type in _PASS_ON:
+                waiting += above.inputs if above.op_type == "Merge" else above.inputs[:1]
+    return found, outside
+
+
+def _refuse_cut_arrays(graph: Graph) -> None:
+    for node in graph.nodes:
+        _, outside = _contents(graph, node)
+        if outside:
+            raise SliceError(
+                f"the cut runs through a TensorArray: {node.name!r} reads what was written to it above {outside[0]!r}, "
+                "outside the part; start above that, or below what reads it"
+            )
 
 
 def _refuse_cut_loops(graph: Graph, made: Collection[str]) -> None:
@@ -337,34 +416,21 @@ def _refuse_cut_loops(graph: Graph, made: Collection[str]) -> None:
             )
 
 
-def _refuse_cut_branches(graph: Graph, made: Collection[str]) -> None:
+def _refuse_cut_branches(graph: Graph, made: set[str]) -> None:
     """A Merge outside loops takes the branch that its Switch chose; without the Switch both would seem to be alive."""
-    by_name = {node.name: node for node in graph.nodes}
-    for merge in graph.nodes:
-        if merge.op_type not in ("Merge", "RefMerge") or "frame" in merge.attrs:
+    inside = {node.name for node in graph.nodes}
+    if all(made >= set(node.inputs) and inside >= set(node.control) for node in graph.nodes):
+        return
+    conds: dict[str, int] = {}  # node -> how many conds of the part its value is inside of
+    for node in graph.nodes:
+        above = [conds.get(port.node, 0) if (port := graph.producer(t)) is not None else 0 for t in node.inputs]
+        before = [conds.get(name, 0) for name in node.control]
+        if not _joins(node):
+            conds[node.name] = max([*above, *before], default=0) + _chooses(node)
             continue
-        for tensor in merge.inputs:
-            chosen, crossed, seen = False, False, set()
-            waiting = [tensor]
-            while waiting and not chosen:
-                port = graph.producer(waiting.pop())
-                if port is None or port.node not in by_name:
-                    crossed = True
-                    continue
-                node = by_name[port.node]
-                if node.name in seen:
-                    continue
-                seen.add(node.name)
-                chosen = node.op_type in ("Switch", "RefSwitch")
-                waiting += node.inputs
-                for before in node.control:
-                    if before not in by_name:
-                        crossed = True
-                    elif before not in seen:
-                        chosen = chosen or by_name[before].op_type in ("Switch", "RefSwitch")
-                        waiting += by_name[before].outputs[:1]
-            if crossed and not chosen:
-                raise SliceError(
-                    f"the cut runs through a V1 cond: {merge.name!r} joins its branches, but the Switch above "
-                    f"{tensor!r} is not in the part; start above the Switch or below the Merge"
-                )
+        if 0 in above:
+            raise SliceError(
+                f"the cut runs through a V1 cond: {node.name!r} joins its branches, but the Switch above "
+                f"{node.inputs[above.index(0)]!r} is not in the part; start above the Switch or below the Merge"
+            )
+        conds[node.name] = min(above, default=1) - 1

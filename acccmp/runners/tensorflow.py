@@ -127,6 +127,8 @@ def _quiet() -> Iterator[None]:
 
 def _one_line(error: BaseException) -> str:
     text = str(getattr(error, "message", "") or error)
+    told = re.search(r"Node: '[^']*'\n(.*)|\(0\) \w+: (.*)", text)  # what failed, after pages about where
+    text = next((part for part in told.groups() if part), text) if told else text
     text = re.split(r"\n\n|\nErrors may have originated|\n\t ?\[\[|\[\[\{\{|\n\nOriginal stack|Defined at", text)[0]
     text = re.sub(r"\{\{function_node [^}]*\}\}|\{\{node ([^}]*)\}\}", r"\1", text)
     return " ".join(text.split())[:300]
