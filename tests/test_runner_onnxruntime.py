@@ -205,6 +205,16 @@ def test_an_unknown_operator_inside_a_body_stops_its_owner(tmp_path: Path) -> No
     assert "i" in captured.skipped
 
 
+def test_an_operator_that_lacks_a_kernel_for_its_types_is_a_frontier_too(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], "conv64"), helper.make_node("Neg", ["x"], ["y"], "neg")]
+    double = TensorProto.DOUBLE
+    graph = model(tmp_path / "m.onnx", nodes, [("x", double, [1, 1, 4, 4])], [("c", double, None), ("y", double, None)],
+                  {"w": np.ones((1, 1, 3, 3))})
+    captured = run(graph, {"x": np.ones((1, 1, 4, 4))})
+    assert [port.node for port in captured.tensors] == ["x", "neg"]
+    assert captured.skipped["c"].startswith("Conv conv64")
+
+
 def test_a_failure_while_running_names_the_node(tmp_path: Path) -> None:
     graph = model(tmp_path / "m.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], "the_matmul")],
                   [("x", FLOAT, ["a", "b"])], [("y", FLOAT, None)], {"w": np.ones((3, 2), "f4")})

@@ -244,7 +244,7 @@ def _computed(
                     f"{graph.name}: onnxruntime has no operator {_op(node)} (node {node.name}); "
                     "cut the model above it, or compare against a golden dump made where it runs"
                 ) from error
-            plan = _without(plan, bad, "onnxruntime has no such operator")
+            plan = _without(plan, bad, "onnxruntime has no such operator, or not for its types")
             plan = replace(plan, notes=(*plan.notes, f"not run: {len(bad)} nodes of type {_op(node)}, which "
                                                      "onnxruntime does not have, and what lies below them"))
             continue
