@@ -10,6 +10,7 @@ from report_factory import comparison, make_report
 from rich.cells import cell_len
 from rich.console import Console
 
+from acccmp.core.dump import Port
 from acccmp.reports import summary, tables
 from acccmp.reports.report import Report, Verdict
 
@@ -116,11 +117,16 @@ def test_verdicts_without_a_size_have_signs_of_their_own() -> None:
     assert (signs[Verdict.UNREADABLE], signs[Verdict.NONFINITE], signs[Verdict.OVERFLOW]) == ("!", "N", "^")
 
 
-def test_the_worst_table_does_not_repeat_an_error_as_the_next_layers_input() -> None:
+def test_the_worst_table_does_not_repeat_an_error_that_is_only_passed_on() -> None:
     report = make_report(every_verdict=False)
     assert [row.port.side for row in summary.worst(report)] == ["output"] * 10
     lone = replace(report, comparisons=tuple(row for row in report.comparisons if row.port.side == "input"))
     assert len(summary.worst(lone)) == 10
+    conv = comparison("conv", 0, Verdict.DRIFT, 0.5)
+    cast = replace(conv, port=Port("trans_Cast_1", "output", 0), op_type="Cast", order=1)
+    worse = replace(cast, port=Port("trans_Cast_2", "output", 0), error=0.9, order=2)
+    broken = replace(cast, port=Port("trans_Cast_3", "output", 0), verdict=Verdict.NONFINITE, order=3)
+    assert summary.worst(Report((conv, cast, worse, broken))) == [broken, worse, conv]
 
 
 def test_coverage_is_never_rounded_up_to_complete() -> None:

@@ -13,7 +13,7 @@ from acccmp.reports.legend import LOOKS, METRICS
 from acccmp.reports.report import Comparison, Report, Verdict
 
 MOST_ROWS = 5000  # rows of the long table; the CSV has them all
-MOST_POINTS = 1200  # of the chart; where several layers share one, the worst is drawn
+MOST_POINTS = 800  # of the chart; where several layers share one, the worst is drawn
 
 STYLE = """
 .acccmp{font:14px/1.45 system-ui,sans-serif;color:inherit;max-width:70rem}

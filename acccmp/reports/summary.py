@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from acccmp.core.dump import Port
 from acccmp.reports.legend import FIRST_BAD
 from acccmp.reports.report import JUDGED, LISTED, Comparison, Report, Verdict
 
@@ -105,12 +106,18 @@ def ratios(row: Comparison) -> str:
 
 
 def worst(report: Report, n: int = 10) -> list[Comparison]:
-    """The worst ports; an input that only repeats what its producer's output says is left out."""
-    made = {row.golden_port: row for row in report.judged if row.port.side == "output" and row.golden_port is not None}
+    """The worst ports; one that only repeats an earlier port's error on the same golden tensor is left out.
+
+    (The input of an op repeats its producer's output, and so does what a compiler-made Cast or TransData passes on.)
+    """
+    made: dict[Port, Comparison] = {}
+    for row in sorted(report.judged, key=lambda row: (row.port.side == "input", row.order)):
+        if row.golden_port is not None:
+            made.setdefault(row.golden_port, row)
     found = []
     for row in report.worst(len(report.judged)):
-        source = made.get(row.golden_port) if row.port.side == "input" and row.golden_port is not None else None
-        if source is None or source.verdict is not row.verdict or abs(source.error - row.error) > 0.01 * row.error:
+        first = made.get(row.golden_port, row) if row.golden_port is not None else row
+        if first is row or first.verdict is not row.verdict or not abs(first.error - row.error) <= 0.01 * row.error:
             found.append(row)
             if len(found) == n:
                 break

@@ -542,7 +542,7 @@ def _indented(line: str) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    return Padding(Text(safe.visible(line, 300)), (0, 0, 0, 2))
+    return Padding(Text(safe.visible(line, 300)), (0, 0, 0, 2), expand=False)
 
 
 def _first_bad_lines(report: Report) -> list[RenderableType]:
