@@ -278,13 +278,12 @@ def run(
       acccmp run model.onnx --input image=cat.npy -o golden/
     """
     from acccmp.models.load import load
-    from acccmp.runners.feeds import read_inputs
     from acccmp.runners.run import golden_run
 
     graph = load(model, weights)
     if graph.inputs and not inputs:
         raise InputError(f"{model} has inputs to feed: {_input_help(graph)}")
-    dump = golden_run(graph, read_inputs(graph, inputs), out, runner=runner, overwrite=force)
+    dump = golden_run(graph, inputs, out, runner=runner, overwrite=force)
     if as_json:
         _print_json({"folder": str(out), "tensors": len(dump), "notes": list(dump.notes)})
     else:

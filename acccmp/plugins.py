@@ -21,6 +21,7 @@ TABLES: dict[str, dict[str, str]] = {
         "tensorflow": "acccmp.models.tensorflow:load",
         "om": "acccmp.models.om:load",
         "atc_json": "acccmp.models.atc_json:load",
+        "build_pbtxt": "acccmp.models.build_pbtxt:load",
         "mindir": "acccmp.models.mindspore:load",
         "ckpt": "acccmp.models.mindspore:load_checkpoint",
         "cambricon": "acccmp.models.cambricon:load",

@@ -204,9 +204,11 @@ def _subject(
         subject["mapping"] = str(mapping if isinstance(mapping, str | Path) else mapping.path or mapping.name)
     if graph is not None:
         subject["model"] = f"{graph.name} ({graph.format}, {len(graph)} nodes)"
-    for key in ("runner", "version"):
-        if key in golden_dump.meta:
-            subject[f"golden {key}"] = str(golden_dump.meta[key])
+    runner = golden_dump.meta.get("runner")
+    if isinstance(runner, Mapping):  # a golden folder's manifest
+        subject["runner"] = f"{runner.get('name', '')} {runner.get('version', '')}".strip()
+    elif runner:
+        subject["runner"] = f"{runner} {golden_dump.meta.get('version', '')}".strip()
     return subject
 
 
