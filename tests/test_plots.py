@@ -372,3 +372,25 @@ def test_hostile_names_are_drawn_as_they_are() -> None:
         Report((row,)).plot_layer(f"{name}:output:0").canvas.draw()
         plots.plot_heatmap(Report((row,)), name).canvas.draw()
         graph.plot(report=Report((row,))).canvas.draw()
+
+
+def test_constants_are_left_out_and_counted() -> None:
+    graph = make_graph(3)
+    weight = replace(graph.nodes[0], name="weight", op_type="Const", inputs=(), outputs=("w",))
+    fed = replace(graph.nodes[0], inputs=("image", "w"))
+    shown = " ".join(texts(replace(graph, nodes=(weight, fed, *graph.nodes[1:])).plot()))
+    assert "3 of 4 nodes, without 1 constants" in shown
+    assert "Const" not in shown
+
+
+def test_an_edge_that_skips_layers_keeps_clear_of_the_boxes_between() -> None:
+    figure = make_graph(8).plot()
+    ax = figure.axes[0]
+    figure.canvas.draw()
+    arrows = [patch for patch in ax.patches if hasattr(patch, "get_arrowstyle")]
+    skip = max(arrows, key=lambda arrow: arrow.get_path().get_extents().height)
+    boxed = [text for text in ax.texts if "conv4" in text.get_text() or "conv5" in text.get_text()]
+    inner = [text.get_bbox_patch().get_window_extent() for text in boxed]
+    spots = ax.transData.transform(skip.get_path().to_polygons(closed_only=False)[0])
+    assert len(inner) == 2
+    assert not [spot for spot in spots for box in inner if box.contains(*spot)]

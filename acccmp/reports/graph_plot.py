@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from acccmp.core.graph import Graph
@@ -27,20 +27,24 @@ def plot_graph(
 ) -> Figure:
     """The network drawn in layers by depth, shapes on the edges, verdicts of `report` by shape and colour.
 
-    `around` (a node or tensor) draws what is within `radius` steps of it. Without it, a network of more than 60 nodes
-    is drawn around the report's first bad layer, or whole, as dots in columns, when there is none. Raises UnknownName,
-    and MissingExtra without matplotlib.
+    `around` (a node or tensor) draws what is within `radius` steps of it. Without it, a network too large for boxes is
+    drawn around the report's first bad layer, or whole, as dots in columns, when there is none. Constants are left
+    out. Raises UnknownName, and MissingExtra without matplotlib.
     """
     verdicts = _verdicts(graph, report) if report is not None else {}
-    if around is None and len(graph) > MOST_BOXES and report is not None and report.first_bad is not None:
+    hidden = graph.constants if graph.inputs else frozenset()
+    names = [node.name for node in graph.nodes if node.name not in hidden]
+    layers = _layers(graph, names)
+    if around is None and not _is_boxed(layers) and report is not None and report.first_bad is not None:
         first = report.first_bad
         named = (*first.originals[-1:], first.port.node, *((first.golden_port.node,) if first.golden_port else ()))
         around = next((name for name in named if name in graph), None)
     centre = graph.node(around).name if around is not None else None
-    names = [node.name for node in graph.nodes] if centre is None else _neighbourhood(graph, centre, radius)
-    layers = _layers(graph, names)
+    if centre is not None:
+        names = _neighbourhood(graph, centre, radius, hidden)
+        layers = _layers(graph, names)
+    boxed = _is_boxed(layers)
     widest = max((len(layer) for layer in layers), default=1)
-    boxed = len(names) <= MOST_BOXES and len(layers) <= MOST_LAYERS
     size = (max(6.5, WIDE * widest + 1.6), max(3.0, HIGH * len(layers) + 0.5)) if boxed else (10.0, 7.5)
     figure, ax = canvas(ax, *size, "plotting a graph")
     if not names:
@@ -51,10 +55,16 @@ def plot_graph(
         _draw_dots(ax, graph, layers, verdicts)
     ax.set_axis_off()
     part = f", within {radius} steps of {safe.short(around, 40)}" if around is not None else ""
-    ax.set_title(f"{safe.short(graph.name or 'graph', 50)} ({len(names)} of {len(graph)} nodes{part})", loc="left",
-                 fontsize=10, parse_math=False)
+    constants = f", without {len(hidden)} constants" if hidden else ""
+    ax.set_title(f"{safe.short(graph.name or 'graph', 50)} ({len(names)} of {len(graph)} nodes{part}{constants})",
+                 loc="left", fontsize=10, parse_math=False)
     _legend(ax, {verdicts[name] for name in names if name in verdicts}, boxed)
     return figure
+
+
+def _is_boxed(layers: Sequence[Sequence[str]]) -> bool:
+    """Few enough to be drawn as boxes with names and shapes?"""
+    return sum(map(len, layers)) <= MOST_BOXES and len(layers) <= MOST_LAYERS
 
 
 def _verdicts(graph: Graph, report: Report) -> dict[str, Verdict]:
@@ -72,13 +82,13 @@ def _verdicts(graph: Graph, report: Report) -> dict[str, Verdict]:
     return {name: row.verdict for name, row in {**implied, **direct}.items()}
 
 
-def _neighbourhood(graph: Graph, centre: str, radius: int) -> list[str]:
+def _neighbourhood(graph: Graph, centre: str, radius: int, hidden: Collection[str]) -> list[str]:
     """Names within `radius` steps, up or down, in execution order; the nearest 60 when there are more."""
     view = graph.nx
     near, edge = {centre: 0}, [centre]
     for step in range(1, radius + 1):
         edge = list(dict.fromkeys(n for name in edge for n in (*view.predecessors(name), *view.successors(name))
-                                  if n not in near))
+                                  if n not in near and n not in hidden))
         near.update(dict.fromkeys(edge, step))
     kept = sorted(near, key=lambda name: near[name])[:MOST_BOXES]
     return sorted(kept, key=lambda name: graph.depth[name])
@@ -120,7 +130,7 @@ def _draw_boxes(
     for source, target, data in graph.nx.edges(data=True):
         if source in at and target in at and (source, target) not in drawn:
             drawn.add((source, target))
-            _draw_edge(ax, at[source], at[target], data)
+            _draw_edge(ax, at[source], at[target], at.values(), data)
     for name, (x, y) in at.items():
         verdict = verdicts.get(name)
         colour = LOOKS[verdict].colour if verdict is not None else "#BBBBBB"
@@ -136,21 +146,25 @@ def _draw_boxes(
     ax.set_ylim(-len(layers) + 0.6, 0.4)
 
 
-def _draw_edge(ax: Axes, start: tuple[float, float], end: tuple[float, float], data: Mapping[str, Any]) -> None:
-    """An arrow with the tensor's shape beside it; one that skips layers swings out to the side of the boxes."""
+def _draw_edge(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], boxes: Collection[tuple[float, float]],
+    data: Mapping[str, Any],
+) -> None:
+    """An arrow with the tensor's shape beside it; one that skips layers goes down where no box is in its way."""
     patches, paths = need("matplotlib.patches", "plotting a graph"), need("matplotlib.path", "plotting a graph")
     (x0, y0), (x1, y1) = start, end
     top, bottom = y0 - 0.24, y1 + 0.24
-    skips = y0 - y1 > 1.5
-    out = max(x0, x1) + (0.46 if skips and x0 == x1 else 0.0)
     style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9, "color": GREY, "lw": 0.9, "zorder": 1}
     style["ls"] = ":" if data.get("control") else "-"
-    if skips and x0 == x1:
+    between = [x for x, y in boxes if y1 < y < y0]
+    if y0 - y1 > 1.5:
+        way = next((x for x in (x0, x1) if all(abs(x - other) > 0.45 for other in between)),
+                   max([x0, x1, *between]) + 0.46)
         step = min(0.5, (top - bottom) / 3)
-        path = paths.Path([(x0, top), (out, top - 0.02), (out, top - step), (out, bottom + step), (out, bottom + 0.02),
+        path = paths.Path([(x0, top), (way, top - 0.02), (way, top - step), (way, bottom + step), (way, bottom + 0.02),
                            (x1, bottom)], [1, 3, 3, 2, 3, 3])
         ax.add_patch(patches.FancyArrowPatch(path=path, **style))
-        label = (out, (top + bottom) / 2)
+        label = (way, (top + bottom) / 2)
     else:
         ax.add_patch(patches.FancyArrowPatch((x0, top), (x1, bottom), shrinkA=0, shrinkB=0, **style))
         label = ((x0 + x1) / 2, (top + bottom) / 2)
@@ -163,7 +177,8 @@ def _draw_edge(ax: Axes, start: tuple[float, float], end: tuple[float, float], d
 def _draw_dots(ax: Axes, graph: Graph, layers: list[list[str]], verdicts: Mapping[str, Verdict]) -> None:
     """Layers wrap into columns of `ROWS`, read from top to bottom and left to right."""
     widest = max(len(layer) for layer in layers)
-    rows = max(ROWS, -(-len(layers) // 24))
+    columns = min(24, -(-len(layers) // ROWS))
+    rows = -(-len(layers) // columns)
     at = {}
     for depth, layer in enumerate(layers):
         column, row = divmod(depth, rows)
@@ -182,7 +197,6 @@ def _draw_dots(ax: Axes, graph: Graph, layers: list[list[str]], verdicts: Mappin
             xs, ys = zip(*(at[name] for name in names), strict=True)
             ax.scatter(xs, ys, marker=look.marker if look else ".", color=look.colour if look else GREY,
                        s=34 if verdict in bad else 11, zorder=4 if verdict in bad else 2)
-    columns = -(-len(layers) // rows)
     named = list(at) if len(at) <= MOST_NAMES else [name for name in at if verdicts.get(name) in bad][:60]
     for name in named:
         ax.annotate(safe.short(name, max(10, 96 // columns)), at[name], xytext=(5, 0), textcoords="offset points",
