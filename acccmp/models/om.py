@@ -135,13 +135,13 @@ def _model(buffer: Buffer, container: Container) -> Model:
         return Model(
             container.header.name or container.path.stem, (), inner=tuple(inner), notes=tuple(notes),
         )
-    root = _one_model(buffer, container, 0, None)
+    root = _decoded(buffer, container, 0, None)
     graphs, inner_weights = dict(root.graphs), dict(root.inner_weights)
     dictionary = root.attrs.get("_dictionary")
     for block in range(1, len(container.blocks)):
         # The sub-models with known shapes; they are more than the sketch of them in the root model.
         try:
-            part = _one_model(buffer, container, block, dictionary)
+            part = _decoded(buffer, container, block, dictionary)
         except FormatError as error:
             notes.append(f"sub-model {block} is left out: {str(error).removeprefix(f'{container.path}: ')}")
             continue
@@ -152,6 +152,14 @@ def _model(buffer: Buffer, container: Container) -> Model:
         root, graphs=graphs, inner_weights=inner_weights, inner=tuple(inner), notes=(*notes, *root.notes),
         attrs={key: value for key, value in root.attrs.items() if key != "_dictionary"},
     )
+
+
+def _decoded(buffer: Buffer, container: Container, block: int, above: Dictionary | None) -> Model:
+    """`_one_model`; names of attributes that are no text (protobuf cannot hand them out) become our error."""
+    try:
+        return _one_model(buffer, container, block, above)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{container.path}: damaged: the name of an attribute is no text ({error.reason})") from None
 
 
 def _one_model(buffer: Buffer, container: Container, block: int, above: Dictionary | None) -> Model:
