@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.path import Path
 from report_factory import HOSTILE, comparison, hostile_report, make_graph, make_report
 
 from acccmp.core.graph import Graph
@@ -390,7 +391,8 @@ def test_an_edge_that_skips_layers_keeps_clear_of_the_boxes_between() -> None:
     arrows = [patch for patch in ax.patches if hasattr(patch, "get_arrowstyle")]
     skip = max(arrows, key=lambda arrow: arrow.get_path().get_extents().height)
     boxed = [text for text in ax.texts if "conv4" in text.get_text() or "conv5" in text.get_text()]
-    inner = [text.get_bbox_patch().get_window_extent() for text in boxed]
-    spots = ax.transData.transform(skip.get_path().to_polygons(closed_only=False)[0])
+    inner = [text.get_window_extent() for text in boxed]
+    way = Path(skip.get_path().to_polygons(closed_only=False)[0]).interpolated(40)
+    spots = ax.transData.transform(way.vertices)
     assert len(inner) == 2
     assert not [spot for spot in spots for box in inner if box.contains(*spot)]
