@@ -158,6 +158,7 @@ def cli() -> None:
 @click.option("--min-coverage", type=click.FloatRange(0, 1), default=0.9, show_default=True)
 @click.option("--strict", is_flag=True, help="Inner layers that drift fail the comparison too.")
 @click.option("--floor/--no-floor", default=True, help="Emulate the NPU's dtype to know what rounding alone explains.")
+@click.option("--flush-subnormals", is_flag=True, help="The chip turns subnormals into 0: so do the floors.")
 @click.option("--weights-only", is_flag=True, help="Compare weights only: NPU is a compiled model or checkpoint.")
 @click.option(
     "--report-level", type=click.Choice(["full", "short", "line"]), default="full", show_default=True,
@@ -188,7 +189,8 @@ def compare(golden: str, npu: str, **options: Any) -> int:
         how = Options(
             run=options["run_name"], device=options["device"], npu_model=options["npu_model"], step=options["step"],
             valid=options["valid"], min_coverage=options["min_coverage"], strict=options["strict"],
-            floor=options["floor"], runner=options["runner"], executor=executor, progress=progress,
+            floor=options["floor"], flush_subnormals=options["flush_subnormals"], runner=options["runner"],
+            executor=executor, progress=progress,
         )
         if Path(golden).is_dir() and is_slice(golden):
             own, full = compare_slice(golden, npu, mapping=options["mapping"], thresholds=thresholds, options=how)

@@ -37,7 +37,11 @@ DEVICE_KINDS = ("om", "atc_json", "build_pbtxt")
 
 @dataclass(frozen=True)
 class Options:
-    """Which run of a dump is taken, and how the comparison is judged. The defaults are those of the command line."""
+    """Which run of a dump is taken, and how the comparison is judged. The defaults are those of the command line.
+
+    `floor`: emulate the NPU's storage to know each tensor's precision floor; `flush_subnormals`: of a chip that turns
+    subnormal numbers into 0.
+    """
 
     run: str | None = None
     device: str | None = None
@@ -47,6 +51,7 @@ class Options:
     min_coverage: float = 0.9
     strict: bool = False
     floor: bool = True
+    flush_subnormals: bool = False
     runner: str | None = None
     executor: Executor | None = field(default=None, repr=False)
     progress: Callable[[int, int], None] | None = field(default=None, repr=False)
@@ -304,7 +309,7 @@ def _floors(
             return None, ["the golden dump holds no model inputs: limits are fixed, a floor would be sharper"]
         feeds = {tensor: golden[port].numpy() for tensor, port in ports.items()}
     try:
-        return floors(graph, feeds, precision), []
+        return floors(graph, feeds, precision, flush_subnormals=options.flush_subnormals), []
     except AcccmpError as error:
         return None, [f"no precision floor, limits are fixed: {error}"]
 
