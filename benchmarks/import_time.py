@@ -27,7 +27,10 @@ def main() -> int:
     whole = seconds("import acccmp; acccmp.Graph; acccmp.Report")
     print(f"python alone {bare * 1e3:.0f} ms; import numpy +{(numpy - bare) * 1e3:.0f} ms; "
           f"import acccmp +{(ours - bare) * 1e3:.0f} ms; and its nouns +{(whole - bare) * 1e3:.0f} ms")
-    code = "import sys, json; before = set(sys.modules); import acccmp; print(json.dumps(sorted(set(sys.modules) - before)))"
+    code = (
+        "import sys, json; before = set(sys.modules); import acccmp; "
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     print(f"modules that `import acccmp` loads ({len(loaded)}): {', '.join(loaded)}")
     return 0

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from acccmp.runners.feeds import random_inputs
-from acccmp.runners.run import run
 
 from acccmp import plugins
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.errors import AcccmpError, InputError, SliceError
 from acccmp.models.load import load
+from acccmp.runners.feeds import random_inputs
+from acccmp.runners.run import run
 from acccmp.slicing.cut import cut
 
 ROOT = Path(__file__).resolve().parent.parent
