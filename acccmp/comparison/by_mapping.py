@@ -8,10 +8,11 @@ from dataclasses import replace
 from acccmp.comparison.fitting import fitted
 from acccmp.comparison.lookup import Dumped, Found, Golden, flat, why
 from acccmp.comparison.pairs import Pair
-from acccmp.comparison.provenance import Device, Trail
+from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Port
 from acccmp.core.graph import Node
 from acccmp.models.device_graph import TASKLESS, split_input
+from acccmp.models.tracing import Trail
 from acccmp.reports.report import Verdict
 
 
@@ -40,7 +41,7 @@ def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -
             inputs = list(range(len(data)))
         for index in inputs:
             port = Port(node.name, "input", index)
-            trail = device.trace(data[index]) if index < len(data) and data[index] else Trail(
+            trail = device.trail(data[index]) if index < len(data) and data[index] else Trail(
                 None, None, None, "the mapping lists no such input",
             )
             rows += _row(device, gold, dumped, node, port, name, trail)
@@ -48,7 +49,7 @@ def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -
         count = max([len(node.outputs), *(index + 1 for index in dumped.indices(name, "output"))])
         for index in range(count):
             rows += _row(device, gold, dumped, node, Port(node.name, "output", index), name,
-                         device.trace(f"{node.name}:{index}"))
+                         device.trail(f"{node.name}:{index}"))
         told = {row.reason for row in rows[before:] if row.verdict is Verdict.UNREADABLE}
         for broken in dumped.broken.get(name or "", ()):
             if why(broken) not in told and (broken.port is None or broken.port.side == "output"):
@@ -95,7 +96,7 @@ def _row(
 
 def _base(device: Device, dumped: Dumped, node: Node, port: Port, name: str | None) -> Pair:
     return Pair(
-        port, op_type=node.op_type, originals=device.originals(node) if node.origins != () else (),
+        port, op_type=node.op_type, originals=device.group_originals(node) if node.origins != () else (),
         npu_ops=tuple(member.name for member in device.members[device.group[node.name]]),
         order=device.order[node.name], group=device.group[node.name],
         address=dumped.address(name, port.side, port.index), quantised=_is_quantised(device, node, port),
@@ -162,7 +163,7 @@ def _golden_only(device: Device, gold: Golden, rows: Sequence[Pair]) -> list[Pai
             reason = f"{kind}: no op of the device model implements it"
         found.append(Pair(
             port, port, gold.dump[port], verdict=Verdict.FUSED, reason=reason, order=last,
-            originals=device.originals(into) if into else (port.node,), op_type=into.op_type if into else "",
+            originals=device.group_originals(into) if into else (port.node,), op_type=into.op_type if into else "",
             npu_ops=tuple(n.name for n in nodes), group=device.group[into.name] if into else -1,
         ))
     return found

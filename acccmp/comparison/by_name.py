@@ -8,9 +8,9 @@ from dataclasses import replace
 from acccmp.comparison.fitting import fitted
 from acccmp.comparison.lookup import Dumped, Golden, why
 from acccmp.comparison.pairs import Pair
-from acccmp.comparison.provenance import PASSING
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
+from acccmp.models.tracing import PASSING
 from acccmp.reports.report import Verdict
 
 

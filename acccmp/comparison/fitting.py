@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from acccmp.comparison.metrics import squeezed
 from acccmp.comparison.pairs import Pair
-from acccmp.comparison.provenance import Trail
 from acccmp.core import layout as layouts
 from acccmp.core.graph import Origin, TensorSpec
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import TensorRef
+from acccmp.models.tracing import Trail
 from acccmp.reports.report import Verdict
 
 

@@ -83,7 +83,7 @@ def _marked(rows: list[Pair], gold: Golden, wanted: Iterable[Port]) -> list[Pair
 def _mark_by_mapping(rows: list[Pair], gold: Golden, device: Device) -> list[Pair]:
     out = list(rows)
     for place, tensor in enumerate(device.mapping.outputs):
-        trail = device.trace(tensor)
+        trail = device.trail(tensor)
         by_port: dict[Port, int] = {}
         for i, row in enumerate(out):  # a fused original may have the name of a device op, whose row comes first
             by_port.setdefault(row.port, i)
