@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from acccmp.version import VERSION as __version__
 
-
 _WHERE = {
     "load": "acccmp.models.load",
     "read_dump": "acccmp.dumps.read",

@@ -85,6 +85,8 @@ def compare(
     npu_dump = _npu(npu, options)
     device = _device_model(mapping)
     notes: list[str] = []
+    if device is not None and device.meta.get("soc_version") == "emulated":
+        notes.append("the NPU dump is of an emulated device: nothing here was measured on an NPU")
     graph, golden_dump = _golden(golden, weights)
     if graph is None and model is not None:
         graph = load(model, weights) if isinstance(model, str | Path) else model

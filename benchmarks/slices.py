@@ -44,11 +44,20 @@ MODELS = {
         "caffe/Linzaer_Ultra-Light-Fast-Generic-Face-Detector-1MB__RFB-320.caffemodel",
     "tensorflow/Ascend_ModelZoo-TensorFlow__hh.pb": "",
     "tensorflow/tf2onnx__fc-layers.frozen.pb": "",
+    "tensorflow/blaueck_tf-mtcnn__mtcnn.pb": "",
 }
 SAMPLES = {
     "sample_dumps/digits_resnet/resnet.onnx": "",
     "sample_dumps/digits_lenet/lenet.prototxt": "sample_dumps/digits_lenet/lenet.caffemodel",
     "sample_dumps/digits_cnn/cnn.pb": "",
+}
+# Inputs that are settings rather than data: mtcnn's thresholds are low, so that branches are taken.
+FEEDS: dict[str, dict[str, Any]] = {
+    "mtcnn.pb": {
+        "input:0": (np.random.default_rng(0).random((60, 80, 3)) * 255).astype(np.float32),
+        "min_size:0": np.array(30, np.float32), "thresholds:0": np.array([0.1, 0.1, 0.1], np.float32),
+        "factor:0": np.array(0.709, np.float32),
+    },
 }
 # Inputs whose shape the model leaves open.
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -129,7 +138,8 @@ def tally_model(path: Path, weights: Path | None, most: int, seed: int = 0) -> T
     """Try up to `most` pairs of one model."""
     graph = load(path, weights)
     shapes = next((shapes for name, shapes in SHAPES.items() if name in path.name), None)
-    feeds = random_inputs(graph, seed, shapes or None)
+    feeds = next((given for name, given in FEEDS.items() if name in path.name), None)
+    feeds = feeds or random_inputs(graph, seed, shapes or None)
     golden = run(graph, feeds)
     tally = Tally()
     for start, end in pairs(graph, most, seed):

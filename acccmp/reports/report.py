@@ -196,7 +196,7 @@ class Report:
             return 3 if only_uncovered and not any(row.is_bad for row in self.judged) and not self.outputs else 1
         return 0 if self.coverage >= self.min_coverage else 3
 
-    @property
+    @cached_property
     def first_bad(self) -> Comparison | None:
         """Where, in execution order, error first crosses its limit; it may be inherited. Output ports come first."""
         bad = [row for row in self.judged if row.is_bad]

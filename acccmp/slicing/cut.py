@@ -97,7 +97,7 @@ def cut(
     trace = Trace(mapping, graph) if mapping is not None else None
     if trace is not None:
         region = _snap(graph, region, trace, exact, log)
-    region = _closed(graph, region)
+    region = _closed(graph, _whole_loops(graph, region, (*starts, *ends)))
     if dump is not None and len(dump):
         region, inputs, taken = _with_inputs(graph, region, dump, trace, widen, log)
     else:
@@ -206,6 +206,16 @@ def _snap(graph: Graph, region: set[str], trace: Trace, exact: bool, log: list[s
         if grown == region:
             return region
         region = grown
+
+
+def _whole_loops(graph: Graph, region: set[str], borders: tuple[str, ...]) -> set[str]:
+    """A cut around V1 loops and conds of TensorFlow takes them whole, with the counter and the other branch that lie
+    on no path. A border inside a loop is left to the writer, which refuses it and says why."""
+    if graph.format != "tensorflow" or any("frame" in graph[name].attrs for name in borders):
+        return region
+    from acccmp.models.tensorflow_write import whole_control_flow
+
+    return whole_control_flow(graph, region)
 
 
 def _convex(graph: Graph, region: set[str]) -> set[str]:
