@@ -81,7 +81,7 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
         elif what == 4:
             data[at:at] = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 32)))
         elif what == 5:
-            data[at : at + 8] = rng.choice((b"\xff" * 8, b"\0" * 8, *(struct.pack("<Q", n) for n in (1 << 40, 1 << 31))))
+            data[at : at + 8] = struct.pack("<Q", rng.choice((0, 1 << 31, 1 << 40, (1 << 64) - 1)))
         elif what == 6:
             data[at:at] = data[at : at + rng.randrange(1, 4096)]
         else:
@@ -95,7 +95,7 @@ def _place(data: bytearray, rng: random.Random) -> int:
 
 
 def peak_of(kind: str, path: Path) -> tuple[str, float, int]:
-    """Describe and load one file, and read its first weights: what happened, seconds, largest traced memory in bytes."""
+    """Describe and load one file, and read its first weights: what happened, seconds, largest traced memory."""
     _, describe, load = READERS[kind]
     result = "read"
     tracemalloc.reset_peak()
