@@ -5,10 +5,16 @@ line. Besides the metrics it keeps a hash and a sketch of the NPU's tensor: 32 s
 signs (Alon, Matias, Szegedy 1996), from which the distance between two releases' tensors can be estimated without
 keeping either (relative standard error of the estimate about 1/sqrt(2*32) = 12 %).
 
-How drift is told from noise (`check`): with few cases, an error counts as drifted when it is larger than the largest
-error of that port over all cases of the baseline, times a factor. With at least 14 common cases, the errors are paired
-by case, and a port drifts when its median ratio is over a smaller factor and a one-sided Wilcoxon signed-rank test
-(Wilcoxon 1945) on the logarithms rejects "not worse" at 5 % after Holm's correction (Holm 1979) over the ports.
+How drift is told from noise (`check`):
+
+* Always: an error drifted when it is larger than the largest error of that port over all cases of the baseline, times
+  a factor (`Tolerance`), and beyond the spread of these cases. Errors are measured in precision floors where both sides
+  have one.
+* With at least 14 common cases besides: errors are paired by case, and a port drifts when its median ratio is over a
+  smaller factor and a one-sided Wilcoxon signed-rank test (Wilcoxon 1945) on the logarithms rejects "not worse" at 5 %
+  after Holm's correction (Holm 1979) over the tensors. Ports with the same numbers are one tensor, seen twice.
+
+`benchmarks/false_alarms.py` measures how often this cries wolf, and how often it sleeps.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +41,39 @@ MOST_BYTES = 512 << 20  # a larger file is no baseline
 SKETCH_ROWS = 32
 SKETCH_KEY = 0x5EED_ACC  # fixed: sketches of different releases must be comparable
 SKETCH_MOST = 1 << 20  # elements; of larger tensors an evenly spaced part is taken
-PAIRED_CASES = 14  # 2**-14 times 400 ports is below 5 %: fewer cases cannot be significant after Holm's correction
+PAIRED_CASES = 14  # 2**-14 times 800 tensors is below 5 %: fewer cases cannot be significant after Holm's correction
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much worse than the baseline is drift. `over_floor` applies where both sides have a precision floor (error
-    in floors), `error` where not, `paired` to the median ratio when there are enough cases to test; `nothing` is an
-    error so small that it never counts (relative Euclidean distance)."""
+    """How much worse than the baseline is drift.
 
-    over_floor: float = 1.4
+    `over_floor` is the factor on the largest error of the baseline's cases where both are measured in precision floors,
+    `error` where there are none. Both are for large tensors: for one of n elements they are multiplied by
+    exp(`few` / sqrt(n)), because a norm over few elements scatters (two norms over n independent errors differ by about
+    1 / sqrt(n) on a log scale; so x1.3 is x1.38 at 1000 elements, x2.4 at 10). From 3 cases on, an error must also lie
+    `spread` standard deviations above their mean, on a log scale. `paired` is for the median ratio when there are
+    enough cases to test. `nothing` is an error so small that it never counts (relative Euclidean distance).
+
+    Chosen on the ONNX sample (docs/pipelines.md has the figures): the smallest ones without a false alarm there.
+    """
+
+    over_floor: float = 1.3
     error: float = 2.0
+    few: float = 2.0
+    spread: float = 3.0
     paired: float = 1.1
     nothing: float = 1e-6
+
+    def factor(self, floored: bool, count: int) -> float:
+        """The factor for a tensor of `count` elements."""
+        return (self.over_floor if floored else self.error) * math.exp(self.few / math.sqrt(max(1, count)))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a baseline: a port in one case."""
+    """One line of a baseline: a port in one case. `count` is the number of elements that were compared."""
 
     port: str
     case: str
@@ -70,7 +90,10 @@ class Entry:
 
     @property
     def over_floor(self) -> float | None:
-        return self.error / self.floor if self.error is not None and self.floor else None
+        """The error in floors: 1 where storage loses nothing and nothing was lost, None where there is no floor."""
+        if self.error is None or self.floor is None:
+            return None
+        return self.error / self.floor if self.floor else 1.0 if self.error == 0 else None
 
 
 @dataclass(frozen=True)
@@ -89,8 +112,9 @@ class Baseline:
 class Change:
     """What became of one port (in one case, or over all of them when `case` is "") since the baseline.
 
-    `kind` is drift, improved, new, gone, worse verdict or better verdict. `ratio` is now / before; `moved` the
-    estimated relative distance of the NPU's tensor from the baseline's.
+    `kind` is drift, worse verdict or gone (these fail), improved, better verdict, new, or accepted (it would fail, but
+    was accepted just now). `ratio` is now / before; `moved` the estimated relative distance of the NPU's tensor from
+    the baseline's.
     """
 
     port: str
@@ -105,7 +129,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Check:
-    """Reports judged against a baseline: `drifts` fail, `bad` are ports beyond their limits that nobody accepted."""
+    """Reports judged against a baseline: `drifts` fail, `bad` are ports beyond their limits that nobody accepted (or
+    that got worse since), `accepted` those beyond their limits that somebody did."""
 
     reports: Mapping[str, Report] = field(repr=False)
     baseline: Baseline | None = field(repr=False)
@@ -137,7 +162,13 @@ class Check:
                 lines.append(f"nothing was compared{_in(case)}")
             elif not report.outputs:
                 lines.append(f"no model output was compared{_in(case)}")
+            lines += [f"{why}{_in(case)}" for why in report.extra_failures]
         return tuple(lines)
+
+    @property
+    def only_drifts(self) -> bool:
+        """Nothing but drift against the baseline fails: what an update of the baseline settles."""
+        return len(self.failures) == len(self.drifts)
 
     @property
     def exit_code(self) -> int:
@@ -158,19 +189,20 @@ def _in(case: str) -> str:
 
 
 def entries_of(reports: Mapping[str, Report], accepted: Iterable[str] = ()) -> dict[tuple[str, str], Entry]:
-    """A line for each judged port of each case."""
+    """A line for each judged port of each case, and for model outputs that are missing."""
     stored = frozenset(accepted)
     found = {}
     for case, report in reports.items():
-        for row in report.judged:
-            found[str(row.port), case] = _entry(row, case, str(row.port) in stored)
+        for row in report.comparisons:
+            if row.is_judged or row.is_bad:
+                found[str(row.port), case] = _entry(row, case, str(row.port) in stored)
     return found
 
 
 def _entry(row: Comparison, case: str, accepted: bool) -> Entry:
     digest, norm, sums, count = "", None, "", 0
     if row.npu is not None and row.verdict not in (Verdict.UNREADABLE, Verdict.SHAPE, Verdict.DTYPE):
-        count = math.prod(row.npu.own_shape)
+        count = math.prod((row.golden or row.npu).own_shape)  # the NPU's may hold padding
         digest = hashlib.sha256(row.npu.raw()).hexdigest()[:16]
         norm, sums = sketch(row.npu)
     return Entry(
@@ -264,19 +296,66 @@ def read(path: str | Path) -> Baseline:
         raise InputError(f"{path}: no baseline there; {again}")
     if file.stat().st_size > MOST_BYTES:
         raise FormatError(f"{path}: {file.stat().st_size} bytes are too many for a baseline; {again}")
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    header = _line(lines[0] if lines else "", path, 1, again)
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    if not lines[0].strip():
+        raise FormatError(f"{path}: line 1 is empty, so it is no baseline; {again}")
+    elsewhere = f"delete it or give another name, and {again}"
+    header = _line(lines[0], path, 1, elsewhere)
     schema = header.get("schema")
     if schema != SCHEMA:
-        if isinstance(schema, str) and schema.startswith("acccmp.baseline/"):
-            raise InputError(f"{path}: is of the older or newer schema {schema!r}, this is {SCHEMA!r}; {again}")
-        raise FormatError(f"{path}: line 1 is no header of a baseline; {again}")
+        version, mine = _version(schema), _version(SCHEMA) or 0
+        if version is None:
+            raise FormatError(f"{path}: line 1 is no header of a baseline; {elsewhere}")
+        if version > mine:
+            raise InputError(
+                f"{path}: is of schema {version}, newer than {mine}, which this acccmp knows; use a newer acccmp, or "
+                f"{elsewhere}"
+            )
+        raise InputError(f"{path}: is of the older schema {version}, this acccmp writes {mine}; {again}")
     entries = {}
     for number, line in enumerate(lines[1:], 2):
         if line.strip():
             entry = _read_entry(_line(line, path, number, again), path, number, again)
             entries[entry.port, entry.case] = entry
     return Baseline(str(header.get("model", "")), entries)
+
+
+def read_to_replace(path: str | Path) -> tuple[Baseline | None, str]:
+    """The baseline that an update is about to replace, and what is lost with it.
+
+    None for a file that is not there. A baseline of an older schema or with damaged lines is given up: None, and the
+    text says why. A file that is no baseline at all is not to be overwritten: raises FormatError.
+    """
+    if not Path(path).exists():
+        return None, ""
+    try:
+        return read(path), ""
+    except (InputError, FormatError) as error:
+        if not _is_ours(Path(path)):
+            raise
+        return None, str(error).partition("; make a new one")[0]
+
+
+def _is_ours(file: Path) -> bool:
+    """Is it an empty file, or one with the header of a baseline, not newer than this one?"""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        first = opened.readline(1 << 16)
+    if not first.strip():
+        return file.stat().st_size < 1 << 16
+    try:
+        schema = json.loads(first.decode("utf-8", "replace")).get("schema", "")
+    except (ValueError, AttributeError):
+        return False
+    return _version(schema) is not None and (_version(schema) or 0) <= (_version(SCHEMA) or 0)
+
+
+def _version(schema: object) -> int | None:
+    """1 for `acccmp.baseline/1`; None for what is no schema of a baseline."""
+    text = schema if isinstance(schema, str) else ""
+    number = text.removeprefix("acccmp.baseline/")
+    return int(number) if number != text and number.isdecimal() and len(number) < 9 else None
 
 
 def _line(text: str, path: str | Path, number: int, again: str) -> dict[str, Any]:
@@ -301,7 +380,7 @@ def _read_entry(data: Mapping[str, Any], path: str | Path, number: int, again: s
         if not good or (kind is not bool and isinstance(value, bool)):
             raise FormatError(f"{path}: line {number} has {name} = {value!r}, wanted {kind.__name__}; {again}")
         values[name] = value * 1.0 if kind is float and value is not None else value
-    if values["verdict"] not in set(Verdict):
+    if values["verdict"] not in _RANK:
         raise FormatError(f"{path}: line {number} has the verdict {values['verdict']!r}, which is none; {again}")
     try:
         whole = len(base64.b64decode(values.get("sketch", ""), validate=True)) in (0, 2 * SKETCH_ROWS)
@@ -311,6 +390,14 @@ def _read_entry(data: Mapping[str, Any], path: str | Path, number: int, again: s
         raise FormatError(f"{path}: line {number} has a damaged sketch; {again}")
     return Entry(**values)
 
+
+# Verdicts that can be in a baseline, worst first.
+_RANK: Mapping[str, int] = {
+    str(verdict): rank for rank, verdict in enumerate((
+        Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVERFLOW, Verdict.NONFINITE, Verdict.NO_NPU,
+        Verdict.NO_GOLDEN, Verdict.DRIFT, Verdict.MATCH,
+    ))
+}
 
 # -- judging -----------------------------------------------------------------------------------------------------
 
@@ -334,21 +421,23 @@ def check(
     if unknown:
         raise InputError(f"--accept {unknown[0]}: no such port in this comparison (ports read like conv1:output:0)")
     if baseline is not None:
-        _check_model(baseline, model, ports)
+        _check_model(baseline, model, reports)
     before = baseline.entries if baseline is not None else {}
     excused = {*accept, *(entry.port for entry in before.values() if entry.accepted)}
     now = entries_of(reports, excused)
     changes, method = _changes(before, now, tolerance, baseline) if baseline is not None else ((), "limits only")
-    drifted = {change.port for change in changes if change.kind == "drift"}
-    bad = tuple(
-        (case, row)
-        for case, report in reports.items()
-        for row in report.comparisons
-        if row.is_bad and (str(row.port) not in excused or str(row.port) in drifted)
+    failing = ("drift", "worse verdict", "gone")
+    changes = tuple(
+        replace(change, kind="accepted") if change.port in accept and change.kind in failing else change
+        for change in changes
     )
+    excused -= {change.port for change in changes if change.kind in failing}
+    beyond = [(case, row) for case, report in reports.items() for row in report.comparisons if row.is_bad]
+    bad = tuple((case, row) for case, row in beyond if str(row.port) not in excused)
+    accepted = sorted({str(row.port) for _, row in beyond if str(row.port) in excused})
     touched = {(change.port, change.case) for change in changes}
     unchanged = sum(1 for port, case in now if (port, case) not in touched and (port, "") not in touched)
-    return Check(dict(reports), baseline, changes, bad, tuple(sorted(excused)), unchanged, method)
+    return Check(dict(reports), baseline, changes, bad, tuple(accepted), unchanged, method)
 
 
 def updated(checked: Check, model: str) -> Baseline:
@@ -359,13 +448,41 @@ def updated(checked: Check, model: str) -> Baseline:
     return Baseline(model, {**kept, **entries_of(checked.reports, checked.accepted)})
 
 
-def _check_model(baseline: Baseline, model: str, ports: set[str]) -> None:
-    known = {port for port, _ in baseline.entries}
-    common = known & ports
-    if known and len(common) * 2 < min(len(known), max(1, len(ports))):
+def with_accepted(checked: Check, accept: Iterable[str]) -> Baseline:
+    """The baseline that was checked against, where only the ports of `accept` are stored anew, as accepted."""
+    chosen = set(accept)
+    known = dict(checked.baseline.entries) if checked.baseline is not None else {}
+    now = entries_of(checked.reports, chosen)
+    anew = {key: entry for key, entry in now.items() if key[0] in chosen}
+    return Baseline(checked.baseline.model if checked.baseline is not None else "", {**known, **anew})
+
+
+def lines_changed(before: Baseline | None, after: Baseline) -> tuple[int, int, int]:
+    """What a review of the two files would show: (lines changed, lines added, lines removed)."""
+    old = before.entries if before is not None else {}
+    common = old.keys() & after.entries.keys()
+    changed = sum(1 for key in common if old[key] != after.entries[key])
+    return changed, len(after.entries) - len(common), len(old) - len(common)
+
+
+def _check_model(baseline: Baseline, model: str, reports: Mapping[str, Report]) -> None:
+    """Raises InputError when the ports (or the sizes of their tensors) are mostly not those of the baseline."""
+    known = {port: entry.count for (port, _), entry in baseline.entries.items()}
+    rows = {str(row.port): row for report in reports.values() for row in report.comparisons}
+    common = known.keys() & rows.keys()
+    advice = "give this model's baseline, or make one with --update in another file"
+    if known and len(common) * 2 < min(len(known), max(1, len(rows))):
         raise InputError(
             f"the baseline is of the model {baseline.model!r}, this comparison of {model!r}: only {len(common)} of its "
-            f"{len(known)} ports exist here; give this model's baseline, or make one with --update in another file"
+            f"{len(known)} ports exist here; {advice}"
+        )
+    sized = [(known[port], ref) for port in common if known[port] and (ref := rows[port].golden or rows[port].npu)]
+    others = sum(1 for count, ref in sized if math.prod(ref.own_shape) != count)
+    if others * 2 > len(sized):
+        raise InputError(
+            f"the baseline is of the model {baseline.model!r}, this comparison of {model!r}: the ports have the same "
+            f"names, but {others} of {len(sized)} tensors are of another size (another model, or another shape of "
+            f"input); {advice}"
         )
 
 
@@ -381,18 +498,17 @@ def _changes(
     for key, entry in sorted(now.items()):
         if key not in settled and entry.error is not None:
             by_port.setdefault(entry.port, []).append(entry)
+    method = (
+        f"largest error over the baseline's cases times {tolerance.over_floor:g} (in floors) or {tolerance.error:g} "
+        "(without floors), more for tensors of few elements"
+    )
     if len(common) >= PAIRED_CASES:
-        changes += _paired(before, by_port, common, tolerance)
-        method = (
-            f"{len(common)} cases paired: one-sided Wilcoxon signed-rank test, Holm's correction, alpha {ALPHA:g}, "
-            f"and median ratio over {tolerance.paired:g}"
-        )
-    else:
-        changes += _by_spread(before, by_port, tolerance)
-        method = (
-            f"largest error over the baseline's cases times {tolerance.over_floor:g} (in floors) "
-            f"or {tolerance.error:g} (without floors)"
-        )
+        found, told = _paired(before, by_port, common, tolerance)
+        changes += found
+        settled |= {(change.port, entry.case) for change in found for entry in by_port[change.port]}
+        method = f"{told}; each case: {method}"
+    rest = {port: [e for e in entries if (port, e.case) not in settled] for port, entries in by_port.items()}
+    changes += _by_spread(before, rest, tolerance)
     return tuple(sorted(changes, key=lambda c: (c.kind, -(c.ratio or 0), c.port, c.case))), method
 
 
@@ -400,6 +516,9 @@ def _verdict_changes(
     before: Mapping[tuple[str, str], Entry], now: Mapping[tuple[str, str], Entry], cases: set[str],
 ) -> Iterable[Change]:
     good = str(Verdict.MATCH)
+    worst_known: dict[str, str] = {}
+    for entry in before.values():
+        worst_known[entry.port] = min(worst_known.get(entry.port, good), entry.verdict, key=lambda v: _RANK[v])
     for key in sorted(before.keys() | now.keys()):
         port, case = key
         old, new = before.get(key), now.get(key)
@@ -407,10 +526,16 @@ def _verdict_changes(
             if case in cases and old is not None:
                 yield Change(port, case, "gone", old.error, None, None, None, "was compared before, is not any more")
         elif old is None:
-            if any(other == port for other, _ in before):
-                continue  # a new case of a known port is judged by the spread
-            yield Change(port, case, "new", None, new.error, None, None, f"not in the baseline, now {new.verdict}")
-        elif old.verdict == good != new.verdict:
+            worst = worst_known.get(port)
+            if worst is None:
+                yield Change(port, case, "new", None, new.error, None, None, f"not in the baseline, now {new.verdict}")
+            elif _RANK[new.verdict] < _RANK[worst]:
+                yield Change(
+                    port, case, "worse verdict", None, new.error, None, None,
+                    f"{new.verdict} in a new case, at worst {worst} in the baseline",
+                )
+            # else a new case of a known port is judged by the spread
+        elif _RANK[new.verdict] < _RANK[old.verdict]:
             yield Change(
                 port, case, "worse verdict", old.error, new.error, _ratio(old.error, new.error), moved(old, new),
                 f"was {old.verdict}, is {new.verdict}",
@@ -430,11 +555,6 @@ def _ratio(before: float | None, now: float | None) -> float | None:
     return now / before if before else math.inf
 
 
-def _measure(entry: Entry, floored: bool) -> float:
-    value = entry.over_floor if floored else entry.error
-    return math.nan if value is None else value
-
-
 def _by_spread(
     before: Mapping[tuple[str, str], Entry], by_port: Mapping[str, Sequence[Entry]], tolerance: Tolerance,
 ) -> Iterable[Change]:
@@ -443,67 +563,99 @@ def _by_spread(
         if entry.error is not None:
             known.setdefault(entry.port, []).append(entry)
     for port, entries in by_port.items():
-        old = known.get(port)
-        if not old:
-            continue
-        floored = all(e.over_floor is not None for e in (*old, *entries))
-        factor, unit = (tolerance.over_floor, " floors") if floored else (tolerance.error, "")
-        worst = max(_measure(e, floored) for e in old)
-        least = min(_measure(e, floored) for e in old)
         for entry in entries:
-            value, error = _measure(entry, floored), entry.error or 0.0
-            same = before.get((port, entry.case))
-            far = None if same is None else moved(same, entry)
-            if value > worst * factor and error > tolerance.nothing:
-                yield Change(
-                    port, entry.case, "drift", worst, value, _ratio(worst, value), far,
-                    f"error {value:.3g}{unit}, at most {worst:.3g}{unit} in the baseline (allowed x{factor:g})",
-                )
-            elif value * factor < least and (same is None or (same.error or 0.0) > tolerance.nothing):
-                yield Change(
-                    port, entry.case, "improved", least, value, _ratio(least, value), far,
-                    f"error {value:.3g}{unit}, at least {least:.3g}{unit} in the baseline",
-                )
+            old = known.get(port, [])
+            in_floors = [value for e in old if (value := e.over_floor) is not None]
+            floored = bool(in_floors) and entry.over_floor is not None
+            past = in_floors if floored else [e.error for e in old if e.error is not None]
+            if past:
+                yield from _against(past, entry, floored, before.get((port, entry.case)), tolerance)
+
+
+def _against(
+    past: Sequence[float], entry: Entry, floored: bool, same: Entry | None, tolerance: Tolerance,
+) -> Iterable[Change]:
+    """One error against those of all cases of the baseline; `same` is the baseline's entry of this very case."""
+    error = entry.error or 0.0
+    value = (entry.over_floor or 0.0) if floored else error
+    unit, factor = " floors" if floored else "", tolerance.factor(floored, entry.count)
+    worst, least = max(past), min(past)
+    far = None if same is None else moved(same, entry)
+    if value > worst * factor and value > _usual(past, tolerance.spread) and error > tolerance.nothing:
+        yield Change(
+            entry.port, entry.case, "drift", worst, value, _ratio(worst, value), far,
+            f"error {value:.3g}{unit}, at most {worst:.3g}{unit} in the baseline (allowed x{factor:.3g})",
+        )
+    elif value * factor < least and (same is None or (same.error or 0.0) > tolerance.nothing):
+        yield Change(
+            entry.port, entry.case, "improved", least, value, _ratio(least, value), far,
+            f"error {value:.3g}{unit}, at least {least:.3g}{unit} in the baseline",
+        )
+
+
+def _usual(past: Sequence[float], spread: float) -> float:
+    """What one more value may be, judging by the spread of those before (on a log scale); 0 with fewer than 3."""
+    logs = [math.log(value) for value in past if 0 < value < math.inf]
+    if len(logs) < 3:
+        return 0.0
+    above = spread * float(np.std(logs, ddof=1)) * math.sqrt(1 + 1 / len(logs))
+    return math.exp(min(700.0, float(np.mean(logs)) + above))
 
 
 def _paired(
     before: Mapping[tuple[str, str], Entry], by_port: Mapping[str, Sequence[Entry]], common: Sequence[str],
     tolerance: Tolerance,
-) -> Iterable[Change]:
+) -> tuple[list[Change], str]:
+    """Ports whose errors are worse (or better) over the common cases, and the method in words."""
     from scipy import stats
 
-    tested: list[tuple[float, str, float, float, float]] = []
+    series: dict[tuple[float, ...], list[str]] = {}  # ports with the same ratios are one tensor, seen twice
     for port, entries in by_port.items():
         pairs = [(before[port, e.case], e) for e in entries if e.case in common and (port, e.case) in before]
-        pairs = [(old, new) for old, new in pairs if old.error is not None]
-        if len(pairs) < PAIRED_CASES:
-            continue
-        floored = all(old.over_floor is not None and new.over_floor is not None for old, new in pairs)
-        small = tolerance.nothing if not floored else 1e-9
-        logs = [
-            math.log(max(_measure(new, floored), small)) - math.log(max(_measure(old, floored), small))
-            for old, new in pairs
-        ]
+        ratios = tuple(_log_ratios(pairs, tolerance))
+        if len(ratios) >= PAIRED_CASES and any(ratios):
+            series.setdefault(ratios, []).append(port)
+    needed = max(PAIRED_CASES, math.ceil(math.log2(max(1, len(series)) / ALPHA)))
+    if len(common) < needed:
+        return [], f"{needed} common cases would be paired ({len(series)} tensors), {len(common)} are too few"
+    worse = [_p_value(stats.wilcoxon(logs, alternative="greater")) for logs in series]
+    better = [_p_value(stats.wilcoxon(logs, alternative="less")) for logs in series]
+    found = []
+    decided = zip(series.items(), worse, better, holm(worse, ALPHA), holm(better, ALPHA), strict=True)
+    for (logs, ports), p, q, is_worse, is_better in decided:
         median = math.exp(float(np.median(np.array(logs))))
-        largest = max(new.error or 0.0 for _, new in pairs)
-        if not any(logs):
-            continue
-        worse = _p_value(stats.wilcoxon(logs, alternative="greater", method="auto"))
-        better = _p_value(stats.wilcoxon(logs, alternative="less", method="auto"))
-        tested.append((worse, port, median, better, largest))
-    rejected = holm([row[0] for row in tested], ALPHA)
-    improved = holm([row[3] for row in tested], ALPHA)
-    for (p, port, median, q, largest), is_worse, is_better in zip(tested, rejected, improved, strict=True):
-        if is_worse and median > tolerance.paired and largest > tolerance.nothing:
-            yield Change(
-                port, "", "drift", None, None, median, None,
-                f"errors are x{median:.3g} in the median over {len(common)} cases (p = {p:.2g} before correction)",
-            )
+        if is_worse and median > tolerance.paired:
+            kind, chance = "drift", p
         elif is_better and median * tolerance.paired < 1:
-            yield Change(
-                port, "", "improved", None, None, median, None,
-                f"errors are x{median:.3g} in the median over {len(common)} cases (p = {q:.2g} before correction)",
-            )
+            kind, chance = "improved", q
+        else:
+            continue
+        reason = f"errors are x{median:.3g} in the median over {len(logs)} cases (p = {chance:.2g} before correction)"
+        found += [Change(port, "", kind, None, None, median, None, reason) for port in ports]
+    return found, (
+        f"{len(common)} cases paired: one-sided Wilcoxon signed-rank test, Holm's correction over {len(series)} "
+        f"tensors, alpha {ALPHA:g}, and median ratio over {tolerance.paired:g}"
+    )
+
+
+def _log_ratios(pairs: Sequence[tuple[Entry, Entry]], tolerance: Tolerance) -> list[float]:
+    """log(now / before) of each pair, in floors where all have one. An error of `nothing` or less counts as that."""
+    floored = all(old.over_floor is not None and new.over_floor is not None for old, new in pairs)
+    found = []
+    for old, new in pairs:
+        if old.error is None or new.error is None:
+            continue
+        if max(old.error, new.error) <= tolerance.nothing:
+            found.append(0.0)
+        elif floored:
+            found.append(_log(new.over_floor or 0.0, 1e-6) - _log(old.over_floor or 0.0, 1e-6))
+        else:
+            found.append(_log(new.error, tolerance.nothing) - _log(old.error, tolerance.nothing))
+    return [value if math.isfinite(value) else 0.0 for value in found]
+
+
+def _log(value: float, least: float) -> float:
+    return math.log(min(max(value, least), 1e300))
 
 
 def _p_value(result: Any) -> float:

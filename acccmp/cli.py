@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -546,7 +547,10 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
         cases = {"default": (golden, npu)}
     if options["history"] and not options["release"]:
         raise InputError("--history keeps this result under a name: add --release NAME")
-    known = base.read(options["baseline"]) if not options["update"] or Path(options["baseline"]).exists() else None
+    if options["update"]:
+        known, lost = base.read_to_replace(options["baseline"])
+    else:
+        known, lost = base.read(options["baseline"]), ""
     thresholds = _thresholds(options["thresholds"])
     reports = {}
     with _executor(options["jobs"]) as executor:
@@ -563,15 +567,33 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
                 )
     model = next((r.subject["model"] for r in reports.values() if "model" in r.subject), "")
     checked = base.check(reports, known, model=model, accept=options["accept"])
-    if options["update"] or (options["accept"] and known is not None):
-        base.write(base.updated(checked, model), options["baseline"])
     _write_pipeline_files(checked, options)
     if options["history"]:
         from acccmp import history as past
 
         past.add(options["history"], reports, release=options["release"], model=model)
-    _show_check(checked, options)
-    return PASSED if options["update"] and not checked.bad and checked.exit_code == NOT_PASSED else checked.exit_code
+    written = _write_baseline(checked, options, model, lost)
+    _show_check(checked, options, written)
+    settled = written and options["update"] and checked.exit_code == NOT_PASSED and checked.only_drifts
+    return PASSED if settled else checked.exit_code
+
+
+def _write_baseline(checked: Any, options: Mapping[str, Any], model: str, lost: str) -> str:
+    """Rewrite the baseline as --update and --accept ask for, and say what changed in it; "" when it is left alone."""
+    from acccmp import baseline as base
+
+    if not options["update"] and not options["accept"]:
+        return ""
+    if not any(report.judged for report in checked.reports.values()):
+        click.echo(f"acccmp: {_one_line(options['baseline'])} was left alone: nothing was compared", err=True)
+        return ""
+    new = base.updated(checked, model) if options["update"] else base.with_accepted(checked, options["accept"])
+    base.write(new, options["baseline"])
+    changed, added, removed = base.lines_changed(checked.baseline, new)
+    if lost:
+        click.echo(f"acccmp: the old baseline was given up: {_one_line(lost)}", err=True)
+    how = "written" if checked.baseline is None else "rewritten"
+    return f"{options['baseline']} was {how}: {changed} lines changed, {added} new, {removed} gone"
 
 
 def _write_pipeline_files(checked: Any, options: Mapping[str, Any]) -> None:
@@ -579,7 +601,7 @@ def _write_pipeline_files(checked: Any, options: Mapping[str, Any]) -> None:
 
     changes = _ci_changes(checked)
     forms: dict[str, Callable[[], str]] = {
-        "junit": lambda: ci.junit(checked.reports), "sarif": lambda: ci.sarif(checked.reports),
+        "junit": lambda: ci.junit(checked.reports, changes), "sarif": lambda: ci.sarif(checked.reports, changes),
         "markdown": lambda: ci.markdown(checked.reports, changes),
     }
     for name, form in forms.items():
@@ -587,35 +609,49 @@ def _write_pipeline_files(checked: Any, options: Mapping[str, Any]) -> None:
             Path(options[name]).parent.mkdir(parents=True, exist_ok=True)
             _write(Path(options[name]), form())
     if options["out"]:
+        taken: set[str] = set()
         for case, report in checked.reports.items():
-            write_report(report, Path(options["out"]) / _safe_folder(case))
+            write_report(report, Path(options["out"]) / _case_folder(case, taken))
 
 
-def _safe_folder(case: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in case)[:80] or "case"
+def _case_folder(case: str, taken: set[str]) -> str:
+    """A folder name of plain characters for a case; other cases that read the same get a number."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in case)[:80] or "case"
+    name = next(n for n in (plain, *(f"{plain}-{i}" for i in range(2, 100_000))) if n.lower() not in taken)
+    taken.add(name.lower())
+    return name
 
 
 def _ci_changes(checked: Any) -> Any:
     from acccmp.reports import ci
 
     return ci.Changes(
-        new=tuple(f"{c.port}: {c.reason}" for c in checked.drifts),
-        fixed=tuple(f"{c.port}: {c.reason}" for c in checked.improvements),
-        unchanged=checked.unchanged,
+        new=checked.drifts, fixed=checked.improvements, unchanged=checked.unchanged, accepted=checked.accepted,
     )
 
 
-def _show_check(checked: Any, options: Mapping[str, Any]) -> None:
+def _show_check(checked: Any, options: Mapping[str, Any], written: str) -> None:
     if options["as_json"]:
         _print_json({
             "schema": "acccmp.check/1", "passed": checked.passed, "exit_code": checked.exit_code,
             "method": checked.method, "failures": list(checked.failures), "accepted": list(checked.accepted),
-            "unchanged": checked.unchanged, "changes": [vars(change) for change in checked.changes],
+            "unchanged": checked.unchanged, "baseline": written,
+            "changes": [_finite(vars(change)) for change in checked.changes],
         })
         return
     from acccmp.ui.screens import check_screen
 
-    _show(check_screen(checked, str(options["baseline"]), bool(options["update"])))
+    _show(check_screen(checked, str(options["baseline"]), written))
+
+
+def _finite(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """For JSON, which has neither NaN (null) nor infinity (the text "inf")."""
+    def plain(value: Any) -> Any:
+        if not isinstance(value, float) or math.isfinite(value):
+            return value
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+    return {key: plain(value) for key, value in facts.items()}
 
 
 # -- history -----------------------------------------------------------------------------------------------------
@@ -644,12 +680,13 @@ def history_add(file: str, reports: tuple[str, ...], release: str, case: str) ->
 
     names = [case if len(reports) == 1 else f"{case} {number}" for number in range(1, len(reports) + 1)]
     kept = {
-        name: tables.from_json(Path(report).read_text(encoding="utf-8"))
+        name: tables.from_json(Path(report).read_bytes())
         for name, report in zip(names, reports, strict=True)
     }
     model = next((r.subject["model"] for r in kept.values() if "model" in r.subject), "")
     past.add(file, kept, release=release, model=model)
-    click.echo(f"{len(kept)} reports kept as {release} in {file}")
+    what = "1 report" if len(kept) == 1 else f"{len(kept)} reports"
+    click.echo(_one_line(f"{what} kept as {release} in {file}"))
     return PASSED
 
 
@@ -668,7 +705,7 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
             raise InputError("--plot draws one port: acccmp history show FILE PORT --plot OUT.png")
         listed, jumped = past.runs(file), past.latest_jumps(file)
         if as_json:
-            _print_json({"runs": [vars(run) for run in listed], "jumped": [point.port for point in jumped]})
+            _print_json({"runs": [_finite(vars(run)) for run in listed], "jumped": [point.port for point in jumped]})
         else:
             _show(history_screen(file, listed, jumped))
         return PASSED
@@ -677,12 +714,24 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
         from acccmp.reports.plots import plot_series
 
         rows = [(p.run.release, p.run.case, p.error, p.limit, p.jumped) for p in points]
-        plot_series(port, rows).savefig(plotted, bbox_inches="tight")
+        _save_figure(plot_series(port, rows), Path(plotted))
     if as_json:
-        _print_json([{**vars(p.run), "verdict": p.verdict, "error": p.error, "jumped": p.jumped} for p in points])
+        numbers = ("verdict", "error", "limit", "floor", "jumped")
+        _print_json([{**_finite(vars(p.run)), **_finite({n: getattr(p, n) for n in numbers})} for p in points])
     else:
         _show(series_screen(port, points))
     return PASSED
+
+
+def _save_figure(figure: Any, target: Path) -> None:
+    """Write a picture whole or not at all. Raises InputError for an ending that is no kind of picture."""
+    kinds = figure.canvas.get_supported_filetypes()
+    if target.suffix[1:].lower() not in kinds:
+        raise InputError(f"--plot {target}: wanted a name that ends in .png, .svg or .pdf")
+    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(part, bbox_inches="tight")
+    os.replace(part, target)
 
 
 @history.command("export")

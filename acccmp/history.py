@@ -13,9 +13,10 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from acccmp.errors import FormatError, InputError
 from acccmp.reports.report import Report
@@ -81,24 +82,33 @@ def _open(path: str | Path, create: bool = False) -> Iterator[sqlite3.Connection
         raise FormatError(f"{path}: cannot be opened: {error}") from None
     try:
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("BEGIN IMMEDIATE")
-        _migrate(connection, path)
+        writes = create or _version(connection) != VERSION
+        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")  # who only reads may read a read-only file
+        _migrate(connection, path, writes)
         yield connection
         connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        raise InputError(f"{path}: {error}; is another process writing, or the folder not writable?") from None
     except sqlite3.DatabaseError as error:
         raise FormatError(f"{path}: {error}; is it a history file? Give another name to begin a new one") from None
     finally:
         connection.close()  # rolls back what was not committed
 
 
-def _migrate(connection: sqlite3.Connection, path: str | Path) -> None:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _migrate(connection: sqlite3.Connection, path: str | Path, writes: bool) -> None:
+    version = _version(connection)
     owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if not empty and owner != APPLICATION_ID:
         raise FormatError(f"{path}: is an SQLite file, but none of acccmp's; give another name")
     if version > VERSION:
         raise FormatError(f"{path}: is of schema {version}, this acccmp knows {VERSION}; use a newer acccmp")
+    if not writes:
+        return
     for step in MIGRATIONS[version:]:
         for statement in step:
             connection.execute(statement)
@@ -168,9 +178,7 @@ def series(path: str | Path, port: str) -> tuple[Point, ...]:
     """One port over all runs, oldest first, jumps marked. Raises InputError (with close matches) for unknown ports."""
     known = {run.id: run for run in runs(path)}
     with _open(path) as connection:
-        rows = connection.execute(
-            "SELECT run, verdict, error, error_limit, floor FROM ports WHERE port = ? ORDER BY run", (_storable(port),)
-        ).fetchall()
+        rows = connection.execute(f"SELECT {_COLUMNS} FROM ports WHERE port = ?", (_storable(port),)).fetchall()
         if not rows:
             names = [name for (name,) in connection.execute("SELECT DISTINCT port FROM ports")]
     if not rows:
@@ -179,15 +187,22 @@ def series(path: str | Path, port: str) -> tuple[Point, ...]:
         close = difflib.get_close_matches(port, names, n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise InputError(f"{path}: no port {port!r} in the history{hint}")
+    return _points(known, rows)
+
+
+_COLUMNS = "port, run, verdict, error, error_limit, floor"
+
+
+def _points(known: Mapping[int, Run], rows: Sequence[tuple[Any, ...]]) -> tuple[Point, ...]:
+    """Rows of one port as points, oldest first, jumps marked. A run that was added since `known` was read is left
+    out."""
     points = [
         Point(known[run], port, verdict, _number(error), _number(limit), _number(floor))
-        for run, verdict, error, limit, floor in rows
+        for port, run, verdict, error, limit, floor in rows if run in known
     ]
     points.sort(key=lambda point: (point.run.made, point.run.id))
     marks = jumps([point.error for point in points], [point.run.case for point in points])
-    return tuple(
-        Point(p.run, p.port, p.verdict, p.error, p.limit, p.floor, mark) for p, mark in zip(points, marks, strict=True)
-    )
+    return tuple(replace(point, jumped=mark) for point, mark in zip(points, marks, strict=True))
 
 
 def _number(value: float | None) -> float:
@@ -227,11 +242,20 @@ def _median(ordered: Sequence[float]) -> float:
 
 
 def latest_jumps(path: str | Path) -> tuple[Point, ...]:
-    """Ports whose newest value jumped, worst first."""
+    """Points of the newest release (all its cases) that jumped, worst first."""
+    listed = runs(path)
+    if not listed:
+        return ()
+    known, newest = {run.id: run for run in listed}, (listed[-1].made, listed[-1].release)
+    by_port: dict[str, list[tuple[Any, ...]]] = {}
     with _open(path) as connection:
-        names = [name for (name,) in connection.execute("SELECT DISTINCT port FROM ports")]
-    newest = [points[-1] for name in names if (points := series(path, name))]
-    return tuple(sorted((p for p in newest if p.jumped), key=lambda p: -p.error))
+        for row in connection.execute(f"SELECT {_COLUMNS} FROM ports"):
+            by_port.setdefault(row[0], []).append(row)
+    found = [
+        point for rows in by_port.values() for point in _points(known, rows)
+        if point.jumped and (point.run.made, point.run.release) == newest
+    ]
+    return tuple(sorted(found, key=lambda point: -point.error))
 
 
 def to_csv(path: str | Path) -> str:
@@ -252,7 +276,7 @@ def to_csv(path: str | Path) -> str:
 def _guarded(text: str) -> str:
     """A cell that no spreadsheet takes for a formula."""
     plain = "".join(c if c.isprintable() else "?" for c in text)
-    return "'" + plain if plain[:1] in ("=", "+", "-", "@") else plain
+    return "'" + plain if plain.lstrip()[:1] in ("=", "+", "-", "@") else plain
 
 
 def forget(path: str | Path, release: str) -> int:

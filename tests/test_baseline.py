@@ -83,7 +83,7 @@ def test_an_error_beyond_the_spread_of_the_cases_drifts_and_one_within_does_not(
     largest = max(entry.over_floor or 0 for (name, _), entry in known.entries.items() if name == port)
     now = cases[0].outputs[0].error / cases[0].outputs[0].floor
     within = scaled(cases[0], 1.3 * largest / now, port)
-    beyond = scaled(cases[0], 1.5 * largest / now, port)
+    beyond = scaled(cases[0], 3.0 * largest / now, port)
     assert base.check({"case0": within}, known, model="net").passed
     checked = base.check({"case0": beyond}, known, model="net")
     assert [change.port for change in checked.drifts] == [port]

@@ -20,12 +20,13 @@ from acccmp.reports.graph_plot import plot_graph
 from acccmp.reports.legend import LOOKS
 from acccmp.reports.microscope import plot_heatmap, plot_layer
 from acccmp.reports.report import JUDGED, Comparison, Report, Verdict
+from acccmp.reports.series_plot import plot_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_graph", "plot_heatmap", "plot_layer", "plot_report"]  # the one door to all pictures
+__all__ = ["plot_graph", "plot_heatmap", "plot_layer", "plot_report", "plot_series"]  # the one door to all pictures
 
 # How a metric is drawn: on which axis, and what the axis says.
 _AXES: Mapping[str, tuple[str, str]] = {

@@ -162,9 +162,10 @@ def _isolated(found: Mapping[str, Mapping[str, float | None]]) -> list[Text]:
 
 
 
-def check_screen(checked: Check, baseline: str, updated: bool) -> Group:
-    """What `acccmp check` found: passed or why not, what drifted, what improved, what is accepted."""
-    head = ("PASSED", "green bold") if checked.passed else ("NOT PASSED", "red bold")
+def check_screen(checked: Check, baseline: str, written: str) -> Group:
+    """What `acccmp check` found: passed or why not, what drifted, what improved, what is accepted. `written` says what
+    became of the baseline file ("" when it was left alone)."""
+    head = ("PASSED", "green bold") if checked.exit_code == 0 else ("NOT PASSED", "red bold")
     counts = f"{len(checked.drifts)} drifted, {len(checked.improvements)} improved, {checked.unchanged} unchanged"
     parts: list[Any] = [
         Text.assemble(head, f"  {counts} against {_text(baseline)}" if checked.baseline else "  no baseline yet"),
@@ -173,6 +174,8 @@ def check_screen(checked: Check, baseline: str, updated: bool) -> Group:
     parts += [Text(f"  {_text(line)}", style="red") for line in checked.failures[:MOST_ROWS]]
     if len(checked.failures) > MOST_ROWS:
         parts.append(Text(f"  ... {len(checked.failures) - MOST_ROWS} more (--json lists them)", style="red"))
+    if checked.passed and checked.exit_code:
+        parts.append(Text("  too little was covered (--min-coverage)", style="red"))
     rows = [
         {"port": c.port, "case": c.case or "all", "change": c.kind, "before": _number(c.before), "now": _number(c.now),
          "ratio": _number(c.ratio), "tensor moved": _number(c.moved)}
@@ -183,8 +186,8 @@ def check_screen(checked: Check, baseline: str, updated: bool) -> Group:
     if checked.accepted:
         accepted = _text(", ".join(checked.accepted))
         parts.append(Text(f"accepted although beyond their limits: {accepted}", style="yellow"))
-    if updated:
-        parts.append(Text(f"{_text(baseline)} was rewritten"))
+    if written:
+        parts.append(Text(_text(written)))
     return Group(*parts)
 
 
