@@ -19,6 +19,7 @@ from acccmp.core.tensor import DTYPES
 from acccmp.errors import FormatError
 from acccmp.models import atc_json, build_pbtxt, om
 from acccmp.models.device_graph import all_nodes
+from acccmp.models.load import load
 from acccmp.schemas import ge_pb2
 
 LANENET = "a-ircle_atlas200i-line-tracking-car__my_122_anenet.om"
@@ -532,7 +533,7 @@ graph {
   }
 }
 ''')
-    graph = build_pbtxt.load(path)
+    graph = load(path)  # its kind is told by its text
     conv = graph["conv"]
     assert (conv.op_type, conv.inputs, conv.control, conv.origins) == ("Conv2D", ("x:0",), ("x",), ("conv_1", "relu_1"))
     spec = graph.spec("conv:0")

@@ -10,7 +10,7 @@ import numpy as np
 import om_bytes as made
 import pytest
 
-from acccmp.comparison.weights import compare_weights, fit
+from acccmp.comparison.weights import compare_weights, fit, roundings
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import InputError
@@ -76,7 +76,8 @@ def test_a_stale_weight_is_drift_and_a_fresh_one_matches(tmp_path: Path) -> None
     assert "5.0% of its numbers" in row.reason  # 1 of 20 filters
     assert "stale" in row.reason
     by_hand = np.linalg.norm(stale.astype("f2") - weights["conv.w"].astype("f8")) / np.linalg.norm(weights["conv.w"])
-    assert row.error == pytest.approx(by_hand, rel=1e-6)
+    assert row.metrics["RelativeEuclideanDistance"] == pytest.approx(by_hand, rel=1e-6)
+    assert row.error > row.limit == 1  # in roundings: 1 % is some ten of float16's
     assert report.failures == ("weight conv.w:output:0 is drift",)
     assert report.exit_code == 1
 
@@ -184,6 +185,13 @@ def test_a_mapping_without_weights_is_an_error_with_advice(tmp_path: Path) -> No
 def test_fit_knows_roundings_and_transpositions_from_other_numbers(stored: Any, fits: bool) -> None:
     weight = np.random.default_rng(2).normal(size=(6, 4, 3, 5)).astype("f4")
     assert (fit(weight, stored(weight), F16) is not None) is fits
+
+
+def test_differences_are_counted_in_roundings_of_the_stored_type() -> None:
+    golden = np.array([1.0, 1.0, 1e-12, np.nan, np.inf, 1e6, 2.0])
+    npu = np.array([1.0, 1.0 + 2**-10, 0.0, np.nan, np.inf, np.inf, 2.0 + 3 * 2**-9])
+    assert roundings(golden, npu, F16).tolist() == pytest.approx([0, 1, 1e-12 / 2**-24, 0, 0, np.inf, 3])
+    assert roundings(np.array([1, 2]), np.array([1, 3]), DTYPES["int32"]).tolist() == [0, np.inf]
 
 
 def test_one_number_stored_for_each_channel_fits() -> None:

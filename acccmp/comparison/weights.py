@@ -46,10 +46,14 @@ class Weight:
 
 @dataclass(frozen=True)
 class _Fit:
-    """How an NPU weight equals a golden one: the axes of the golden in the NPU's order, and what is to be said."""
+    """How an NPU weight equals a golden one: the axes of the golden in the NPU's order, and what is to be said.
+
+    `error` is the largest difference of two numbers, in roundings to the stored type: at most 1.
+    """
 
     axes: tuple[int, ...] | None = None
     how: str = ""
+    error: float = 0.0
 
 
 @dataclass
@@ -317,13 +321,13 @@ class _Job:
         notes = [*found.notes, *([how.how] if how and how.how else [])]
         row = replace(
             base, npu=npu.ref, npu_ops=tuple(filter(None, (npu.owner, npu.name))), notes=tuple(notes), is_output=True,
-            limit=npu.ref.dtype.epsilon, verdict=Verdict.MATCH,
+            limit=1.0, judged_by="roundings to the stored type", verdict=Verdict.MATCH,
         )
         folded = how is not None and "BatchNorm" in how.how
         if not folded and math.prod(weight.ref.own_shape) == math.prod(npu.ref.own_shape):
             row = replace(row, **_numbers(weight.ref, npu.ref, how.axes if how else None))
         if how is not None:
-            return replace(row, error=0.0 if math.isnan(row.error) else row.error)
+            return replace(row, error=how.error)
         if npu.ref.dtype.kind != weight.ref.dtype.kind:
             kinds = f"stored as {npu.ref.dtype}, the original is {weight.ref.dtype}"
             return replace(row, verdict=Verdict.NOT_COMPARABLE, reason=f"{kinds}; its scale is not known")
@@ -335,9 +339,10 @@ class _Job:
             beyond = np.abs(golden).max() > npu.ref.dtype.largest
             verdict = Verdict.OVERFLOW if beyond else Verdict.NONFINITE
             return replace(row, verdict=verdict, reason=f"{int((~np.isfinite(stored)).sum())} numbers are not finite")
-        share = float(np.mean(~_close(golden.reshape(-1), stored.reshape(-1), npu.ref.dtype)))
+        apart = roundings(golden.reshape(-1), stored.reshape(-1), npu.ref.dtype)
+        share = float(np.mean(apart > 1))
         return replace(
-            row, verdict=Verdict.DRIFT,
+            row, verdict=Verdict.DRIFT, error=float(apart.max()),
             reason=f"{share:.1%} of its numbers differ from the original by more than one rounding to "
             f"{npu.ref.dtype}: a wrong or stale weight (compiled from another file?)",
         )
@@ -360,10 +365,7 @@ def _numbers(golden: TensorRef, npu: TensorRef, axes: tuple[int, ...] | None) ->
         found = measure(golden, npu, axes=axes)
     except ValueError:  # the axes are those of the tensors without their 1s
         return {}
-    return {
-        "metrics": dict(found.metrics), "error": found.metrics.get("RelativeEuclideanDistance", math.nan),
-        "max_error_index": found.max_error_index,
-    }
+    return {"metrics": dict(found.metrics), "max_error_index": found.max_error_index}
 
 
 # -- names -------------------------------------------------------------------------------------------------------
@@ -397,40 +399,46 @@ def fit(golden: Array, npu: Array, stored: DType) -> _Fit | None:
     """
     if golden.size == 1 and npu.size > 1:
         flat = npu.reshape(-1)
-        alike = _close(np.broadcast_to(golden.reshape(-1), flat.shape), flat, stored).all()
-        # Behind the true channels there can be padding of zeros.
-        return _Fit(how="one number, stored once for each channel") if alike else None
+        error = _apart(np.broadcast_to(golden.reshape(-1), flat.shape), flat, stored)
+        return _Fit(None, "one number, stored once for each channel", error) if error <= 1 else None
     if golden.size != npu.size:
         return None
     mine, theirs = np.squeeze(golden), np.squeeze(npu)
-    if mine.shape == theirs.shape and _equal(mine, theirs, stored):
-        return _Fit()
+    if mine.shape == theirs.shape and (error := _apart(mine, theirs, stored)) <= 1:
+        return _Fit(error=error)
     for axes in itertools.permutations(range(mine.ndim)) if 2 <= mine.ndim <= 5 else ():
         if axes == tuple(range(mine.ndim)) or tuple(mine.shape[a] for a in axes) != theirs.shape:
             continue
-        if _equal(mine.transpose(axes), theirs, stored):
+        if (error := _apart(mine.transpose(axes), theirs, stored)) <= 1:
             same_rank = golden.ndim == npu.ndim == mine.ndim
-            return _Fit(axes if same_rank else None, f"stored transposed by {axes}")
-    if mine.shape != theirs.shape and _equal(mine.reshape(-1), theirs.reshape(-1), stored):
-        return _Fit(how=f"stored as {npu.shape}")
+            return _Fit(axes if same_rank else None, f"stored transposed by {axes}", error)
+    if mine.shape != theirs.shape and (error := _apart(mine.reshape(-1), theirs.reshape(-1), stored)) <= 1:
+        return _Fit(None, f"stored as {npu.shape}", error)
     return None
 
 
-def _equal(golden: Array, npu: Array, stored: DType) -> bool:
-    """Are all numbers close? A sample is looked at first."""
+def _apart(golden: Array, npu: Array, stored: DType) -> float:
+    """The largest difference in roundings; of large arrays a sample is looked at first."""
     step = max(1, golden.size // _SAMPLE)
-    if step > 1 and golden.ndim and not _close(golden.flat[::step], npu.flat[::step], stored).all():
-        return False
-    return bool(_close(golden, npu, stored).all())
+    if step > 1 and golden.ndim:
+        first = float(roundings(golden.flat[::step], npu.flat[::step], stored).max())
+        if first > 1:
+            return first
+    return float(roundings(golden, npu, stored).max(initial=0.0))
 
 
-def _close(golden: Array, npu: Array, stored: DType) -> NDArray[np.bool_]:
-    """Number by number: is the stored one within one rounding of the original?"""
+def roundings(golden: Array, npu: Array, stored: DType) -> NDArray[np.float64]:
+    """How far apart each two numbers are, in roundings to the stored type: at most 1 if only that happened to them.
+
+    Below the type's smallest normal number, roundings are those of that number. Two NaNs and equal infinities are 0
+    apart, other infinities and NaNs, and different integers, infinitely far.
+    """
     if golden.dtype.kind in "iub" and npu.dtype.kind in "iub":
-        return np.asarray(golden == npu)
+        return np.where(golden == npu, 0.0, np.inf)
     with np.errstate(all="ignore"):
         mine = golden.astype(np.complex128 if golden.dtype.kind == "c" else np.float64)
         theirs = npu.astype(mine.dtype)
         room = stored.epsilon * np.maximum(np.abs(mine), stored.smallest_normal)
-        near = np.abs(theirs - mine) <= room
-        return np.asarray(near | (mine == theirs) | (np.isnan(mine) & np.isnan(theirs)))
+        found = np.abs(theirs - mine) / room
+        same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
+        return np.where(same, 0.0, np.where(np.isnan(found), np.inf, found))

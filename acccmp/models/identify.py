@@ -173,6 +173,8 @@ def _text(path: Path, text: str) -> Examined:
         return Examined("cambricon", "a Cambricon twins file")
     if re.match(r"\{|\[\s*[\[{\"\d\]]", bare):
         return Examined("atc_json", "a JSON file")
+    if 'op_type: "ge:' in bare and _GRAPH.search(bare):
+        return Examined("build_pbtxt", "a device build graph in text form")
     if "ir_version" in bare[:200] and _GRAPH.search(bare):
         raise FormatError(f"{path}: an ONNX model in text form; write it as binary protobuf (.onnx) first")
     if _GRAPH.search(bare) and _OP.search(bare):
