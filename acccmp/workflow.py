@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import acccmp.core.layout as layouts
 from acccmp.comparison.compare import compare as compare_dumps
 from acccmp.comparison.judging import Thresholds
 from acccmp.comparison.metrics import measure
@@ -28,7 +27,8 @@ from acccmp.reports.report import Report
 from acccmp.runners.feeds import random_inputs, read_inputs
 from acccmp.runners.run import run
 from acccmp.slicing.bundle import Bundle, is_slice, read_manifest, save_slice
-from acccmp.slicing.cut import Slice, cut, find_dumped, seen_as_original
+from acccmp.slicing.cut import Slice, cut
+from acccmp.slicing.entrance import Entrance, dequantised, find_entrance, seen_as_original
 from acccmp.version import VERSION
 
 MODEL_KINDS = ("onnx", "caffe", "tensorflow")
@@ -242,17 +242,20 @@ def feeds_from_dump(graph: Graph, npu: Dump, mapping: Graph | None = None) -> tu
     missing: list[str] = []
     everything = {node.name for node in graph.nodes}
     for tensor in graph.inputs:
-        at = _aipp_port(tensor, npu, mapping) or find_dumped(graph, tensor, everything, npu, trace, outputs_first=True)
-        if at is None:
-            missing.append(tensor)
-            continue
-        ref = _without_padding_channels(graph, tensor, npu[at])
-        array = seen_as_original(graph, tensor, ref, trace, at).numpy()
-        spec = graph.spec(tensor)
+        at, spec = _aipp_port(tensor, npu, mapping), graph.spec(tensor)
+        if at is not None:
+            found = Entrance(at, seen_as_original(graph, tensor, npu[at], trace, at))
+        else:
+            search = find_entrance(graph, tensor, everything, npu, trace, outputs_first=True)
+            if search.entrance is None:
+                missing.append(f"{tensor} ({'; '.join(search.reasons[:2])})" if search.reasons else tensor)
+                continue
+            found = search.entrance
+        array, _ = dequantised(found.ref, spec, found.quantisation)
         if spec.dtype is not None and spec.dtype.numpy is not None and array.dtype != spec.dtype.numpy:
             array = array.astype(spec.dtype.numpy)
         feeds[tensor] = array
-        sources.append(f"{tensor} from {at}")
+        sources.append(f"{tensor} from {found.at}")
     if missing:
         raise InputError(
             f"the dump at {npu.path} holds nothing to feed {', '.join(missing)} with; "
@@ -280,16 +283,6 @@ def _aipp_port(tensor: str, npu: Dump, mapping: Graph | None) -> Port | None:
 
 def _same(a: str, b: str) -> bool:
     return a == b or flatten_name(a) == flatten_name(b)
-
-
-def _without_padding_channels(graph: Graph, tensor: str, ref: TensorRef) -> TensorRef:
-    """An Aipp output has its channels padded to 4 or C0; its own shape is the model's."""
-    spec = graph.spec(tensor)
-    if ref.layout not in ("NC1HWC0", "NC1HWC0_C04", "NHWC1C0") or not spec.is_static or spec.shape is None:
-        return ref
-    shape = tuple(int(dim) for dim in spec.shape if isinstance(dim, int))
-    layout = spec.layout or "NCHW"
-    return ref.seen_as(shape, layout) if layouts.fits(ref.layout, ref.shape, layout, shape) else ref
 
 
 # -- the precision floor -----------------------------------------------------------------------------------------
@@ -418,13 +411,9 @@ def run_slice(
     for tensor in part.graph.inputs:
         if tensor in feeds:
             continue
-        port = part.input_port(tensor)
-        if port not in part.inputs:
+        array = part.fed_with(tensor)
+        if array is None:
             raise InputError(f"the slice has nothing to feed {tensor} with; give inputs={{{tensor!r}: array}}")
-        array = part.inputs[port].numpy()
-        spec = part.graph.spec(tensor)
-        if spec.dtype is not None and spec.dtype.numpy is not None:
-            array = array.astype(spec.dtype.numpy)
         feeds[tensor] = array
     ran: Dump = run(part.graph, feeds, runner=runner)
     return ran

@@ -22,9 +22,11 @@ from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError, MappingError, SliceError, UnknownName
 from acccmp.models.load import load
+from acccmp.models.tracing import Quantisation
 from acccmp.runners.emulate import Fault, emulate
 from acccmp.slicing import bundle
 from acccmp.slicing.cut import cut
+from acccmp.slicing.entrance import dequantised
 
 CLI = [sys.executable, "-m", "acccmp"]
 
@@ -361,10 +363,10 @@ def test_an_int8_island_keeps_its_int8_bin_and_its_scale_is_in_the_facts() -> No
     from acccmp.core.graph import TensorSpec
 
     spec = TensorSpec("t", DTYPES["float32"], (1, 2))
-    real, facts = bundle.dequantised(ref, spec, (2.0, 1.0))
+    real, facts = dequantised(ref, spec, Quantisation(2.0, 1.0))
     np.testing.assert_allclose(real, [[-2.0, 2.0]])
     assert facts["quantised"] == {"scale": 2.0, "offset": 1.0}
-    same, facts = bundle.dequantised(ref, spec, None)
+    same, facts = dequantised(ref, spec, None)
     assert same.dtype == np.int8
     assert facts["quantised"]["scale"] is None
 

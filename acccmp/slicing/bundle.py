@@ -21,12 +21,13 @@ import numpy as np
 
 from acccmp import plugins
 from acccmp.core.dump import Dump, Port
-from acccmp.core.graph import Graph, TensorSpec
-from acccmp.core.tensor import DTYPES, Array, DType, TensorRef, decode, dtype_of, encode
+from acccmp.core.graph import Graph
+from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
 from acccmp.dumps.arrays import write_golden
 from acccmp.errors import FormatError, InputError
 from acccmp.models.tracing import Trace
 from acccmp.slicing.cut import Slice
+from acccmp.slicing.entrance import dequantised
 
 SCHEMA = "acccmp.slice/1"  # version of manifest.json
 MOST_MANIFEST = 64 << 20  # bytes; a larger manifest.json is none of ours
@@ -261,7 +262,7 @@ def _write_input(
     facts["dumped"] = {
         **_file_facts(stored, folder.parent), "dtype": ref.dtype.name, "layout": ref.layout, "shape": list(ref.shape),
     }
-    array, quantised = dequantised(ref, spec, _quantisation(part, at))
+    array, quantised = dequantised(ref, spec, part.quantisation.get(port))
     facts.update(quantised)
     facts["shape"], facts["dtype"] = list(array.shape), str(array.dtype)
     npy = folder / f"{name}.npy"
@@ -272,45 +273,6 @@ def _write_input(
     path.write_bytes(raw)
     facts["bin"] = {**_file_facts(path, folder.parent), **cast}
     return facts
-
-
-def dequantised(ref: TensorRef, spec: TensorSpec, rule: tuple[float, float] | None) -> tuple[Array, dict[str, Any]]:
-    """The tensor in the model's own dtype, and what its manifest says about quantisation (nothing for floats).
-
-    An 8-bit tensor where the model has floats is turned back by its scale and offset, (q - offset) / scale; without
-    them it stays as it is, and the manifest says so.
-    """
-    array = ref.numpy()
-    wanted = spec.dtype
-    if wanted is None or wanted.numpy is None:
-        return array, {}
-    if wanted.kind == ref.dtype.kind:
-        return array.astype(wanted.numpy), {}
-    if wanted.kind != "float":
-        return array, {}
-    if ref.dtype.kind != "int":
-        return array, {}
-    if rule is None:
-        return array, {"quantised": {"scale": None, "note": "the mapping holds no scale for this tensor"}}
-    scale, offset = rule
-    real = ((array.astype(np.float64) - offset) / scale).astype(wanted.numpy)
-    return real, {"quantised": {"scale": scale, "offset": offset}}
-
-
-def _quantisation(part: Slice, at: Port | None) -> tuple[float, float] | None:
-    """Scale and offset of the AscendQuant op that made the tensor at a device port, if the mapping has them."""
-    if part.mapping is None or at is None or at.node not in part.mapping:
-        return None
-    node = part.mapping[at.node]
-    if at.side == "input" and at.index < len(node.inputs):
-        before = part.mapping.producer(node.inputs[at.index])
-        if before is None or before.node not in part.mapping:
-            return None
-        node = part.mapping[before.node]
-    if "Quant" not in node.op_type or "scale" not in node.attrs:
-        return None
-    scale, offset = node.attrs["scale"], node.attrs.get("offset", 0.0)
-    return (float(scale), float(offset)) if float(scale) else None
 
 
 def to_bin(array: Array, dtype: DType, own: DType) -> tuple[bytes, dict[str, Any]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, Port
-from acccmp.core.graph import Graph, Node
-from acccmp.core.tensor import TensorRef
+from acccmp.core.graph import Graph
+from acccmp.core.tensor import Array, TensorRef
 from acccmp.errors import InputError, SliceError
-from acccmp.models.tracing import Trace
+from acccmp.models.tracing import Quantisation, Trace
+from acccmp.slicing.entrance import Entrance, dequantised, find_entrance
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +20,9 @@ class Slice:
 
     `graph` is the part, `whole` the model it was cut from. `inputs` holds, for each of `graph.inputs` that was dumped,
     the device's tensor under the original's output port (seen in the model's own shape and layout); it is empty when
-    no dump was given. `golden` and `npu` hold the expected outputs of the part in the same way, as far as known.
-    `log` tells in order what was snapped, widened and taken from where; `device_ops` are the device ops inside.
+    no dump was given. `taken_from` says at which device port each was dumped, `quantisation` how its numbers are to be
+    read where they are quantised. `golden` and `npu` hold the expected outputs of the part in the same way, as far as
+    known. `log` tells in order what was snapped, widened and taken from where; `device_ops` are the device ops inside.
     """
 
     graph: Graph
@@ -33,6 +33,7 @@ class Slice:
     golden: Dump = field(default_factory=lambda: Dump({}), repr=False)
     npu: Dump = field(default_factory=lambda: Dump({}), repr=False)
     taken_from: Mapping[Port, Port] = field(default_factory=dict, repr=False)
+    quantisation: Mapping[Port, Quantisation] = field(default_factory=dict, repr=False)
     dump: Dump | None = field(default=None, repr=False)
     mapping: Graph | None = field(default=None, repr=False)
     device_ops: tuple[str, ...] = field(default=(), repr=False)
@@ -47,6 +48,14 @@ class Slice:
     def input_port(self, tensor: str) -> Port:
         """The original's output port of an input tensor of the part."""
         return self.whole.producer(tensor) or Port(tensor, "output", 0)
+
+    def fed_with(self, tensor: str) -> Array | None:
+        """The device's tensor at the input `tensor`, in the model's own dtype, quantisation undone; None if there is
+        none."""
+        port = self.input_port(tensor)
+        if port not in self.inputs:
+            return None
+        return dequantised(self.inputs[port], self.graph.spec(tensor), self.quantisation.get(port))[0]
 
     def run(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Dump:
         """Run the part on this machine, fed with `inputs` (tensor name -> array), else with its dumped inputs."""
@@ -76,6 +85,7 @@ def cut(
     radius: int = 1,
     dump: Dump | None = None,
     mapping: Graph | None = None,
+    fed: Mapping[str, TensorRef] | None = None,
     widen: bool = False,
     exact: bool = False,
     all_outputs: bool = False,
@@ -85,7 +95,8 @@ def cut(
 
     Start and end are names of nodes or tensors, one or several; or `around` one node, everything within `radius` steps.
     With a `mapping`, a region that begins or ends inside a fused device op grows to that op's border (`exact` refuses
-    instead). Without a `dump` the slice has no inputs to feed. `widen` pulls in producers of tensors that were not
+    instead). Without a `dump` the slice has no inputs to feed. `fed` are tensors of model inputs, taken where the dump
+    does not have them. `widen` pulls in producers of tensors that were not
     dumped, up to the next dumped ones. Outputs are those of the end nodes, with `all_outputs` every tensor that leaves.
 
     Raises UnknownName, InputError (no path; start inside a fused op with `exact`), SliceError (tensors not dumped).
@@ -97,23 +108,27 @@ def cut(
     trace = Trace(mapping, graph) if mapping is not None else None
     if trace is not None:
         region = _snap(graph, region, trace, exact, log)
-    region = _closed(graph, _whole_loops(graph, region, (*starts, *ends)))
+    region = _closed(graph, region)
+    found: dict[str, Entrance] = {}
+    given = {tensor: Entrance(Port(tensor, "output", 0), ref) for tensor, ref in (fed or {}).items()}
     if dump is not None and len(dump):
-        region, inputs, taken = _with_inputs(graph, region, dump, trace, widen, log)
-    else:
-        inputs, taken = {}, {}
-    inner = [node for node in graph.nodes if node.name in region]
-    last = _last_nodes(graph, region, ends)
-    outputs = None if all_outputs or around is not None else _outputs_of(graph, last)
-    part = graph.keep((node.name for node in inner), outputs)
+        region, found = _with_inputs(graph, region, dump, trace, given, widen, exact, log)
+    part = graph.keep(region, None if all_outputs or around is not None else _outputs(graph, region, ends, trace, log))
     device = trace.ops_of(region - graph.constants) if trace is not None else ()
-    given = _dumped_outputs(graph, part, dump, trace) if dump is not None else {}
-    feeding = tuple(dict.fromkeys(port.node for port in taken.values() if port.node not in device))
+    at_exit = _dumped_outputs(graph, part, dump, trace) if dump is not None else {}
+    ports = {tensor: graph.producer(tensor) or Port(tensor, "output", 0) for tensor in (*found, *at_exit)}
+    taken = {ports[tensor]: entrance.at for tensor, entrance in found.items() if tensor not in given}
+    every = {**at_exit, **found}
     where = dump.path if dump is not None else None
     return Slice(
         part, graph, starts, ends,
-        inputs=Dump(inputs, kind="npu", path=where), npu=Dump(given, kind="npu", path=where), taken_from=taken,
-        dump=dump, mapping=mapping, device_ops=device, feeding_ops=feeding, log=tuple(log),
+        inputs=Dump({ports[tensor]: e.ref for tensor, e in found.items()}, kind="npu", path=where),
+        npu=Dump({ports[tensor]: e.ref for tensor, e in at_exit.items()}, kind="npu", path=where),
+        taken_from=taken,
+        quantisation={ports[tensor]: e.quantisation for tensor, e in every.items() if e.quantisation is not None},
+        dump=dump, mapping=mapping, device_ops=device,
+        feeding_ops=tuple(dict.fromkeys(port.node for port in taken.values() if port.node not in device)),
+        log=tuple(log),
     )
 
 
@@ -140,7 +155,7 @@ def _between(
     if not start or not end:
         raise InputError("a slice needs a start and an end: --start A --end B (or --around NODE --radius N)")
     starts = tuple(dict.fromkeys(name for given in start for name in _start_nodes(graph, given)))
-    ends = tuple(dict.fromkeys(graph.node(name).name for name in end))
+    ends = tuple(dict.fromkeys(_named(graph, name, "end") for name in end))
     view = _data_edges(graph)
     below = set(starts).union(*(networkx.descendants(view, name) for name in starts))
     above = set(ends).union(*(networkx.ancestors(view, name) for name in ends))
@@ -164,7 +179,18 @@ def _start_nodes(graph: Graph, name: str) -> tuple[str, ...]:
         producer = graph.producer(name)
         if producer is None or producer.node not in graph:
             return tuple(dict.fromkeys(port.node for port in graph.consumers(name)))
-    return (graph.node(name).name,)
+    return (_named(graph, name, "start"),)
+
+
+def _named(graph: Graph, name: str, role: str) -> str:
+    """The node of this name, or the one that makes this tensor. Raises UnknownName, or InputError."""
+    if name not in graph and name not in graph.aliases:
+        if name in graph.inputs and (made := graph.producer(name)) is not None and made.node not in graph:
+            raise InputError(f"the {role} {name!r} is an input of the model; name a node or a tensor that a node makes")
+        if name in graph.weights:
+            readers = _listed(port.node for port in graph.consumers(name))
+            raise InputError(f"the {role} {name!r} is a weight; name the node that reads it ({readers or 'none does'})")
+    return graph.node(name).name
 
 
 def _which_way(view: Any, starts: Iterable[str], end: str) -> str:
@@ -180,9 +206,10 @@ def _around(graph: Graph, name: str, radius: int) -> tuple[tuple[str, ...], tupl
         raise InputError(f"a radius of {radius} was asked for; it must be 0 or more")
     import networkx
 
-    centre = graph.node(name).name
-    near = set(networkx.ego_graph(_data_edges(graph).to_undirected(as_view=True), centre, radius=radius))
-    near -= graph.constants - {centre}
+    centre = _named(graph, name, "centre")
+    still = graph.constants - {centre}
+    moving = networkx.subgraph_view(_data_edges(graph), filter_node=lambda node: node not in still)
+    near = set(networkx.ego_graph(moving.to_undirected(as_view=True), centre, radius=radius))
     return (centre,), (centre,), near
 
 
@@ -202,10 +229,9 @@ def _snap(graph: Graph, region: set[str], trace: Trace, exact: bool, log: list[s
                 )
             log.append(f"{text}: the region grows by {_listed(sorted(outside, key=graph.depth.__getitem__))}")
             grown |= outside
-        grown = _convex(graph, grown)
         if grown == region:
             return region
-        region = grown
+        region = _convex(graph, grown)
 
 
 def _whole_loops(graph: Graph, region: set[str], borders: tuple[str, ...]) -> set[str]:
@@ -243,23 +269,30 @@ def _closed(graph: Graph, region: set[str]) -> set[str]:
     return closed
 
 
-def _last_nodes(graph: Graph, region: set[str], ends: tuple[str, ...]) -> list[str]:
-    """The end nodes; where a fused op carried the region on below one, what it ends in now."""
-    last = []
-    for node in graph.nodes:
-        if node.name not in region or node.name in graph.constants:
-            continue
-        readers = {port.node for tensor in node.outputs if tensor for port in graph.consumers(tensor)}
-        if node.name in ends or not readers & region:
-            last.append(node.name)
-    moved_on = [name for name in last if name not in ends]
-    if moved_on:
-        return [name for name in last if name not in ends or not _reads_inside(graph, graph[name], region)]
-    return last
+def _outputs(graph: Graph, region: set[str], ends: Iterable[str], trace: Trace | None, log: list[str]) -> list[str]:
+    """What the end nodes give. An end whose tensor stays inside a fused device op moves on to where that op ends."""
+    outputs: list[str] = []
+    for end in ends:
+        moved = _device_exit(graph, end, region, trace) if trace is not None else ()
+        if moved:
+            log.append(f"the end {end} lies inside a fused device op: the outputs are those of {_listed(moved)}")
+        outputs += _outputs_of(graph, moved or (end,))
+    return outputs
 
 
-def _reads_inside(graph: Graph, node: Node, region: set[str]) -> bool:
-    return any(port.node in region for tensor in node.outputs if tensor for port in graph.consumers(tensor))
+def _device_exit(graph: Graph, end: str, region: set[str], trace: Trace) -> tuple[str, ...]:
+    """The originals in which the fused device op ends that `end` lies inside of; () where `end` has a tensor itself."""
+    exits: dict[str, None] = {}
+    for op in trace.ops_of({end}):
+        members = (trace.groups[op] & region) - graph.constants
+        if len(members) < 2:
+            return ()
+        here = [name for name in members if any(
+            port.node == op and port.side == "output"
+            for index in range(len(graph[name].outputs)) for port in trace.carriers(Port(name, "output", index))
+        )]
+        exits.update(dict.fromkeys(here or [max(members, key=graph.depth.__getitem__)]))
+    return () if end in exits else tuple(sorted(exits, key=graph.depth.__getitem__))
 
 
 def _outputs_of(graph: Graph, last: Iterable[str]) -> list[str]:
@@ -276,23 +309,24 @@ def _outputs_of(graph: Graph, last: Iterable[str]) -> list[str]:
 
 
 def _with_inputs(
-    graph: Graph, region: set[str], dump: Dump, trace: Trace | None, widen: bool, log: list[str],
-) -> tuple[set[str], dict[Port, TensorRef], dict[Port, Port]]:
-    """The region (widened if asked), the device tensor for each tensor at its entrance, and where each was taken."""
+    graph: Graph, region: set[str], dump: Dump, trace: Trace | None, given: Mapping[str, Entrance], widen: bool,
+    exact: bool, log: list[str],
+) -> tuple[set[str], dict[str, Entrance]]:
+    """The region (widened if asked) and the tensor for each tensor at its entrance."""
     while True:
-        part = graph.keep(region)
-        found: dict[Port, TensorRef] = {}
-        taken: dict[Port, Port] = {}
-        missing: list[str] = []
-        for tensor in part.inputs:
-            at = find_dumped(graph, tensor, region, dump, trace)
-            port = graph.producer(tensor) or Port(tensor, "output", 0)
-            if at is None:
-                missing.append(tensor)
+        found: dict[str, Entrance] = {}
+        missing: dict[str, tuple[str, ...]] = {}
+        for tensor in graph.keep(region).inputs:
+            search = find_entrance(graph, tensor, region, dump, trace)
+            if search.entrance is not None:
+                found[tensor] = search.entrance
+            elif tensor in given:
+                found[tensor] = given[tensor]
+                log.append(f"{tensor}: not dumped; taken from the given input")
             else:
-                found[port], taken[port] = seen_as_original(graph, tensor, dump[at], trace, at), at
+                missing[tensor] = search.reasons
         if not missing:
-            return region, found, taken
+            return region, found
         pulled = {
             made.node
             for tensor in missing
@@ -301,88 +335,32 @@ def _with_inputs(
         if not widen or not pulled:
             raise SliceError(_not_dumped(graph, missing, region, widen))
         log.append(f"{_listed(missing)} not dumped: the region grows by {_listed(sorted(pulled))}")
-        region = _closed(graph, _convex(graph, region | pulled))
+        region = _convex(graph, region | pulled)
+        if trace is not None:
+            region = _snap(graph, region, trace, exact, log)
+        region = _closed(graph, region)
 
 
-def _dumped_outputs(graph: Graph, part: Graph, dump: Dump, trace: Trace | None) -> dict[Port, TensorRef]:
-    """What the device gave at the exit of the part, as far as it was dumped."""
+def _dumped_outputs(graph: Graph, part: Graph, dump: Dump, trace: Trace | None) -> dict[str, Entrance]:
+    """What the device gave at the exit of the part, as far as it was dumped and can be read as the original's."""
     found = {}
     for tensor in part.outputs:
-        port = graph.producer(tensor)
-        if port is None:
-            continue
-        carriers = [p for p in trace.carriers(port) if p.side == "output"] if trace is not None else [port]
-        at = next((p for p in carriers if p in dump), None)
-        if at is not None:
-            found[port] = seen_as_original(graph, tensor, dump[at], trace, at)
+        search = find_entrance(graph, tensor, (), dump, trace, outputs_first=True)
+        if search.entrance is not None:
+            found[tensor] = search.entrance
     return found
 
 
-def _not_dumped(graph: Graph, missing: Sequence[str], region: Collection[str], widen: bool) -> str:
+def _not_dumped(graph: Graph, missing: Mapping[str, Sequence[str]], region: Collection[str], widen: bool) -> str:
     first = next((node.name for node in graph.nodes if node.name in region and node.name not in graph.constants), "")
-    each = ", ".join(f"{tensor} ({graph.producer(tensor) or Port(tensor, 'output', 0)})" for tensor in missing)
-    advice = "dump them" if widen else "dump them, or use --widen to start at the next dumped tensors"
-    return f"the slice from {first} also needs tensors that were not dumped: {each}; {advice}"
-
-
-def find_dumped(
-    graph: Graph, tensor: str, region: Collection[str], dump: Dump, trace: Trace | None, outputs_first: bool = False,
-) -> Port | None:
-    """The dump's port that holds `tensor`: the input section of the device op that reads it inside the region, else
-    its producer's output, else any inserted Cast/TransData's output that carries it; None if it was not dumped.
-
-    `outputs_first` looks at outputs before inputs: a model input as it was fed, before the device cast it."""
-    producer = graph.producer(tensor) or Port(tensor, "output", 0)
-    readers = [port for port in graph.consumers(tensor) if port.node in region]
-    if trace is not None:
-        inside = set(trace.ops_of({port.node for port in readers}))
-        carriers = trace.carriers(producer)
-        ordered = [port for port in carriers if port.side == "input" and port.node in inside]
-        ordered += [port for port in carriers if port.side == "output"]
-        ordered += [port for port in carriers if port.side == "input" and port.node not in inside]
-        if outputs_first:
-            ordered.sort(key=lambda port: port.side == "input")
-        known = next((port for port in ordered if port in dump), None)
-        if known is not None:
-            return known
-    by_name = [*readers, producer, *(port for port in graph.consumers(tensor) if port.node not in region)]
-    shape = graph.spec(tensor)
-    for at in by_name:
-        if at not in dump or (trace is not None and at.node in trace.device_names):
-            continue
-        if at.side == "output" or not shape.is_static or _could_hold(dump[at], shape.shape):
-            return at
-    return None
-
-
-def _could_hold(ref: TensorRef, shape: Any) -> bool:
-    """Has the stored tensor room for `shape`? (A device op's input slots are not always the original's.)"""
-    need, own = math.prod(shape), math.prod(ref.own_shape)
-    return own == need or (ref.original_shape is None and own >= need and not layouts.is_plain(ref.layout))
-
-
-def seen_as_original(graph: Graph, tensor: str, ref: TensorRef, trace: Trace | None, at: Port) -> TensorRef:
-    """The dumped tensor seen in the model's own shape and layout. Raises SliceError when the shapes disagree."""
-    spec = graph.spec(tensor)
-    shape = tuple(d for d in spec.shape if isinstance(d, int)) if spec.is_static and spec.shape else None
-    layout = spec.layout
-    origin = trace.origin(at) if trace is not None else None
-    if shape is None:
-        shape = (origin.shape if origin is not None else None) or ref.original_shape
-    if shape is None:
-        return ref
-    for plain in dict.fromkeys((layout, origin.layout if origin else None, ref.original_layout)):
-        if plain is not None and layouts.fits(ref.layout, ref.shape, plain, shape, ref.groups):
-            return ref.seen_as(shape, plain)
-    found = layouts.candidates(ref.layout, ref.shape, shape)
-    if found:
-        return ref.seen_as(shape, found[0])
-    if ref.count == math.prod(shape) and layouts.is_plain(ref.layout):
-        return replace(ref, layout="ND", original_shape=shape, original_layout=layout)
-    raise SliceError(
-        f"{tensor} was dumped at {at} as {ref.layout} {ref.shape}, which cannot hold the model's {shape}; "
-        "was the dump made from another version of the model?"
+    each = ", ".join(
+        f"{tensor} ({graph.producer(tensor) or Port(tensor, 'output', 0)}{''.join(f'; dumped {r}' for r in why[:2])})"
+        for tensor, why in missing.items()
     )
+    advice = "dump them" if widen else "dump them, or use --widen to start at the next dumped tensors"
+    if all(tensor in graph.inputs for tensor in missing):
+        advice = f"dump them, or give them: {' '.join(f'--input {tensor}=FILE' for tensor in missing)}"
+    return f"the slice from {first} also needs tensors that were not dumped: {each}; {advice}"
 
 
 def _listed(names: Iterable[str], most: int = 6) -> str:
