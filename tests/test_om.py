@@ -20,6 +20,7 @@ from acccmp.errors import FormatError
 from acccmp.models import atc_json, build_pbtxt, om
 from acccmp.models.device_graph import all_nodes
 from acccmp.models.load import load
+from acccmp.models.neighbours import look_beside
 from acccmp.schemas import ge_pb2
 
 LANENET = "a-ircle_atlas200i-line-tracking-car__my_122_anenet.om"
@@ -576,3 +577,18 @@ def test_a_large_model_is_described_without_reading_its_weights(tmp_path: Path) 
     held, grown = map(int, out.stdout.split())
     assert held == size - 512
     assert grown < 8192  # KiB; the weights have 65536
+
+
+def test_what_lies_beside_a_dump_is_offered_as_mapping_or_said_to_be_missing(written: Any, tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    dump.mkdir()
+    assert "no device model lies beside" in look_beside([dump]).advice
+    (tmp_path / "fusion_result.json").write_text('{"graph_fusion": {}}')
+    (tmp_path / "manifest.json").write_text('{"schema": "x"}')
+    assert "only counts what was fused" in look_beside([dump]).advice
+    model, weights, *_ = small()
+    path = written(made.om((0, model.SerializeToString()), (1, weights)), "net.om")
+    (dump / "damaged.om").write_bytes(b"IM")
+    found = look_beside([dump])
+    assert found.mappings == (path,)
+    assert f"--mapping {path}" in found.advice

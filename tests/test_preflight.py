@@ -17,6 +17,7 @@ from acccmp.core.graph import Graph, TensorSpec
 from acccmp.core.tensor import DTYPES
 from acccmp.errors import FormatError, InputError
 from acccmp.models import om
+from acccmp.schemas import ge_pb2
 
 F32, F16, U8 = DTYPES["float32"], DTYPES["float16"], DTYPES["uint8"]
 CLASSIC = TensorSpec("input", F32, (2, 2, 2, 8192), "NCHW")
@@ -149,6 +150,19 @@ def test_a_dynamic_model_takes_any_of_its_gears(tmp_path: Path) -> None:
     fit = check_inputs(model, {"x": 3 * 3 * 8 * 8 * 4})[0]
     assert not fit.fits
     assert "1x3x8x8 (768 bytes) or 4x3x8x8 (3072 bytes)" in fit.lines[0]
+    assert "fill it up with zeros to 4x3x8x8 (3072 bytes)" in fit.text
+
+
+def test_a_model_with_pre_processing_compiled_in_wants_raw_pictures(tmp_path: Path) -> None:
+    model = ge_pb2.ModelDef(name="net")
+    desc = (4, "NHWC", [1, 224, 224, 3])
+    made.add_op(model.graph.add(name="g"), "x", "Data", [""], out=[desc], takes=[desc], index=0,
+                aipp={"aipp_mode": 1, "input_format": 3})
+    path = tmp_path / "net.om"
+    path.write_bytes(made.om((0, model.SerializeToString())))
+    fit = check_inputs(om.load(path), {"x": 224 * 224 * 3 * 4})[0]
+    assert not fit.fits
+    assert "AIPP, static, RGB888_U8): it takes raw pictures" in fit.text
 
 
 def test_open_sizes_must_be_filled() -> None:

@@ -91,8 +91,21 @@ def check_inputs(
         if wanted is None:
             raise InputError(f"no input named {name!r} in {model.name}; it has {', '.join(specs) or 'none'}")
         shapes = [shapes[wanted] for shapes in gears if wanted in shapes]
-        found.append(check_input(specs[wanted], what, original=mine.get(wanted), gears=shapes))
+        fit = check_input(specs[wanted], what, original=mine.get(wanted), gears=shapes)
+        found.append(fit if fit.fits else replace(fit, lines=(*fit.lines, *_aipp_advice(model, wanted))))
     return tuple(found)
+
+
+def _aipp_advice(model: Graph, name: str) -> list[str]:
+    """What is to be said of pre-processing that was compiled into the model."""
+    for tensor in getattr(model.meta.get("io"), "inputs", ()):
+        if tensor.name == name and tensor.aipp:
+            takes = tensor.aipp.get("input_format")
+            return [
+                f"pre-processing is compiled into the model (AIPP, {tensor.aipp.get('mode')}"
+                + (f", {takes}" if takes else "") + "): it takes raw pictures, not prepared numbers"
+            ]
+    return []
 
 
 def input_specs(model: Graph) -> list[TensorSpec]:
@@ -473,6 +486,10 @@ def _told(
     ]
     if not readings:
         return lines
+    larger = [size for size in sizes if size > nbytes]
+    if len(sizes) > 1 and larger:
+        size = min(larger)
+        lines.append(f"or fill it up with zeros to {_x(sizes[size])} ({size} bytes), the next size it takes")
     first = readings[0]
     if first.kind in ("batch", "image", "original", "last", "known"):
         lines += _batch_advice(spec, first, original)

@@ -1,0 +1,80 @@
+"""What lies beside a dump or a model that could be the mapping, or shows which one is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from acccmp.errors import AcccmpError
+from acccmp.models.identify import identify
+
+MOST_FILES = 2000  # files of one folder that are looked at
+_ENDINGS = (".om", ".json", ".pbtxt", ".txt")
+_MAPPINGS = ("om", "atc_json", "build_pbtxt")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """`mappings` are device models that can be given as mapping, best first; `fusion_results` only count passes."""
+
+    mappings: tuple[Path, ...] = ()
+    fusion_results: tuple[Path, ...] = ()
+
+    @property
+    def advice(self) -> str:
+        """One line: what to give as mapping, or how to get it; for a comparison that was asked for without one."""
+        if self.mappings:
+            more = f" (or {len(self.mappings) - 1} more beside it)" if len(self.mappings) > 1 else ""
+            named = f"--mapping {self.mappings[0]}{more}"
+            return f"no mapping was given, ops are paired by name alone: {named} would pair all"
+        how = "give the .om, its JSON (atc --mode=1 --om=MODEL.om --json=OUT.json) or ge_*_Build.pbtxt as --mapping"
+        if self.fusion_results:
+            return (
+                f"no mapping was given: {self.fusion_results[0]} only counts what was fused, not which ops; {how}"
+            )
+        return f"no mapping was given, and no device model lies beside the files: {how}"
+
+
+def look_beside(places: Iterable[str | os.PathLike[str]]) -> Neighbours:
+    """The device models in the folders of these files (or in these folders, and the one above); nothing is loaded.
+
+    Files that cannot be read or are of other kinds are left out.
+    """
+    folders: dict[Path, None] = {}
+    for place in places:
+        path = Path(place).absolute()
+        for folder in (path, path.parent) if path.is_dir() else (path.parent,):
+            folders.setdefault(folder)
+    found: dict[str, list[Path]] = {kind: [] for kind in (*_MAPPINGS, "fusion")}
+    for folder in folders:
+        for path in _files(folder):
+            if path.name.startswith("fusion_result"):
+                found["fusion"].append(path)
+                continue
+            kind = _kind(path)
+            if kind in found:
+                found[kind].append(path)
+    return Neighbours(tuple(path for kind in _MAPPINGS for path in found[kind]), tuple(found["fusion"]))
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for _, entry in zip(range(MOST_FILES), entries, strict=False) if entry.is_file())
+    except OSError:
+        return []
+    return [folder / name for name in names if name.endswith(_ENDINGS)]
+
+
+def _kind(path: Path) -> str:
+    """The kind of a file by its bytes; JSON counts when it begins like ATC's, not like an index or a manifest."""
+    try:
+        kind = identify(path)
+        if kind == "atc_json":
+            with open(path, "rb") as file:
+                return kind if b'"graph"' in file.read(1 << 16) else ""
+        return kind
+    except (AcccmpError, OSError):
+        return ""
