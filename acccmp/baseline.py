@@ -43,6 +43,7 @@ SKETCH_KEY = 0x5EED_ACC  # fixed: sketches of different releases must be compara
 SKETCH_MOST = 1 << 20  # elements; of larger tensors an evenly spaced part is taken
 PAIRED_CASES = 14  # 2**-14 times 800 tensors is below 5 %: fewer cases cannot be significant after Holm's correction
 ALPHA = 0.05
+FAILING = ("drift", "worse verdict", "gone")  # kinds of change that fail a check
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Check:
 
     @property
     def drifts(self) -> tuple[Change, ...]:
-        return tuple(change for change in self.changes if change.kind in ("drift", "worse verdict", "gone"))
+        return tuple(change for change in self.changes if change.kind in FAILING)
 
     @property
     def improvements(self) -> tuple[Change, ...]:
@@ -155,20 +156,29 @@ class Check:
     @property
     def failures(self) -> tuple[str, ...]:
         """Why it does not pass, a line each."""
+        told = {(change.port, change.case) for change in self.drifts}
         lines = [f"{change.port}{_in(change.case)}: {change.reason}" for change in self.drifts]
-        lines += [f"{row.port}{_in(case)} is {row.verdict}: {row.reason}" for case, row in self.bad]
+        lines += [
+            f"{row.port}{_in(case)} is {row.verdict}: {row.reason}"
+            for case, row in self.bad if (str(row.port), case) not in told
+        ]
+        return (*lines, *self._beside())
+
+    def _beside(self) -> list[str]:
+        """Failures that belong to no port."""
+        lines = []
         for case, report in self.reports.items():
             if not report.judged:
                 lines.append(f"nothing was compared{_in(case)}")
             elif not report.outputs:
                 lines.append(f"no model output was compared{_in(case)}")
             lines += [f"{why}{_in(case)}" for why in report.extra_failures]
-        return tuple(lines)
+        return lines
 
     @property
     def only_drifts(self) -> bool:
-        """Nothing but drift against the baseline fails: what an update of the baseline settles."""
-        return len(self.failures) == len(self.drifts)
+        """Nothing fails but drift of layers within their limits: what an update of the baseline settles."""
+        return bool(self.drifts) and not self.bad and not self._beside()
 
     @property
     def exit_code(self) -> int:
@@ -426,12 +436,8 @@ def check(
     excused = {*accept, *(entry.port for entry in before.values() if entry.accepted)}
     now = entries_of(reports, excused)
     changes, method = _changes(before, now, tolerance, baseline) if baseline is not None else ((), "limits only")
-    failing = ("drift", "worse verdict", "gone")
-    changes = tuple(
-        replace(change, kind="accepted") if change.port in accept and change.kind in failing else change
-        for change in changes
-    )
-    excused -= {change.port for change in changes if change.kind in failing}
+    changes = _told(changes, reports, accept)
+    excused -= {change.port for change in changes if change.kind in FAILING}
     beyond = [(case, row) for case, report in reports.items() for row in report.comparisons if row.is_bad]
     bad = tuple((case, row) for case, row in beyond if str(row.port) not in excused)
     accepted = sorted({str(row.port) for _, row in beyond if str(row.port) in excused})
@@ -509,7 +515,23 @@ def _changes(
         method = f"{told}; each case: {method}"
     rest = {port: [e for e in entries if (port, e.case) not in settled] for port, entries in by_port.items()}
     changes += _by_spread(before, rest, tolerance)
-    return tuple(sorted(changes, key=lambda c: (c.kind, -(c.ratio or 0), c.port, c.case))), method
+    return tuple(changes), method
+
+
+def _told(changes: Iterable[Change], reports: Mapping[str, Report], accept: Sequence[str]) -> tuple[Change, ...]:
+    """The changes, failing ones first, then in order of execution; verdicts with their reason, accepted as such."""
+    rows = {(str(row.port), case): row for case, report in reports.items() for row in report.comparisons}
+    place = {str(row.port): row.order for report in reports.values() for row in report.comparisons}
+    found = []
+    for change in changes:
+        row = rows.get((change.port, change.case))
+        if change.kind == "worse verdict" and row is not None and row.reason:
+            change = replace(change, reason=f"{change.reason}: {row.reason}")
+        if change.port in accept and change.kind in FAILING:
+            change = replace(change, kind="accepted")
+        found.append(change)
+    found.sort(key=lambda c: (c.kind not in FAILING, place.get(c.port, -1), ":input:" in c.port, c.port, c.case))
+    return tuple(found)
 
 
 def _verdict_changes(

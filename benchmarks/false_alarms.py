@@ -24,14 +24,15 @@ from typing import Any
 import numpy as np
 
 from acccmp import baseline as base
-from acccmp.core.dump import Port
+from acccmp.comparison.compare import compare
+from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
 from acccmp.models.load import load
 from acccmp.reports.report import Report
 from acccmp.runners.emulate import Fault, emulate, floors
 from acccmp.runners.fusion import plan
-from acccmp.workflow import compare
+from acccmp.runners.run import run
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "sample_dumps" / "digits_resnet" / "resnet.onnx"
@@ -61,11 +62,15 @@ def pictures() -> np.ndarray[Any, Any]:
 
 
 class Bench:
-    """The emulated device, and the comparisons of its runs; one per measurement, so that sessions are kept."""
+    """The emulated device, and the comparisons of its runs. `fuse=False` is a device that rounds after every op, which
+    the floors do not fit; `floored=False` compares without floors, as where the original cannot be emulated."""
 
-    def __init__(self, graph: Graph | None = None) -> None:
-        self.graph = graph or load(MODEL)
+    def __init__(self, fuse: bool = True, floored: bool = True) -> None:
+        self.graph: Graph = load(MODEL)
+        self.fuse, self.floored = fuse, floored
         self.images = pictures()
+        self.folder = tempfile.TemporaryDirectory(prefix="acccmp-")
+        self.known: dict[int, tuple[Dump, dict[Port, float]]] = {}
 
     def layers(self) -> list[tuple[str, str]]:
         """Layers that noise can be planted on: (an original op, the device op that runs it)."""
@@ -74,56 +79,65 @@ class Bench:
             for step in plan(self.graph).steps if not step.folded and step.nodes[-1].op_type != "Flatten"
         ]
 
+    def feeds(self, image: int) -> dict[str, Any]:
+        return {self.graph.inputs[0]: self.images[image : image + 1]}
+
+    def golden(self, image: int) -> tuple[Dump, dict[Port, float]]:
+        """The golden run of a picture, and the floors of its tensors."""
+        if image not in self.known:
+            self.known[image] = run(self.graph, self.feeds(image)), floors(self.graph, self.feeds(image))
+        return self.known[image]
+
     def report(self, image: int, summation: int, faults: Sequence[Fault] = ()) -> Report:
-        """One run with one picture, compared."""
-        feeds = {self.graph.inputs[0]: self.images[image : image + 1]}
-        folder = Path(tempfile.mkdtemp(prefix="acccmp-"))
-        try:
-            made = emulate(self.graph, feeds, folder, faults=faults, summation=summation)
-            return compare(self.graph, read_dump(made.dump), mapping=made.mapping)
-        finally:
-            shutil.rmtree(folder)
+        """One run with one picture, compared. Its dump lies in `folder` until it is judged."""
+        here = Path(tempfile.mkdtemp(dir=self.folder.name))
+        made = emulate(self.graph, self.feeds(image), here, faults=faults, summation=summation, fuse=self.fuse)
+        golden, expected = self.golden(image)
+        return compare(
+            golden, read_dump(made.dump), mapping=load(made.mapping), model=self.graph,
+            floors=expected if self.floored else None,
+        )
+
+    def forget(self) -> None:
+        """Remove the dumps that were judged."""
+        for path in Path(self.folder.name).iterdir():
+            shutil.rmtree(path)
 
     def noise(self, image: int, layer: str, level: float, seed: int) -> Fault:
         """As much noise as makes the layer's relative error `level` times its floor; noise and rounding are
         independent, so their squares add up."""
-        feeds = {self.graph.inputs[0]: self.images[image : image + 1]}
-        floor = floors(self.graph, feeds)[Port(layer, "output", 0)]
+        floor = self.golden(image)[1][Port(layer, "output", 0)]
         return Fault(layer, "noise", floor * math.sqrt(level**2 - 1), seed)
 
     def baseline(self, images: Iterable[int], seed: int) -> base.Baseline:
         """The baseline of healthy runs, a case for each picture."""
         reports = {f"picture {i}": self.report(i, seed * 1000 + i) for i in images}
-        return base.Baseline("resnet", base.entries_of(reports))
+        known = base.Baseline("resnet", base.entries_of(reports))
+        self.forget()
+        return known
 
 
 def judge(
-    reports: dict[str, Report], known: base.Baseline, level: float, layer: str, step: str,
-    tolerance: base.Tolerance | None = None,
+    bench: Bench, reports: dict[str, Report], known: base.Baseline, level: float, layer: str, step: str,
 ) -> Outcome:
     """What the check says of one run (or of several cases of it)."""
-    checked = base.check(reports, known, tolerance=tolerance)
+    checked = base.check(reports, known)
+    bench.forget()
     ports = {change.port for change in checked.drifts} | {str(row.port) for _, row in checked.bad}
     return Outcome(level, layer, checked.exit_code != 0, any(Port.parse(port).node == step for port in ports))
 
 
-def runs(bench: Bench, count: int, level: float, first: int) -> Iterable[tuple[str, str, int, Report]]:
-    """`count` runs at a level (1 is healthy), each with its own picture: (layer, device op, picture, report)."""
-    layers = bench.layers()
+def single(bench: Bench, count: int, level: float, cases: int = CASES) -> list[Outcome]:
+    """Runs of one picture each, against a baseline of `cases` other pictures. Level 1 is healthy."""
+    known = bench.baseline(range(cases), seed=1)
+    layers, found = bench.layers(), []
     for i in range(count):
         layer, step = layers[i % len(layers)]
-        image = (first + i) % len(bench.images)
+        image = (cases + i) % len(bench.images)
         faults = [] if level == 1 else [bench.noise(image, layer, level, seed=i)]
-        yield layer, step, image, bench.report(image, summation=50_000 + i, faults=faults)
-
-
-def single(bench: Bench, count: int, level: float) -> list[Outcome]:
-    """Runs of one picture each, against a baseline of `CASES` other pictures."""
-    known = bench.baseline(range(CASES), seed=1)
-    return [
-        judge({"new picture": report}, known, level, layer, step)
-        for layer, step, _, report in runs(bench, count, level, first=CASES)
-    ]
+        report = bench.report(image, summation=50_000 + i, faults=faults)
+        found.append(judge(bench, {"new picture": report}, known, level, layer, step))
+    return found
 
 
 def paired(bench: Bench, count: int, level: float) -> list[Outcome]:
@@ -136,7 +150,16 @@ def paired(bench: Bench, count: int, level: float) -> list[Outcome]:
         for image in range(PAIRED):
             faults = [] if level == 1 else [bench.noise(image, layer, level, seed=1000 * i + image)]
             reports[f"picture {image}"] = bench.report(image, 100_000 + 1000 * i + image, faults)
-        found.append(judge(reports, known, level, layer, step))
+        found.append(judge(bench, reports, known, level, layer, step))
+    return found
+
+
+def again(bench: Bench, count: int) -> list[Outcome]:
+    """Healthy runs of one picture each, against a baseline of `CASES` pictures that this one is among."""
+    known, found = bench.baseline(range(CASES), seed=1), []
+    for i in range(count):
+        report = bench.report(i % CASES, summation=50_000 + i)
+        found.append(judge(bench, {f"picture {i % CASES}": report}, known, 1.0, "", ""))
     return found
 
 
@@ -163,6 +186,14 @@ def main() -> None:
         print(f"\nmissed at x{outcomes[0].level:g}: {', '.join(missed) or 'none'}")
     print()
     print(table(f"{PAIRED} pictures, paired", [paired(bench, count, level) for level in (1.0, *LEVELS)]), flush=True)
+    print(f"\n| healthy runs, alarms | baseline of {CASES} other pictures | of {PAIRED} others | of this one and 3 others |")
+    print("|---|---:|---:|---:|")
+    for what, other in (
+        ("floors fit the device", bench), ("a device that rounds after every op", Bench(fuse=False)),
+        ("no floors", Bench(floored=False)),
+    ):
+        found = single(other, count, 1.0), single(other, count, 1.0, PAIRED), again(other, count)
+        print(f"| {what} | {' | '.join(f'{sum(o.alarm for o in f)} of {len(f)}' for f in found)} |", flush=True)
 
 
 if __name__ == "__main__":

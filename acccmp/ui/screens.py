@@ -16,6 +16,7 @@ from acccmp.slicing.bundle import Bundle
 from acccmp.slicing.cut import Slice
 
 MOST_ROWS = 24
+MOST_LINES = 6  # of failures above their table
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -171,9 +172,9 @@ def check_screen(checked: Check, baseline: str, written: str) -> Group:
         Text.assemble(head, f"  {counts} against {_text(baseline)}" if checked.baseline else "  no baseline yet"),
         Text(f"  method: {checked.method}", style="dim"),
     ]
-    parts += [Text(f"  {_text(line)}", style="red") for line in checked.failures[:MOST_ROWS]]
-    if len(checked.failures) > MOST_ROWS:
-        parts.append(Text(f"  ... {len(checked.failures) - MOST_ROWS} more (--json lists them)", style="red"))
+    parts += [Text(f"  {_text(line)}", style="red") for line in checked.failures[:MOST_LINES]]
+    if len(checked.failures) > MOST_LINES:
+        parts.append(Text(f"  ... {len(checked.failures) - MOST_LINES} more (--json lists them)", style="red"))
     if checked.passed and checked.exit_code:
         parts.append(Text("  too little was covered (--min-coverage)", style="red"))
     rows = [
