@@ -10,7 +10,8 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
@@ -24,6 +25,7 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
 from acccmp.dumps.arrays import write_golden
+from acccmp.dumps.names import MAPPING_FILE
 from acccmp.errors import FormatError, InputError
 from acccmp.models.tracing import Trace
 from acccmp.slicing.cut import Slice
@@ -79,24 +81,47 @@ def save_slice(
 
     `dtype` is what the raw `.bin` inputs are stored as; integers are never cast. `check` is the result of a self-test
     (see `acccmp.workflow`), `golden` the full model's golden tensors inside the region, `golden_from` says what they
-    were computed from. The folder appears whole or not at all. Raises InputError for an unknown dtype, FormatError
-    when a dumped tensor turns out to be unreadable, OSError when the disk is full.
+    were computed from. The folder appears whole or not at all. Raises InputError for an unknown dtype and for a folder
+    that cannot be written (a full disk; nothing is left there then), FormatError when a dumped tensor turns out to be
+    unreadable.
     """
     if dtype not in DTYPES or DTYPES[dtype].kind != "float":
         raise InputError(f"--dtype {dtype}: not a float type; there are float16, float32, bfloat16, ...")
     parent = Path(folder) if folder is not None else Path.cwd()
-    parent.mkdir(parents=True, exist_ok=True)
     when = when or datetime.now()
-    target = _free(parent / result_name(when))
-    work = Path(tempfile.mkdtemp(prefix=".slice-", dir=parent))
     try:
-        manifest = _write(part, work, DTYPES[dtype], dict(check or {}), golden or Dump({}), golden_from, when)
-        os.chmod(work, 0o755)
-        os.replace(work, target)
+        with _made(parent):
+            target = _free(parent / result_name(when))
+            work = Path(tempfile.mkdtemp(prefix=".slice-", dir=parent))
+            try:
+                manifest = _write(part, work, DTYPES[dtype], dict(check or {}), golden or Dump({}), golden_from, when)
+                packed = _zip(work, target.name) if zip else None
+                os.chmod(work, 0o755)
+                os.replace(work, target)
+                if packed is not None:
+                    os.replace(packed, parent / f"{target.name}.zip")
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+                work.with_name(f"{work.name}.zip").unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the slice cannot be written to {parent}: {error.strerror or error}; nothing was left there"
+        ) from error
+    return Bundle(target, manifest, parent / f"{target.name}.zip" if zip else None)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder, with those above it; those that had to be made are gone again when something goes wrong."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
+        for path in new:
+            with suppress(OSError):
+                path.rmdir()
         raise
-    return Bundle(target, manifest, _zip(target) if zip else None)
 
 
 def read_manifest(folder: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -131,22 +156,18 @@ def is_slice(folder: str | Path) -> bool:
 def _free(path: Path) -> Path:
     """`path`, or `path_2`, ... if it exists: two slices in one second are two folders."""
     number, free = 1, path
-    while free.exists():
+    while free.exists() or free.with_name(f"{free.name}.zip").exists():
         number += 1
         free = path.with_name(f"{path.name}_{number}")
     return free
 
 
-def _zip(folder: Path) -> Path:
+def _zip(folder: Path, name: str) -> Path:
+    """`FOLDER.zip` beside the folder, in which it is called `name`."""
     target = folder.with_name(folder.name + ".zip")
-    part = target.with_name(target.name + ".part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
-            for path in sorted(folder.rglob("*")):
-                archive.write(path, Path(folder.name) / path.relative_to(folder))
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, Path(name) / path.relative_to(folder))
     return target
 
 
@@ -191,7 +212,7 @@ def _write(
         "dump_data": copied,
         "atc": atc_command(part, dtype, inputs),
         "check": check or {"status": "skipped"},
-        "log": engineers_log(part, copied, model_files, [name for name, _ in names]),
+        "log": engineers_log(part, copied, model_files, names),
     }
     (work / "log.txt").write_text("\n".join(manifest["log"]) + "\n", encoding="utf-8")
     (work / "README.txt").write_text(_readme(part, manifest), encoding="utf-8")
@@ -210,10 +231,16 @@ def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str
     files = {path.suffix: path for path in written}
     model = next(files[suffix] for suffix in (".onnx", ".prototxt", ".pb") if suffix in files)
     again: Graph = plugins.find("models", graph.format)(model, files.get(".caffemodel"))
-    if len(again.inputs) != len(graph.inputs):
-        raise FormatError(f"{model.name}: has the inputs {again.inputs}, the slice {graph.inputs}; please report this")
-    made = [again.producer(name) for name in again.inputs]
-    return [(name, port.node if port else name) for name, port in zip(again.inputs, made, strict=True)]
+    named = {tensor: tensor for tensor in graph.inputs}
+    if graph.format == "caffe":
+        from acccmp.models.caffe_writing import blob_names
+
+        named.update(blob_names(graph))
+    names = [named[tensor] for tensor in graph.inputs]
+    if sorted(names) != sorted(again.inputs):
+        raise FormatError(f"{model.name}: has the inputs {again.inputs}, the slice {tuple(names)}; please report this")
+    made = [again.producer(name) for name in names]
+    return [(name, port.node if port else name) for name, port in zip(names, made, strict=True)]
 
 
 def _model_facts(graph: Graph) -> dict[str, Any]:
@@ -312,30 +339,51 @@ def _write_expected(part: Slice, order: int, tensor: str, folder: Path, golden: 
             continue
         (folder / side).mkdir(parents=True, exist_ok=True)
         path = folder / side / f"{file_name(order, tensor)}.npy"
-        np.save(path, ref.numpy(), allow_pickle=False)
+        array, quantised = dequantised(ref, spec, part.quantisation.get(port) if side == "npu" else None)
+        np.save(path, array, allow_pickle=False)
+        facts.update(quantised)
         facts[side] = _file_facts(path, folder.parent)
     return facts
 
 
 def _copy_dump_files(part: Slice, folder: Path) -> list[dict[str, str]]:
-    """Copies of the dump files of every op inside the region and of those that feed its start."""
+    """Copies of the dump files of every op inside the region and of those that feed its start: all pieces of a tensor
+    that lies in several files, unreadable files too, and the list of long names that belongs to them."""
     if part.dump is None:
         return []
     inside = set(part.device_ops) or {node.name for node in part.graph.nodes}
-    copied: list[dict[str, str]] = []
-    done: dict[str, str] = {}
+    wanted: dict[str, tuple[str, str]] = {}
     for port, ref in part.dump.refs.items():
-        role = "inside" if port.node in inside else "feeds" if port.node in part.feeding_ops else ""
-        if not role or ref.path in done or not os.path.isfile(ref.path):
+        for piece in (ref, *getattr(ref, "parts", ())):
+            wanted.setdefault(piece.path, (port.node, ""))
+    for broken in part.dump.broken:
+        wanted.setdefault(broken.path, (broken.port.node if broken.port else broken.name, broken.reason))
+    copied: list[dict[str, str]] = []
+    taken: set[str] = set()
+    for path, (op, reason) in wanted.items():
+        role = "inside" if op in inside else "feeds" if op in part.feeding_ops else ""
+        if not role or not os.path.isfile(path):
             continue
-        name = Path(ref.path).name
-        if name in done.values():
-            name = f"{len(done)}_{name}"
+        name = Path(path).name
+        if name in taken:
+            name = f"{len(taken)}_{name}"
         folder.mkdir(exist_ok=True)
-        shutil.copyfile(ref.path, folder / name)
-        done[ref.path] = name
-        copied.append({"file": f"dump_data/{name}", "op": port.node, "role": role})
+        shutil.copyfile(path, folder / name)
+        taken.add(name)
+        copied.append({"file": f"dump_data/{name}", "op": op, "role": role, **({"damaged": reason} if reason else {})})
+    listed = {Path(path).parent / MAPPING_FILE for path in wanted}
+    lines = [line for file in sorted(listed) if file.is_file() for line in _lines_of(file, taken)]
+    if lines:
+        (folder / MAPPING_FILE).write_bytes(b"".join(lines))
     return copied
+
+
+def _lines_of(file: Path, names: Collection[str]) -> list[bytes]:
+    """The lines of a list of long names that stand for these files."""
+    if file.stat().st_size > MOST_MANIFEST:
+        return []
+    wanted = {os.fsencode(name) for name in names}
+    return [line for line in file.read_bytes().splitlines(keepends=True) if line.split(b",", 1)[0] in wanted]
 
 
 # -- words for people --------------------------------------------------------------------------------------------
@@ -357,9 +405,9 @@ def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) 
     words.append("--output=dump")
     shapes, narrow = [], []
     for facts in inputs:
-        name = facts["layer"] if kind == "tensorflow" else facts["name"]
-        if facts.get("shape") is not None and all(isinstance(dim, int) for dim in facts["shape"]):
-            shapes.append(f"{name}:{','.join(map(str, facts['shape']))}")
+        name = facts["layer"]  # Caffe's and TensorFlow's inputs go by the node's name there, not by the tensor's
+        if facts.get("shape"):
+            shapes.append(f"{name}:{','.join(str(dim if isinstance(dim, int) else -1) for dim in facts['shape'])}")
         if facts.get("bin", {}).get("dtype") == "float16":
             narrow.append(name)
     if shapes:
@@ -376,16 +424,26 @@ def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) 
 
 
 def engineers_log(
-    part: Slice, copied: Iterable[Mapping[str, str]], model_files: Iterable[Path], names: Iterable[str],
+    part: Slice, copied: Iterable[Mapping[str, str]], model_files: Iterable[Path], names: Iterable[tuple[str, str]],
 ) -> list[str]:
-    """What was done, in the words of the vendor's world; see `log.txt` of a bundle."""
+    """What was done, in the words of the vendor's world; see `log.txt` of a bundle.
+
+    `names` are those of the inputs in the sub-model's file: (tensor, layer).
+    """
     lines = list(part.log)
-    first = next((n.name for n in part.graph.nodes if n.name not in part.whole.constants), "slice")
-    for order, (tensor, name) in enumerate(zip(part.graph.inputs, names, strict=True)):
-        spec = part.graph.spec(tensor)
-        dims = " ".join(f"dim: {dim}" for dim in spec.shape or ())
+    counted: dict[str, int] = {}
+    made_inside = {tensor for node in part.graph.nodes for tensor in node.outputs}
+    for tensor, (name, layer) in zip(part.graph.inputs, names, strict=True):
+        if tensor in made_inside:
+            continue  # the model's own input layer
+        readers = part.graph.consumers(tensor)
+        first = readers[0].node if readers else tensor
+        number = counted.get(first, 0)
+        counted[first] = number + 1
+        called = layer if part.graph.format == "caffe" and layer != name else f"{first}_input_{number}"
+        dims = " ".join(f"dim: {dim}" for dim in part.graph.spec(tensor).shape or ())
         lines.append(
-            f"added input layer: layer {{ name: {json.dumps(f'{first}_input_{order}')} type: \"Input\" "
+            f"added input layer: layer {{ name: {json.dumps(called)} type: \"Input\" "
             f"top: {json.dumps(name)} input_param {{ shape {{ {dims} }} }} }}"
         )
     if part.dump is not None:
