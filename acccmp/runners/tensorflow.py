@@ -205,6 +205,8 @@ def _reason(tf: Any, node: Node, index: int, dtypes: Sequence[Any], is_dead: boo
         return f"inside the V1 loop {node.attrs['frame']!r}: it has no value outside a run of the loop"
     if index >= len(dtypes):
         return f"TensorFlow gives {node.op_type} {len(dtypes)} outputs"
+    if node.op_type.startswith("FusedBatchNorm") and index >= 3 and not node.attrs.get("is_training", True):
+        return "left unwritten in inference (reserve space of the gradient)"
     dtype = dtypes[index].base_dtype
     if dtype in (tf.resource, tf.variant):
         return f"a handle ({dtype.name}), no numbers"
