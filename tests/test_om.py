@@ -13,6 +13,8 @@ import numpy as np
 import om_bytes as made
 import pytest
 from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES
@@ -21,6 +23,7 @@ from acccmp.models import atc_json, build_pbtxt, om
 from acccmp.models.device_graph import all_nodes
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
+from acccmp.models.om_attrs import Dictionary, number_of
 from acccmp.schemas import ge_pb2
 
 LANENET = "a-ircle_atlas200i-line-tracking-car__my_122_anenet.om"
@@ -263,6 +266,20 @@ def test_the_mapping_from_a_build_graph_in_text_form_is_that_of_the_om(
     text = tmp_path / "ge_proto_00000000_graph_1_Build.txt"
     text.write_text(text_format.MessageToString(message))
     assert _mapping(build_pbtxt.load(text)) == _mapping(om.load(path))
+
+
+@given(st.integers(0, 127**3 - 1))
+def test_coded_names_are_numbers_of_base_127(index: int) -> None:
+    digits, rest = [], index
+    while rest or not digits:
+        rest, digit = divmod(rest, 127)
+        digits.append(chr(digit + 1))
+    key = "\0" + "".join(digits)
+    assert number_of(key) == index
+    names = Dictionary([f"name{i}" for i in range(300)], ["a", "b"], [True] * 300)
+    known = index < 300
+    assert names.decoded(key, (1, 0, 7)) == ((f"name{index}", ("b", "a", 7)) if known else (key, (1, 0, 7)))
+    assert names.decoded("plain", 1) == ("plain", 1)
 
 
 # -- variants written by hand ------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acccmp.comparison.preflight import check_input, check_inputs, explain_size, input_specs
+from acccmp.comparison.preflight import check_input, check_inputs, input_specs
+from acccmp.comparison.readings import explain_size
 from acccmp.core.graph import Graph, TensorSpec
 from acccmp.core.tensor import DTYPES
 from acccmp.errors import FormatError, InputError

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import acccmp.core.layout as layouts
-from acccmp.core.graph import Graph, Node, TensorSpec
+from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError
 from acccmp.models import om_archive, om_domi
@@ -57,6 +57,7 @@ class Model:
     stored_io: ModelIO | None = None
     version: int | None = None
     custom_version: str = ""
+    dictionary: Dictionary | None = None
     inner: tuple[tuple[str, str, Model | None, str], ...] = ()  # name, kind, model, problem
     notes: tuple[str, ...] = ()
 
@@ -137,11 +138,10 @@ def _model(buffer: Buffer, container: Container) -> Model:
         )
     root = _decoded(buffer, container, 0, None)
     graphs, inner_weights = dict(root.graphs), dict(root.inner_weights)
-    dictionary = root.attrs.get("_dictionary")
     for block in range(1, len(container.blocks)):
         # The sub-models with known shapes; they are more than the sketch of them in the root model.
         try:
-            part = _decoded(buffer, container, block, dictionary)
+            part = _decoded(buffer, container, block, root.dictionary)
         except FormatError as error:
             notes.append(f"sub-model {block} is left out: {str(error).removeprefix(f'{container.path}: ')}")
             continue
@@ -150,7 +150,6 @@ def _model(buffer: Buffer, container: Container) -> Model:
         notes += part.notes
     return replace(
         root, graphs=graphs, inner_weights=inner_weights, inner=tuple(inner), notes=(*notes, *root.notes),
-        attrs={key: value for key, value in root.attrs.items() if key != "_dictionary"},
     )
 
 
@@ -188,9 +187,8 @@ def _one_model(buffer: Buffer, container: Container, block: int, above: Dictiona
     main, (ops, refs) = parts[0]
     return Model(
         text_of(message.name) or container.header.name or main, ops,
-        attrs | ({"_dictionary": dictionary} if dictionary else {}), {name: of for name, (of, _) in parts[1:]}, refs,
-        {name: of for name, (_, of) in parts[1:]}, stored, message.version, text_of(message.custom_version),
-        notes=tuple(reader.notes),
+        attrs, {name: of for name, (of, _) in parts[1:]}, refs, {name: of for name, (_, of) in parts[1:]}, stored,
+        message.version, text_of(message.custom_version), dictionary, notes=tuple(reader.notes),
     )
 
 
@@ -426,15 +424,3 @@ def all_weights(graph: Graph) -> Iterator[TensorRef]:
         for inner in node.subgraphs.values():
             yield from all_weights(inner)
 
-
-def specs_of_inputs(graph: Graph) -> Sequence[TensorSpec]:
-    """The inputs of a device model as its user feeds them: AIPP, gears and padding of the device left aside."""
-    io = graph.meta.get("io")
-    if not isinstance(io, ModelIO):
-        return [graph.spec(name) for name in graph.inputs]
-    return [
-        TensorSpec(
-            t.name, t.dtype, None if t.shape is None else tuple(n if n >= 0 else None for n in t.shape), t.layout,
-            nbytes=t.nbytes,
-        ) for t in io.inputs
-    ]
