@@ -419,10 +419,11 @@ def emulate(
     from acccmp.models.load import load
     from acccmp.runners.emulate import Fault
     from acccmp.runners.emulate import emulate as emulate_device
-    from acccmp.runners.feeds import random_inputs, read_inputs
+    from acccmp.runners.feeds import random_inputs
+    from acccmp.workflow import given_inputs
 
     graph = load(model)
-    feeds = read_inputs(graph, inputs) if inputs else random_inputs(graph, seed)
+    feeds = given_inputs(graph, inputs) if inputs else random_inputs(graph, seed)
     made = emulate_device(
         graph, feeds, out, precision=precision, overflow=overflow, flush_subnormals=flush_subnormals,
         faults=tuple(Fault.parse(text) for text in faults), dump_mode=dump_mode,
@@ -473,7 +474,7 @@ def slice_command(model: str, **options: Any) -> int:
     part = slice_model(
         model, options["start"], options["end"], dump=options["dump"], mapping=options["mapping"],
         weights=options["weights"], around=options["around"], radius=options["radius"], widen=options["widen"],
-        exact=options["exact"], all_outputs=options["all_outputs"],
+        exact=options["exact"], all_outputs=options["all_outputs"], inputs=options["inputs"] or None,
         options=Options(
             run=options["run_name"], device=options["device"], npu_model=options["npu_model"], step=options["step"],
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -18,6 +17,7 @@ from acccmp.comparison.metrics import measure
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.dumps.arrays import sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError, FormatError, InputError, MappingError, MissingExtra, RunError, SliceError
 from acccmp.models.identify import identify
@@ -115,12 +115,13 @@ def compare(
 # -- what was given ----------------------------------------------------------------------------------------------
 
 
-def _npu(npu: Dump | str | Path, options: Options) -> Dump:
+def _npu(npu: Dump | str | Path, options: Options, role: str = "NPU") -> Dump:
     if isinstance(npu, Dump):
         return npu
     kind = _kind(npu)
-    if kind in MODEL_KINDS + DEVICE_KINDS:
-        raise InputError(f"{npu} is a model ({kind}), but NPU must be a dump folder; the order is GOLDEN NPU")
+    if kind != "dump":
+        order = "; the order is GOLDEN NPU" if role == "NPU" and kind in MODEL_KINDS else ""
+        raise InputError(f"{npu} is a {kind} file, but {role} must be what the device dumped{order}")
     return read_dump(
         npu, run=options.run, device=options.device, model=options.npu_model, step=options.step,
     )
@@ -154,7 +155,7 @@ def _golden(golden: Graph | Dump | str | Path, weights: str | Path | None) -> tu
         return load(golden, weights), None
     if is_slice(golden):
         raise InputError(f"{golden} is the folder of a slice: compare it with `compare_slice` (the command does so)")
-    return None, read_dump(golden)
+    return None, sound(read_dump(golden))
 
 
 def _check_order(golden: Any, golden_dump: Dump | None, npu: Dump) -> None:
@@ -226,8 +227,29 @@ def _feeds(
     graph: Graph, inputs: Mapping[str, Any] | None, npu: Dump, mapping: Graph | None,
 ) -> tuple[dict[str, Any], list[str]]:
     if inputs:
-        return read_inputs(graph, inputs), []
+        return given_inputs(graph, inputs), []
     return feeds_from_dump(graph, npu, mapping)
+
+
+def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays or files given for the model's inputs, read and checked.
+
+    Raises InputError; where a file does not fit, the error says what its bytes likely are.
+    """
+    try:
+        return read_inputs(graph, inputs)
+    except (InputError, FormatError) as error:
+        from acccmp.comparison.preflight import check_inputs
+
+        files = {name: what for name, what in inputs.items() if isinstance(what, str | Path) and Path(what).is_file()}
+        try:
+            bad = [fit for fit in check_inputs(graph, files) if not fit.fits]
+        except AcccmpError:
+            bad = []
+        if not bad:
+            raise
+        told = " ".join(line.strip() for line in bad[0].lines)
+        raise InputError(f"--input {bad[0].name}={files.get(bad[0].name, '')} does not fit: {told}") from error
 
 
 def feeds_from_dump(graph: Graph, npu: Dump, mapping: Graph | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -326,9 +348,9 @@ def _model_of(golden: Dump) -> Graph | None:
         return None
     named = Path(str(facts["path"]))
     for path in (named, golden.path / named, golden.path.parent / named.name):
-        if not path.is_file() or path.stat().st_size >= 1 << 31:
+        if not path.is_file():
             continue
-        if hashlib.sha256(path.read_bytes()).hexdigest() == facts.get("sha256"):
+        if sha256(path) == facts.get("sha256"):
             return load(path)
     return None
 
@@ -345,22 +367,25 @@ def slice_model(
     mapping: Graph | str | Path | None = None,
     golden: Dump | str | Path | None = None,
     weights: str | Path | None = None,
+    inputs: Mapping[str, Any] | None = None,
     options: Options | None = None,
     **cutting: Any,
 ) -> Slice:
     """Cut `start`..`end` out of a model, with the tensors that the device dumped at its entrance.
 
     Arguments may be nouns or paths. `cutting` goes to `acccmp.slicing.cut.cut` (`around`, `radius`, `widen`, `exact`,
-    `all_outputs`). With `golden` the slice also holds what it should give. Raises what `cut` raises, and MappingError
+    `all_outputs`). With `golden` the slice also holds what it should give. `inputs` (arrays or files by name) stand for
+    model inputs that the dump does not hold. Raises what `cut` raises, and MappingError
     when mapping or dump belong to another model.
     """
     graph = load(graph, weights) if isinstance(graph, str | Path) else graph
     device = _device_model(mapping)
-    npu = _npu(dump, options or Options()) if dump is not None else None
+    npu = _npu(dump, options or Options(), "--dump") if dump is not None else None
     notes = check_belongs(graph, device, npu)
-    part = cut(graph, start, end, dump=npu, mapping=device, **cutting)
+    fed = {name: TensorRef.of(array) for name, array in given_inputs(graph, inputs).items()} if inputs else None
+    part = cut(graph, start, end, dump=npu, mapping=device, fed=fed, **cutting)
     if golden is not None:
-        kept = read_dump(golden) if isinstance(golden, str | Path) else golden
+        kept = _golden_dump(golden)
         ports = {graph.producer(t) or Port(t, "output", 0) for t in (*part.graph.outputs, *part.graph.inputs)}
         part = replace(part, golden=replace(kept, refs={p: kept[p] for p in sorted(ports) if p in kept}))
     return replace(part, log=(*notes, *part.log))
@@ -463,16 +488,35 @@ def golden_for(
     tensors = [*part.graph.inputs, *(tensor for node in moving for tensor in node.outputs if tensor)]
     ports = {part.whole.producer(tensor) or Port(tensor, "output", 0): None for tensor in tensors}
     if golden is not None:
-        given = read_dump(golden) if isinstance(golden, str | Path) else golden
-        return _only(given, ports), f"the golden dump {given.path}"
+        given = _golden_dump(golden)
+        mine = _only(given, ports)
+        if not len(mine):
+            raise InputError(
+                f"the golden dump {given.path or '(in memory)'} holds no tensor of this slice of {part.whole.name!r}; "
+                "is it of another model?"
+            )
+        return mine, f"the golden dump {given.path}"
     if inputs:
-        feeds, source = read_inputs(part.whole, inputs), "the given inputs"
+        feeds, source = given_inputs(part.whole, inputs), "the given inputs"
     else:
         feeds, source = _any_feeds(part, seed)
     try:
         return _only(run(part.whole, feeds, runner=runner, wanted=tensors), ports), source
     except (RunError, MissingExtra) as error:
         return Dump({}, kind="golden"), f"not runnable: {error}"
+
+
+def _golden_dump(golden: Dump | str | Path) -> Dump:
+    """Golden tensors from a folder, its files checked against its manifest."""
+    if isinstance(golden, Dump):
+        return golden
+    kind = _kind(golden)
+    if kind != "dump":
+        raise InputError(f"{golden} is a {kind} file, but --golden must be a golden dump; `acccmp run` makes one")
+    dump = sound(read_dump(golden))
+    if dump.kind != "golden":
+        raise InputError(f"{golden} is a device dump, but --golden must be of the original model; --dump takes this")
+    return dump
 
 
 def _only(dump: Dump, ports: Mapping[Port, None]) -> Dump:
@@ -584,7 +628,7 @@ def compare_slice(
     own = replace(own, subject={**own.subject, "golden": f"{path} (the slice alone)"})
     if not (path / "golden").is_dir():
         return own, None
-    golden = _with_entrance(read_dump(path / "golden"), manifest, graph)
+    golden = _with_entrance(sound(read_dump(path / "golden")), manifest, graph)
     inherited = {  # what the slice was fed with is not the full model's tensor; that much is no fault of its inputs
         port: distance(golden[port], TensorRef.of(feeds[tensor]))
         for tensor in graph.inputs

@@ -101,7 +101,11 @@ class Golden(Dumped):
         self.model = model
         self.place = {name: i for i, name in enumerate(self.ports)}
         self.tensors: dict[str, Port] = {}
-        for row in dump.meta.get("tensors", ()) or ():
+        listed = dump.meta.get("tensors", ()) or ()
+        if isinstance(listed, Mapping):
+            self.tensors.update({str(tensor): port for port, tensor in listed.items() if isinstance(port, Port)})
+            listed = ()
+        for row in listed:
             if isinstance(row, Mapping) and isinstance(row.get("tensor"), str) and isinstance(row.get("port"), str):
                 try:
                     self.tensors[row["tensor"]] = Port.parse(row["port"])
