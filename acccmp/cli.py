@@ -187,7 +187,7 @@ def compare(golden: str, npu: str, **options: Any) -> int:
     from acccmp.workflow import compare as compare_runs
 
     thresholds = _thresholds(options["thresholds"])
-    if options["weights_only"]:
+    if options["weights_only"] or {_kind(golden), _kind(npu)} == {"ckpt"}:
         report = _compare_weights(golden, npu, options)
         return _deliver(report, options["out"], options["report_level"], options["as_json"])
     with _executor(options["jobs"]) as executor, _progress("comparing") as progress:
@@ -224,6 +224,12 @@ def _thresholds(given: str | None) -> Any:
     if given in (None, "default"):
         return None
     return Thresholds.vendor() if given == "vendor" else Thresholds.from_toml(str(given))
+
+
+def _kind(path: str) -> str:
+    from acccmp.inspection import kind_of
+
+    return kind_of(path)
 
 
 def _compare_weights(golden: str, npu: str, options: Mapping[str, Any]) -> Any:

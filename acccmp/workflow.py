@@ -22,6 +22,7 @@ from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError, FormatError, InputError, MappingError, MissingExtra, RunError, SliceError
 from acccmp.models.identify import identify
 from acccmp.models.load import load
+from acccmp.models.neighbours import look_beside
 from acccmp.models.tracing import Trace
 from acccmp.reports.report import Report
 from acccmp.runners.feeds import random_inputs, read_inputs
@@ -104,6 +105,8 @@ def compare(
         graph = _model_of(golden_dump)
     floors, told = _floors(graph, feeds, golden_dump, npu_dump, options)
     notes += told
+    if device is None and golden_dump.kind == "golden" and npu_dump.path is not None:
+        notes.append(look_beside([npu_dump.path, *([graph.path] if graph is not None and graph.path else [])]).advice)
     return compare_dumps(
         golden_dump, npu_dump, mapping=_composed(device, mapping_unfused, quant_rule), model=graph, floors=floors,
         thresholds=thresholds, valid=options.valid, min_coverage=options.min_coverage, strict=options.strict,

@@ -56,7 +56,7 @@ def test_other_names_are_none_of_its_own(name: str) -> None:
 def test_a_folder_gives_tensors_constants_and_statistics(tmp_path: Path) -> None:
     place = folder(tmp_path)
     assert dumps.looks_like_mindspore(place)
-    dump = dumps.read_folder(place)
+    dump = read_dump(place)
     assert dump[Port(CONV, "output", 0)].numpy()[0, 0, 0, 0] == 1
     assert dump[Port("data-5", "output", 0)].numpy().tolist() == [1, 2]
     assert dump.ops["data-5"].op_type == "Parameter"

@@ -10,7 +10,7 @@ from pathlib import Path
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.tensor import TensorRef
-from acccmp.dumps import arrays, ascend, fftsplus, msprobe, names, opdebug, tree
+from acccmp.dumps import arrays, ascend, fftsplus, mindspore_dumps, msprobe, names, opdebug, tree
 from acccmp.errors import FormatError, InputError
 
 # Names that belong beside dumps and are none. Models get their own message.
@@ -171,6 +171,10 @@ def _begins_like_a_dump(path: Path) -> bool:
 def _folder(folder: Path, notes: Iterable[str]) -> Dump:
     files = _sort(folder)
     told = list(notes)
+    has_more = (folder / mindspore_dumps.STATISTICS).is_file() or (folder / mindspore_dumps.CONSTANTS).is_dir()
+    if not files.dumps and has_more and mindspore_dumps.looks_like_mindspore(folder):
+        dump = mindspore_dumps.read_folder(folder)
+        return replace(dump, notes=(*told, *dump.notes))
     stray = [*files.stray, *files.models]
     if not files.dumps and not files.converted:
         if files.npy:
