@@ -30,8 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
     try:
         code = cli.main([a for a in arguments if a != "--debug"], prog_name="acccmp", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = COULD_NOT
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "acccmp"
+        click.echo(f"acccmp: {_one_line(error.format_message()).rstrip('.')}; see {where} --help", err=True)
         code = COULD_NOT
     except click.exceptions.Abort:
         click.echo("acccmp: interrupted", err=True)
@@ -422,13 +427,12 @@ def emulate(
     Example:
       acccmp emulate model.onnx --input x=x.npy --fault op=conv3,kind=scale,factor=1.5 -o emulated/
     """
-    from acccmp.models.load import load
     from acccmp.runners.emulate import Fault
     from acccmp.runners.emulate import emulate as emulate_device
     from acccmp.runners.feeds import random_inputs
-    from acccmp.workflow import given_inputs
+    from acccmp.workflow import given_inputs, load_original
 
-    graph = load(model)
+    graph = load_original(model)
     feeds = given_inputs(graph, inputs) if inputs else random_inputs(graph, seed)
     made = emulate_device(
         graph, feeds, out, precision=precision, overflow=overflow, flush_subnormals=flush_subnormals,

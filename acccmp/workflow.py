@@ -23,7 +23,7 @@ from acccmp.errors import AcccmpError, FormatError, InputError, MappingError, Mi
 from acccmp.models.identify import identify
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
-from acccmp.models.tracing import Trace
+from acccmp.models.tracing import PASSING, Trace
 from acccmp.reports.report import Report
 from acccmp.runners.feeds import random_inputs, read_inputs
 from acccmp.runners.run import run
@@ -92,6 +92,8 @@ def compare(
     if graph is None and model is not None:
         graph = load(model, weights) if isinstance(model, str | Path) else model
     _check_order(golden, golden_dump, npu_dump)
+    if golden_dump is not None and device is None:
+        _check_names(golden_dump, npu_dump)
     feeds: dict[str, Any] = {}
     if golden_dump is None:
         assert graph is not None
@@ -123,11 +125,40 @@ def _npu(npu: Dump | str | Path, options: Options, role: str = "NPU") -> Dump:
         return npu
     kind = _kind(npu)
     if kind != "dump":
-        order = "; the order is GOLDEN NPU" if role == "NPU" and kind in MODEL_KINDS else ""
-        raise InputError(f"{npu} is a {kind} file, but {role} must be what the device dumped{order}")
+        advice = ""
+        if kind in DEVICE_KINDS:
+            advice = "; --mapping takes this file"
+        elif role == "NPU":
+            advice = "; the order is GOLDEN NPU"
+        raise InputError(f"{npu} is {_words(kind)}, but {role} must be what the device dumped{advice}")
     return read_dump(
         npu, run=options.run, device=options.device, model=options.npu_model, step=options.step,
     )
+
+
+_WORDS = {
+    "onnx": "an ONNX model", "caffe": "a Caffe model", "caffemodel": "Caffe weights",
+    "tensorflow": "a TensorFlow model", "om": "a model compiled for the device (.om)",
+    "atc_json": "a compiled model as JSON",
+    "build_pbtxt": "a build graph of a compiled model", "dump": "a dump",
+}
+
+
+def _words(kind: str) -> str:
+    """A kind of file for people."""
+    return _WORDS.get(kind, f"a {kind} file")
+
+
+def load_original(path: str | Path, weights: str | Path | None = None) -> Graph:
+    """Load a model that can be run or cut here. Raises InputError for compiled models and for dumps."""
+    kind = _kind(path)
+    if kind in DEVICE_KINDS:
+        raise InputError(
+            f"{path} is {_words(kind)}, which cannot run here; MODEL is the original, --mapping takes this file"
+        )
+    if kind == "dump":
+        raise InputError(f"{path} is a folder without a model in it; MODEL is the file of the original model")
+    return load(path, weights)
 
 
 def _kind(path: str | Path) -> str:
@@ -151,7 +182,7 @@ def _golden(golden: Graph | Dump | str | Path, weights: str | Path | None) -> tu
     kind = _kind(golden)
     if kind in DEVICE_KINDS:
         raise InputError(
-            f"{golden} is a model compiled for the device ({kind}), which cannot run here; "
+            f"{golden} is {_words(kind)}, which cannot run here; "
             "GOLDEN is the original model or a golden dump, --mapping takes this file"
         )
     if kind in MODEL_KINDS:
@@ -172,13 +203,29 @@ def _check_order(golden: Any, golden_dump: Dump | None, npu: Dump) -> None:
         )
 
 
+def _check_names(golden: Dump, npu: Dump) -> None:
+    """Raises MappingError for two dumps of different models: few names in common, and those of other sizes."""
+    mine = {flatten_name(port.node): ref for port, ref in golden.items() if port.side == "output" and not port.index}
+    theirs = {flatten_name(port.node): ref for port, ref in npu.items() if port.side == "output" and not port.index}
+    common = mine.keys() & theirs.keys()
+    if not common or 2 * len(common) >= min(len(mine), len(theirs)):
+        return
+    odd = [name for name in common if math.prod(mine[name].own_shape) > theirs[name].count]
+    if 2 * len(odd) > len(common):
+        raise MappingError(
+            f"the NPU dump {npu.path} is not of the model of the golden dump {golden.path}: only {len(common)} of its "
+            f"{len(theirs)} ops have a name of golden's, and {len(odd)} of those cannot hold golden's tensor "
+            f"(such as {sorted(odd)[0]!r})"
+        )
+
+
 def _device_model(mapping: Graph | str | Path | None) -> Graph | None:
     if mapping is None or isinstance(mapping, Graph):
         return mapping
     kind = _kind(mapping)
     if kind not in DEVICE_KINDS:
         raise InputError(
-            f"{mapping} is {kind}, but --mapping wants the device's model: the .om, its JSON (atc --mode=1) or "
+            f"{mapping} is {_words(kind)}, but --mapping wants the device's model: the .om, its JSON (atc --mode=1) or "
             "ge_*_Build.pbtxt"
         )
     return load(mapping)
@@ -251,7 +298,7 @@ def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
             bad = []
         if not bad:
             raise
-        told = " ".join(line.strip() for line in bad[0].lines)
+        told = "; ".join(line.strip() for line in bad[0].lines[:3])
         raise InputError(f"--input {bad[0].name}={files.get(bad[0].name, '')} does not fit: {told}") from error
 
 
@@ -381,7 +428,7 @@ def slice_model(
     model inputs that the dump does not hold. Raises what `cut` raises, and MappingError
     when mapping or dump belong to another model.
     """
-    graph = load(graph, weights) if isinstance(graph, str | Path) else graph
+    graph = load_original(graph, weights) if isinstance(graph, str | Path) else graph
     device = _device_model(mapping)
     npu = _npu(dump, options or Options(), "--dump") if dump is not None else None
     notes = check_belongs(graph, device, npu)
@@ -420,10 +467,12 @@ def check_belongs(graph: Graph, mapping: Graph | None, npu: Dump | None) -> list
             )
     elif npu is not None and npu.ops:
         mine = {flatten_name(node.name) for node in graph.nodes} | {flatten_name(name) for name in graph.inputs}
-        if not any(flatten_name(name) in mine for name in npu.ops):
+        computing = [name for name, op in npu.ops.items() if op is None or op.op_type not in PASSING] or list(npu.ops)
+        found = [name for name in computing if flatten_name(name) in mine]
+        if len(found) * 2 < len(computing):
             raise MappingError(
-                f"no op of the dump at {npu.path} has a name of the model {graph.name!r}; "
-                "give the device's model as --mapping, or the dump of this model"
+                f"the dump at {npu.path} ({npu.model or 'no model name'}) is not of the model {graph.name!r}: "
+                f"only {len(found)} of the dump's {len(computing)} ops have a name of its nodes; give the device's model as --mapping, or the dump of this model"
             )
     return notes
 
@@ -515,7 +564,7 @@ def _golden_dump(golden: Dump | str | Path) -> Dump:
         return golden
     kind = _kind(golden)
     if kind != "dump":
-        raise InputError(f"{golden} is a {kind} file, but --golden must be a golden dump; `acccmp run` makes one")
+        raise InputError(f"{golden} is {_words(kind)}, but --golden must be a golden dump; `acccmp run` makes one")
     dump = sound(read_dump(golden))
     if dump.kind != "golden":
         raise InputError(f"{golden} is a device dump, but --golden must be of the original model; --dump takes this")
