@@ -606,12 +606,12 @@ def _against(
     if value > worst * factor and value > _usual(past, tolerance.spread) and error > tolerance.nothing:
         yield Change(
             entry.port, entry.case, "drift", worst, value, _ratio(worst, value), far,
-            f"error {value:.3g}{unit}, at most {worst:.3g}{unit} in the baseline (allowed x{factor:.3g})",
+            f"error {value:.3g}{unit}, in the baseline at most {worst:.3g} (allowed x{factor:.3g})",
         )
     elif value * factor < least and (same is None or (same.error or 0.0) > tolerance.nothing):
         yield Change(
             entry.port, entry.case, "improved", least, value, _ratio(least, value), far,
-            f"error {value:.3g}{unit}, at least {least:.3g}{unit} in the baseline",
+            f"error {value:.3g}{unit}, in the baseline at least {least:.3g}",
         )
 
 

@@ -86,7 +86,7 @@ def _mark_jumps(ax: Axes, places: Sequence[int], rows: Sequence[Row], low: float
     for place, error in first.items():
         if place - told > 1:  # of a row of jumps, the first is named
             ax.annotate("jump", (place, error), xytext=(0, 11), textcoords="offset points", ha="center", fontsize=8,
-                        color=ERROR, zorder=6)
+                        color=ERROR, zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         told = place
 
 
