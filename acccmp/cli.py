@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,12 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         code = COULD_NOT
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"acccmp: {_one_line(f'{where}{error.strerror or error}')}", err=True)
+        code = COULD_NOT
     except Exception as error:
         if debug:
             raise
-        what = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        click.echo(f"acccmp: {where}{_one_line(what)} (the traceback: add --debug)", err=True)
+        what = f"{type(error).__name__}: {error}"
+        click.echo(f"acccmp: {_one_line(what)} (the traceback: add --debug)", err=True)
         code = COULD_NOT
     sys.exit(code if isinstance(code, int) else PASSED)
 
@@ -249,7 +254,6 @@ def write_report(report: Any, folder: str | Path) -> list[Path]:
     from acccmp.reports import html, tables
 
     out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
     forms = {
         "report.csv": tables.to_csv, "report.json": tables.to_json, "report.md": tables.to_markdown,
         "report.html": html.report_html,
@@ -259,8 +263,14 @@ def write_report(report: Any, folder: str | Path) -> list[Path]:
 
 def _write(path: Path, text: str) -> Path:
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="")
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path
 
 
@@ -295,12 +305,13 @@ def run(
     Example:
       acccmp run model.onnx --input image=cat.npy -o golden/
     """
-    from acccmp.models.load import load
     from acccmp.runners.run import golden_run
+    from acccmp.workflow import given_inputs, load_original
 
-    graph = load(model, weights)
+    graph = load_original(model, weights)
     if graph.inputs and not inputs:
         raise InputError(f"{model} has inputs to feed: {_input_help(graph)}")
+    given_inputs(graph, inputs)  # says what a file that does not fit likely is
     dump = golden_run(graph, inputs, out, runner=runner, overwrite=force)
     if as_json:
         _print_json({"folder": str(out), "tensors": len(dump), "notes": list(dump.notes)})

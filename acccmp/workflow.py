@@ -14,6 +14,7 @@ import numpy as np
 from acccmp.comparison.compare import compare as compare_dumps
 from acccmp.comparison.judging import Thresholds
 from acccmp.comparison.metrics import measure
+from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, TensorRef
@@ -210,13 +211,20 @@ def _check_names(golden: Dump, npu: Dump) -> None:
     common = mine.keys() & theirs.keys()
     if not common or 2 * len(common) >= min(len(mine), len(theirs)):
         return
-    odd = [name for name in common if math.prod(mine[name].own_shape) > theirs[name].count]
+    odd = [name for name in common if not _could_be(mine[name], theirs[name])]
     if 2 * len(odd) > len(common):
         raise MappingError(
             f"the NPU dump {npu.path} is not of the model of the golden dump {golden.path}: only {len(common)} of its "
             f"{len(theirs)} ops have a name of golden's, and {len(odd)} of those cannot hold golden's tensor "
             f"(such as {sorted(odd)[0]!r})"
         )
+
+
+def _could_be(golden: TensorRef, npu: TensorRef) -> bool:
+    """Could the NPU's tensor hold golden's, by their sizes?"""
+    if layouts.is_plain(npu.layout) or npu.original_shape is not None:
+        return math.prod(golden.own_shape) == math.prod(npu.own_shape)
+    return bool(layouts.candidates(npu.layout, npu.shape, golden.own_shape))
 
 
 def _device_model(mapping: Graph | str | Path | None) -> Graph | None:
@@ -472,7 +480,8 @@ def check_belongs(graph: Graph, mapping: Graph | None, npu: Dump | None) -> list
         if len(found) * 2 < len(computing):
             raise MappingError(
                 f"the dump at {npu.path} ({npu.model or 'no model name'}) is not of the model {graph.name!r}: "
-                f"only {len(found)} of the dump's {len(computing)} ops have a name of its nodes; give the device's model as --mapping, or the dump of this model"
+                f"only {len(found)} of the dump's {len(computing)} ops have a name of its nodes; "
+                "give the device's model as --mapping, or the dump of this model"
             )
     return notes
 
