@@ -138,7 +138,7 @@ def _show(renderable: Any) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
-    Console(width=width, soft_wrap=False, highlight=False).print(renderable)
+    Console(width=width, soft_wrap=False, highlight=False).print(renderable, crop=False)
 
 
 def _print_json(data: Any) -> None:

@@ -257,3 +257,80 @@ def test_the_p_value_is_scipys() -> None:
     logs = [math.log(1.2)] * 16
     jitter = [value + 1e-9 * i for i, value in enumerate(logs)]
     assert stats.wilcoxon(jitter, alternative="greater").pvalue == pytest.approx(2**-16)
+
+
+def entry(error: float, floor: float | None, case: str = "case0", count: int = 1000) -> base.Entry:
+    return base.Entry("p:output:0", case, "match", error=error, floor=floor, count=count)
+
+
+def kinds(before: list[base.Entry], now: base.Entry) -> list[str]:
+    known = {(e.port, e.case): e for e in before}
+    changes, _ = base._changes(known, {(now.port, now.case): now}, base.Tolerance(), base.Baseline("", known))
+    return [change.kind for change in changes]
+
+
+def test_a_tensor_that_storage_could_not_round_before_may_be_rounded_now() -> None:
+    """Pictures of exact float16 numbers have a floor of 0; the next picture need not be one."""
+    exact = [entry(0.0, 0.0, f"case{i}") for i in range(4)]
+    assert kinds(exact, entry(2e-4, 2e-4, "new")) == []
+    assert kinds(exact, entry(2e-4, 0.0, "new")) == ["drift"], "nothing explains this error"
+
+
+@pytest.mark.parametrize(("count", "ratio", "kind"), [
+    (10**6, 1.25, []), (10**6, 1.35, ["drift"]), (1000, 1.35, []), (1000, 1.5, ["drift"]), (10, 2.3, []),
+    (10, 2.6, ["drift"]),
+])
+def test_few_elements_scatter_more_so_they_may_change_more(count: int, ratio: float, kind: list[str]) -> None:
+    assert kinds([entry(1e-3, 1e-3, count=count)], entry(ratio * 1e-3, 1e-3, count=count)) == kind
+
+
+def test_what_scatters_over_the_cases_may_scatter_on() -> None:
+    wild = [entry(error, None, f"case{i}") for i, error in enumerate((1e-5, 1e-4, 1e-3, 3e-4))]
+    calm = [entry(error, None, f"case{i}") for i, error in enumerate((0.9e-3, 1e-3, 1e-3, 0.95e-3))]
+    assert kinds(wild, entry(4e-3, None, "new")) == []
+    assert kinds(calm, entry(4e-3, None, "new")) == ["drift"]
+
+
+def test_a_missing_output_can_be_accepted_and_stays_accepted(tmp_path: Path) -> None:
+    report = healthy()
+    *inner, output = report.comparisons
+    missing = replace(report, comparisons=(*inner, replace(output, verdict=Verdict.NO_NPU, npu=None)))
+    known = baseline_of(missing)
+    assert base.check({"case0": missing}, known, model="net").exit_code == 1
+    accepted = base.check({"case0": missing}, known, model="net", accept=[str(output.port)])
+    base.write(base.with_accepted(accepted, [str(output.port)]), tmp_path / "b")
+    assert base.check({"case0": missing}, base.read(tmp_path / "b"), model="net").passed
+
+
+def test_an_accepted_drift_that_becomes_nan_fails() -> None:
+    report = healthy()
+    first, *others = report.comparisons
+    drifted = replace(report, comparisons=(replace(first, verdict=Verdict.DRIFT), *others))
+    broken = replace(report, comparisons=(
+        replace(first, verdict=Verdict.NONFINITE, error=math.nan, reason="NaN at 3 places"), *others,
+    ))
+    accepted = base.check({"case0": drifted}, baseline_of(drifted), accept=[str(first.port)])
+    known = base.updated(accepted, "net")
+    checked = base.check({"case0": broken}, known)
+    assert checked.exit_code == 1
+    assert checked.drifts[0].reason == "was drift, is nonfinite: NaN at 3 places"
+
+
+def test_changes_come_in_order_of_execution() -> None:
+    report = healthy()
+    checked = base.check({"case0": scaled(report, 5.0)}, baseline_of(report), model="net")
+    order = {str(row.port): row.order for row in report.comparisons}
+    places = [order[change.port] for change in checked.drifts]
+    assert places == sorted(places)
+
+
+def test_a_hundred_layers_of_many_cases_are_only_paired_when_there_are_enough_cases() -> None:
+    """2**-14 is no small chance among 1500 different tensors; the method says so and the spread still judges."""
+    before = {
+        (f"p{i}:output:0", f"c{c}"): replace(entry(1e-3 * (1 + i), None, f"c{c}"), port=f"p{i}:output:0")
+        for i in range(1500) for c in range(14)
+    }
+    rng = np.random.default_rng(1)
+    now = {key: replace(e, error=(e.error or 0) * (1 + 0.01 * rng.random())) for key, e in before.items()}
+    _, method = base._changes(before, now, base.Tolerance(), base.Baseline("", before))
+    assert "15 common cases would be paired" in method

@@ -64,7 +64,8 @@ def test_committed_without_outputs_and_says_that_the_device_is_emulated(path: Pa
 def test_reads_like_an_article(path: Path) -> None:
     cells = nbformat.read(path, 4).cells
     assert cells[0].source.startswith("# ")
-    assert sum(bool(re.match("## ", cell.source)) for cell in cells if cell.cell_type == "markdown") >= 4
+    words = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert len(re.findall("^## ", words, re.MULTILINE)) >= 4
     bare = sum(a.cell_type == b.cell_type == "code" for a, b in pairwise(cells))
     assert bare <= 2, "code wants a sentence before it"
 
@@ -101,7 +102,10 @@ def test_the_third_sees_a_drift_below_the_limits(executed: dict[str, Any]) -> No
 @pytest.mark.parametrize(("number", "pictures"), [("1", 3), ("2", 2), ("3", 1)])
 def test_the_outputs_survive_as_static_html(executed: dict[str, Any], number: str, pictures: int) -> None:
     html, _ = HTMLExporter(template_name="classic").from_notebook_node(executed[number])
-    assert html.count("data:image/png;base64,") == pictures
+    drawn = [out.data["image/png"] for cell in executed[number].cells for out in cell.get("outputs", ())
+             if "image/png" in out.get("data", {})]
+    assert len(drawn) == pictures
+    assert all("".join(png.split())[:200] in html for png in drawn)
     shown = "".join(
         out.get("data", {}).get("text/html", "") for cell in executed[number].cells for out in cell.get("outputs", ())
     )

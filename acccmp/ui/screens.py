@@ -169,10 +169,11 @@ def check_screen(checked: Check, baseline: str, written: str) -> Group:
     head = ("PASSED", "green bold") if checked.exit_code == 0 else ("NOT PASSED", "red bold")
     counts = f"{len(checked.drifts)} drifted, {len(checked.improvements)} improved, {checked.unchanged} unchanged"
     parts: list[Any] = [
-        Text.assemble(head, f"  {counts} against {_text(baseline)}" if checked.baseline else "  no baseline yet"),
-        Text(f"  method: {checked.method}", style="dim"),
+        Text.assemble(head, f"  {counts} against {_text(baseline)}" if checked.baseline else "  no baseline yet",
+                      no_wrap=True, overflow="ignore"),
+        _line(f"  method: {checked.method}", "dim"),
     ]
-    parts += [Text(f"  {_text(line)}", style="red") for line in checked.failures[:MOST_LINES]]
+    parts += [_line(f"  {line}", "red") for line in checked.failures[:MOST_LINES]]
     if len(checked.failures) > MOST_LINES:
         parts.append(Text(f"  ... {len(checked.failures) - MOST_LINES} more (--json lists them)", style="red"))
     if checked.passed and checked.exit_code:
@@ -185,11 +186,18 @@ def check_screen(checked: Check, baseline: str, written: str) -> Group:
     if rows:
         parts.append(_table("changes", rows))
     if checked.accepted:
-        accepted = _text(", ".join(checked.accepted))
-        parts.append(Text(f"accepted although beyond their limits: {accepted}", style="yellow"))
+        shown = ", ".join(checked.accepted[:MOST_LINES])
+        more = len(checked.accepted) - MOST_LINES
+        tail = f", {more} more (--json lists them)" if more > 0 else ""
+        parts.append(_line(f"accepted although beyond their limits: {shown}{tail}", "yellow"))
     if written:
-        parts.append(Text(_text(written)))
+        parts.append(_line(written))
     return Group(*parts)
+
+
+def _line(text: str, style: str = "") -> Text:
+    """One line of a log, however long: names in it can be searched for."""
+    return Text(_text(text).replace("\n", " "), style=style, no_wrap=True, overflow="ignore")
 
 
 def _number(value: float | None) -> str:
@@ -205,7 +213,7 @@ def history_screen(file: str, runs: Sequence[Run], jumped: Sequence[Point]) -> G
     ]
     parts: list[Any] = [Text.assemble((_text(file), "bold"), f"  {len(runs)} runs"), _table("newest runs", rows)]
     parts += [
-        Text(f"jumped: {_text(p.port)} to {p.error:.3g} in {_text(p.run.release)}", style="red")
+        _line(f"jumped: {p.port} to {p.error:.3g} in {p.run.release} (case {p.run.case})", "red")
         for p in jumped[:MOST_ROWS]
     ]
     return Group(*parts)
