@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acccmp.errors import FormatError, InputError
-from acccmp.models.identify import CutOff, examine, fields, identify
+from acccmp.models.identify import examine, identify
 from acccmp.models.load import load
 
 
@@ -175,32 +175,6 @@ def test_a_truncated_model_keeps_its_kind_so_that_its_reader_can_say_more(shared
         for keep in (len(raw) // 3, len(raw) - 1):
             (tmp_path / "f").write_bytes(raw[:keep])
             assert identify(tmp_path / "f") == kind
-
-
-# -- the walker --------------------------------------------------------------------------------------------------
-
-_FIELDS = st.lists(st.tuples(st.integers(1, 1 << 28), st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=40))))
-
-
-@given(_FIELDS)
-def test_the_walker_finds_every_field_where_it_is(items: list[tuple[int, int | bytes]]) -> None:
-    raw = b"".join(num(n, v) if isinstance(v, int) else sub(n, v) for n, v in items)
-    found = list(fields(io.BytesIO(raw), 0, len(raw)))
-    assert [f.number for f in found] == [n for n, _ in items]
-    for field, (_, value) in zip(found, items, strict=True):
-        assert value == (field.value if field.wire == 0 else raw[field.start : field.start + field.size])
-
-
-@given(_FIELDS.filter(bool), st.data())
-def test_the_walker_says_where_a_message_is_cut_off(items: list[tuple[int, int | bytes]], data: st.DataObject) -> None:
-    last = items[-1]
-    head = b"".join(num(n, v) if isinstance(v, int) else sub(n, v) for n, v in items[:-1])
-    tail = num(*last) if isinstance(last[1], int) else sub(*last)
-    keep = data.draw(st.integers(1, len(tail) - 1))
-    raw = head + tail[:keep]
-    with pytest.raises(CutOff) as caught:
-        list(fields(io.BytesIO(raw), 0, len(raw)))
-    assert caught.value.at == len(head)
 
 
 @given(st.binary(min_size=1, max_size=300))

@@ -6,6 +6,8 @@ A damaged tensor is a `Broken` of its port and leaves its neighbours readable; a
 
 from __future__ import annotations
 
+import itertools
+import mmap
 import os
 import re
 import struct
@@ -23,7 +25,8 @@ from acccmp.core.dump import Broken, DumpedOp, Port, Side
 from acccmp.core.graph import Origin
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
-from acccmp.dumps import names, nano, wire
+from acccmp.core.wire import BYTES, Damaged, Payload, PayloadTable, fields, thin
+from acccmp.dumps import names, nano
 from acccmp.errors import FormatError, InputError
 
 Kind = Literal["big", "protobuf", "nano"]
@@ -37,6 +40,9 @@ MOST_TENSORS = 1 << 16  # in one file
 # of adump's DfxTensorType, whose rows begin INVALID_TENSOR, GENERAL_TENSOR, INPUT_TENSOR, OUTPUT_TENSOR.
 GENERAL_TENSOR = 1
 
+# DumpData: outputs, inputs, buffers and workspaces, each with its data, where the payloads are fields of the message
+_PAYLOADS = PayloadTable({3: PayloadTable({5: None}), 4: PayloadTable({4: None}), 5: PayloadTable({2: None}),
+                          8: PayloadTable({2: None})})
 _NO_LAYOUT = {40: "ND", 41: "ND", 42: "ND", 255: "ND"}  # RESERVED, ALL, NULL, MAX: no order is stated
 _COPY = 16 << 20
 
@@ -116,11 +122,10 @@ def _read_protobuf(
             header, why_not = _parsed(file.read(length))
             if header is not None:
                 return _content(path, "big", header, _placed(header, 8 + length), size, size - 8 - length, file_name)
-    found = _whole_file(file, size)
-    if found is None:
+    header = _whole_file(file, size)
+    if header is None:
         raise FormatError(f"{path}: {why_not}: cut off, or no dump at all")
-    header, offsets = found
-    return _content(path, "protobuf", header, _inside(header, offsets), size, size, file_name)
+    return _content(path, "protobuf", header, _inside(header), size, size, file_name)
 
 
 def _parsed(raw: bytes) -> tuple[Any, str]:
@@ -131,8 +136,8 @@ def _parsed(raw: bytes) -> tuple[Any, str]:
 
     if len(raw) > 1 << 16:  # a message of many tiny tensors would take a hundred times its bytes
         try:
-            tensors = sum(f.field in (3, 4, 5, 8) for f in wire.fields(raw, 0, len(raw)))
-        except ValueError as error:
+            tensors = sum(f.number in _PAYLOADS for f in fields(raw, 0, len(raw)))
+        except Damaged as error:
             return None, f"its header is damaged ({error})"
         if tensors > MOST_TENSORS:
             return None, f"its header lists {tensors} tensors"
@@ -148,51 +153,22 @@ def _parsed(raw: bytes) -> tuple[Any, str]:
     return header, ""
 
 
-def _whole_file(file: BinaryIO, size: int) -> tuple[Any, dict[tuple[int, int], tuple[int, int]]] | None:
-    """The message of a whole-file protobuf without its payloads, and (field, place) -> (offset, bytes) of those."""
-    import mmap
-
-    kept: list[bytes] = []
-    total = 0
-    offsets: dict[tuple[int, int], tuple[int, int]] = {}
-    seen: dict[int, int] = {}
+def _whole_file(file: BinaryIO, size: int) -> Any | None:
+    """The message of a whole-file protobuf with tokens for its payloads (see `wire.thin`); None when it is none."""
     with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as view:
         try:
-            for outer in wire.fields(view, 0, size):
-                data_field = {3: 5, 4: 4, 5: 2, 8: 2}.get(outer.field)
-                if data_field is None:
-                    part = view[outer.start : min(outer.end, outer.start + LARGEST_HEADER)]
-                else:
-                    if outer.wire != wire.BYTES:
-                        return None
-                    place = seen[outer.field] = seen.get(outer.field, -1) + 1
-                    inner = []
-                    for item in wire.fields(view, outer.value, outer.end):
-                        if item.field == data_field and item.wire == wire.BYTES:
-                            offsets[outer.field, place] = (item.value, item.end - item.value)
-                        else:
-                            inner.append(view[item.start : min(item.end, item.start + LARGEST_HEADER)])
-                    body = b"".join(inner)
-                    part = bytes([outer.field << 3 | wire.BYTES]) + _as_varint(len(body)) + body
-                total += len(part) + 1
-                if total > LARGEST_HEADER or sum(seen.values()) > MOST_TENSORS:
-                    return None
-                kept.append(part)
-        except ValueError:
+            raw = thin(view, 0, size, _PAYLOADS, LARGEST_HEADER)
+        except Damaged:
             return None
-    header, _ = _parsed(b"".join(kept))
-    if header is None or not (header.version or header.op_name) or not (seen or header.op_name):
+    listed = list(itertools.islice(
+        (item.wire for item in fields(raw, 0, len(raw)) if item.number in _PAYLOADS), MOST_TENSORS + 1,
+    ))
+    if len(listed) > MOST_TENSORS or any(wire != BYTES for wire in listed):
         return None
-    return header, offsets
-
-
-def _as_varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    header, _ = _parsed(raw)
+    if header is None or not (header.op_name or (header.version and listed)):
+        return None
+    return header
 
 
 def _placed(header: Any, start: int) -> Iterator[tuple[Side, int, Any, int, int]]:
@@ -217,15 +193,12 @@ def _placed(header: Any, start: int) -> Iterator[tuple[Side, int, Any, int, int]
         at += tensor.size
 
 
-def _inside(
-    header: Any, offsets: Mapping[tuple[int, int], tuple[int, int]],
-) -> Iterator[tuple[Side, int, Any, int, int]]:
+def _inside(header: Any) -> Iterator[tuple[Side, int, Any, int, int]]:
     """The same for a whole-file protobuf, where the bytes are fields of the message."""
-    sides: tuple[tuple[Side, int, Any], ...] = (("input", 4, header.input), ("output", 3, header.output))
-    for side, number, tensors in sides:
+    sides: tuple[tuple[Side, Any], ...] = (("input", header.input), ("output", header.output))
+    for side, tensors in sides:
         for index, tensor in enumerate(tensors):
-            offset, size = offsets.get((number, index), (0, 0))
-            yield side, index, tensor, offset, size
+            yield side, index, tensor, *Payload.of(tensor.data)
 
 
 def _content(

@@ -19,6 +19,21 @@ from typing import BinaryIO
 import numpy as np
 
 from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.core.wire import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    VARINT,
+    Buffer,
+    Damaged,
+    bytes_field,
+    bytes_head,
+    encoded,
+    fields,
+    mapped,
+    number_field,
+    varint,
+)
 from acccmp.errors import FormatError
 
 FLOAT32, FLOAT64 = DTYPES["float32"], DTYPES["float64"]
@@ -89,50 +104,7 @@ def is_text(head: bytes) -> bool:
 # -- walking -----------------------------------------------------------------------------------------------------
 
 
-class _Damaged(Exception):
-    """What is wrong with the bytes; becomes a FormatError with the file's and the layer's name."""
-
-
-def _varint(data: mmap.mmap | bytes, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < end:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-        shift += 7
-        if shift > 63:
-            raise _Damaged(f"a number at byte {at} is longer than 64 bits")
-    raise _Damaged("it ends inside a number")
-
-
-def _fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
-    """(field number, wire type, first byte of the field, of its value, end); a varint's value stands for its place."""
-    while at < end:
-        first = at
-        tag, at = _varint(data, at, end)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise _Damaged(f"there is no field number at byte {first}")
-        if wire == 0:
-            value, stop = _varint(data, at, end)
-            yield number, wire, first, value, stop
-        else:
-            if wire == 2:
-                size, at = _varint(data, at, end)
-            elif wire in (1, 5):
-                size = 8 if wire == 1 else 4
-            else:
-                raise _Damaged(f"wire type {wire} at byte {first} is not used by Caffe")
-            stop = at + size
-            if stop > end:
-                raise _Damaged(f"{size} bytes are due at byte {at}, {max(0, end - at)} are there")
-            yield number, wire, first, at, stop
-        at = stop
-
-
-def _text(data: mmap.mmap | bytes, start: int, end: int) -> str:
+def _text(data: Buffer, start: int, end: int) -> str:
     raw = bytes(data[start:end])
     try:
         return raw.decode("utf-8")
@@ -154,16 +126,15 @@ def read_caffemodel(path: Path) -> StoredNet:
     layers: list[StoredLayer] = []
     rest, inputs = [], False
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for number, wire, first, start, stop in _fields(data, 0, len(data)):
-                if wire == 2 and number in (NET_V2_LAYER, NET_V1_LAYER):
-                    layers.append(_layer(data, start, stop, "V2" if number == NET_V2_LAYER else "V1", str(path)))
+        with mapped(path) as data:
+            for item in fields(data, 0, len(data)):
+                if item.wire == BYTES and item.number in (NET_V2_LAYER, NET_V1_LAYER):
+                    generation = "V2" if item.number == NET_V2_LAYER else "V1"
+                    layers.append(_layer(data, item.start, item.end, generation, str(path)))
                 else:
-                    rest.append(bytes(data[first:stop]))
-                    inputs |= number == NET_INPUT
-    except OSError as error:
-        raise FormatError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-    except _Damaged as error:
+                    rest.append(bytes(data[item.tag : item.end]))
+                    inputs |= item.number == NET_INPUT
+    except Damaged as error:
         where = f"after layer {layers[-1].name!r}" if layers else "at its beginning"
         hint = "the file seems cut off or damaged" if layers else "is this a caffemodel? Cut off or damaged, if so"
         raise FormatError(f"{path.name}: no readable caffemodel: {where}, {error}; {hint}") from None
@@ -178,27 +149,26 @@ def _layer(data: mmap.mmap, start: int, end: int, generation: str, path: str) ->
     blobs: list[StoredBlob] = []
     rest = []
     old: StoredLayer | None = None
-    for number, wire, first, value, stop in _fields(data, start, end):
-        if number == blob_field and wire == 2:
+    for item in fields(data, start, end):
+        if item.number == blob_field and item.wire == BYTES:
             try:
-                blob = _blob(data, value, stop, path)
-            except _Damaged as error:
-                raise _Damaged(f"blob {len(blobs) + empty} of {name!r}: {error}") from None
+                blob = _blob(data, item.start, item.end, path)
+            except Damaged as error:
+                raise Damaged(f"blob {len(blobs) + empty} of {name!r}: {error}") from None
             if blob is None:
                 empty += 1
             else:
                 blobs.append(blob)
             continue
-        if number == name_field and wire == 2:
-            name = _text(data, value, stop)
-        elif number == type_field and wire == 0 and generation == "V1":
-            kind = value
-        elif generation == "V1" and number == V1_HOLDS_V0 and wire == 2:
-            old = _layer(data, value, stop, "V0", path)
-            body = old.header
-            rest.append(_tag(V1_HOLDS_V0, 2) + _number(len(body)) + body)
+        if item.number == name_field and item.wire == BYTES:
+            name = _text(data, item.start, item.end)
+        elif item.number == type_field and item.wire == VARINT and generation == "V1":
+            kind = item.value
+        elif generation == "V1" and item.number == V1_HOLDS_V0 and item.wire == BYTES:
+            old = _layer(data, item.start, item.end, "V0", path)
+            rest.append(bytes_field(V1_HOLDS_V0, old.header))
             continue
-        rest.append(bytes(data[first:stop]))
+        rest.append(bytes(data[item.tag : item.end]))
     if old is not None:
         return StoredLayer(old.name, "V0", old.blobs, b"".join(rest), None, old.empty)
     return StoredLayer(name, generation, tuple(blobs), b"".join(rest), kind, empty)
@@ -211,20 +181,20 @@ def _blob(data: mmap.mmap, start: int, end: int, path: str) -> StoredBlob | None
     packed: dict[int, list[tuple[int, int]]] = {BLOB_DATA: [], BLOB_DOUBLES: []}
     loose: dict[int, list[np.ndarray]] = {BLOB_DATA: [], BLOB_DOUBLES: []}
     skip_to = start
-    for number, wire, first, value, stop in _fields(data, start, end):
-        if first < skip_to:
+    for item in fields(data, start, end):
+        if item.tag < skip_to:
             continue
-        if number in LEGACY_DIMS and wire == 0:
-            legacy[number] = _signed(value)
-        elif number == BLOB_SHAPE and wire == 2:
-            shape = (shape or []) + _dims(data, value, stop)
-        elif number in packed and wire == 2:
-            item = 4 if number == BLOB_DATA else 8
-            if (stop - value) % item:
-                raise _Damaged(f"{stop - value} bytes are no whole number of values")
-            packed[number].append((value, stop))
-        elif number in loose and wire == (5 if number == BLOB_DATA else 1):
-            run, skip_to = _unpacked(data, first, end, number)
+        number, wire = item.number, item.wire
+        if number in LEGACY_DIMS and wire == VARINT:
+            legacy[number] = _signed(item.value)
+        elif number == BLOB_SHAPE and wire == BYTES:
+            shape = (shape or []) + _dims(data, item.start, item.end)
+        elif number in packed and wire == BYTES:
+            if item.size % (4 if number == BLOB_DATA else 8):
+                raise Damaged(f"{item.size} bytes are no whole number of values")
+            packed[number].append((item.start, item.end))
+        elif number in loose and wire == (FIXED32 if number == BLOB_DATA else FIXED64):
+            run, skip_to = _unpacked(data, item.tag, end, number)
             loose[number].append(run)
     which = BLOB_DOUBLES if packed[BLOB_DOUBLES] or loose[BLOB_DOUBLES] else BLOB_DATA
     dtype = FLOAT64 if which == BLOB_DOUBLES else FLOAT32
@@ -238,11 +208,11 @@ def _blob(data: mmap.mmap, start: int, end: int, path: str) -> StoredBlob | None
     else:
         dims = tuple(shape) if shape is not None else (count,)
     if any(dim < 0 for dim in dims):
-        raise _Damaged(f"its shape {dims} has a negative size")
+        raise Damaged(f"its shape {dims} has a negative size")
     if count == 0:
         return None
     if math.prod(dims) != count:
-        raise _Damaged(f"its shape {dims} needs {math.prod(dims)} values, {count} are there")
+        raise Damaged(f"its shape {dims} needs {math.prod(dims)} values, {count} are there")
     is_legacy = shape is None and bool(legacy)
     if values is not None:
         return StoredBlob(TensorRef(path, dtype, dims, size=values.nbytes, array=values.reshape(dims)), is_legacy)
@@ -254,25 +224,25 @@ def _unpacked(data: mmap.mmap, first: int, end: int, number: int) -> tuple[np.nd
     """A run of single values, each behind its own tag, read at once; and where the run ends."""
     dtype = np.dtype("<f4" if number == BLOB_DATA else "<f8")
     step = 1 + dtype.itemsize
-    tag = (number << 3) | (5 if number == BLOB_DATA else 1)
+    before = number << 3 | (FIXED32 if number == BLOB_DATA else FIXED64)
     rows = np.frombuffer(bytes(data[first : first + (end - first) // step * step]), np.uint8).reshape(-1, step)
-    others = np.flatnonzero(rows[:, 0] != tag)
+    others = np.flatnonzero(rows[:, 0] != before)
     run = int(others[0]) if others.size else len(rows)
     return np.ascontiguousarray(rows[:run, 1:]).view(dtype).reshape(-1), first + run * step
 
 
 def _dims(data: mmap.mmap, start: int, end: int) -> list[int]:
     dims = []
-    for number, wire, _, value, stop in _fields(data, start, end):
-        if number == 1 and wire == 0:
-            dims.append(_signed(value))
-        elif number == 1 and wire == 2:
-            at = value
-            while at < stop:
-                dim, at = _varint(data, at, stop)
+    for item in fields(data, start, end):
+        if item.number == 1 and item.wire == VARINT:
+            dims.append(_signed(item.value))
+        elif item.number == 1 and item.wire == BYTES:
+            at = item.start
+            while at < item.end:
+                dim, at = varint(data, at, item.end, item.tag)
                 dims.append(_signed(dim))
         if len(dims) > 32:
-            raise _Damaged("its shape has more than 32 sizes")
+            raise Damaged("its shape has more than 32 sizes")
     return dims
 
 
@@ -282,41 +252,21 @@ def _signed(value: int) -> int:
 
 def unknown_fields(message: bytes, known: Container[int]) -> bytes:
     """Those fields of a message, as bytes, whose numbers are not `known`."""
-    return b"".join(message[first:stop] for number, _, first, _, stop in _fields(message, 0, len(message))
-                    if number not in known)
+    every = fields(message, 0, len(message))
+    return b"".join(message[item.tag : item.end] for item in every if item.number not in known)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
-
-
-def _number(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _tag(number: int, wire: int) -> bytes:
-    return _number(number << 3 | wire)
-
-
-def plain_field(number: int, value: int) -> bytes:
-    """A field with one whole number, as bytes."""
-    return _tag(number, 0) + _number(value)
 
 
 def _blob_head(blob: StoredBlob) -> bytes:
     """Everything of a BlobProto up to its packed data."""
     shape, size = blob.ref.shape, blob.ref.count * blob.ref.dtype.bits // 8
     if blob.legacy and len(shape) == 4:
-        head = b"".join(_tag(number, 0) + _number(dim) for number, dim in zip(LEGACY_DIMS, shape, strict=True))
+        head = b"".join(number_field(number, dim) for number, dim in zip(LEGACY_DIMS, shape, strict=True))
     else:
-        packed = b"".join(_number(dim) for dim in shape)
-        dims = _tag(1, 2) + _number(len(packed)) + packed
-        head = _tag(BLOB_SHAPE, 2) + _number(len(dims)) + dims
-    return head + _tag(BLOB_DOUBLES if blob.ref.dtype is FLOAT64 else BLOB_DATA, 2) + _number(size)
+        head = bytes_field(BLOB_SHAPE, bytes_field(1, b"".join(map(encoded, shape))))
+    return head + bytes_head(BLOB_DOUBLES if blob.ref.dtype is FLOAT64 else BLOB_DATA, size)
 
 
 def caffemodel(net_header: bytes, layers: Iterable[tuple[str, bytes, Sequence[StoredBlob]]]) -> Iterator[bytes]:
@@ -326,9 +276,9 @@ def caffemodel(net_header: bytes, layers: Iterable[tuple[str, bytes, Sequence[St
         blob_field = LAYER_FIELDS[generation][2]
         heads = [_blob_head(blob) for blob in blobs]
         sizes = [len(head) + blob.ref.nbytes for head, blob in zip(heads, blobs, strict=True)]
-        openings = [_tag(blob_field, 2) + _number(size) for size in sizes]
+        openings = [bytes_head(blob_field, size) for size in sizes]
         total = len(header) + sum(map(len, openings)) + sum(sizes)
-        yield _tag(NET_V2_LAYER if generation == "V2" else NET_V1_LAYER, 2) + _number(total) + header
+        yield bytes_head(NET_V2_LAYER if generation == "V2" else NET_V1_LAYER, total) + header
         for opening, head, blob in zip(openings, heads, blobs, strict=True):
             yield opening + head
             for block in blob.ref.blocks():

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acccmp.core.graph import Graph, Shape
+from acccmp.core.wire import number_field
 from acccmp.errors import AcccmpError, InputError
 from acccmp.models.caffe_layers import CaffeLayer, CaffeNet, unknown_to_schema
 from acccmp.models.caffe_text import Block, quoted, render, unquoted
-from acccmp.models.caffe_weights import StoredBlob, StoredLayer, plain_field, replacing, write_caffemodel
+from acccmp.models.caffe_weights import StoredBlob, StoredLayer, replacing, write_caffemodel
 
 # -- from Graph to text ------------------------------------------------------------------------------------------
 
@@ -216,11 +217,11 @@ def _message(
     else:
         word, types = unquoted(spelled), caffe_pb2.V1LayerParameter.LayerType
         if word.isdigit():
-            extra = plain_field(5, int(word))
+            extra = number_field(5, int(word))
         elif word in types.keys():  # noqa: SIM118  # an enum wrapper has no `in` of its own
             message.type = types.Value(word)
         elif stored is not None and stored.v1_type is not None:
-            extra = plain_field(5, stored.v1_type)
+            extra = number_field(5, stored.v1_type)
     if stored is not None and (stored.generation == "V2") == (generation == "V2") and stored.generation != "V0":
         extra += unknown_to_schema(stored)
     return bytes(message.SerializeToString()) + extra

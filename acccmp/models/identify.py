@@ -6,14 +6,15 @@ first fields, one and two levels deep. Sources of the numbers: the specs of the 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from acccmp.core.wire import Buffer, CutOff, Damaged, Field, FileBytes, fields
 from acccmp.errors import FormatError, InputError
 
 HEAD = 1 << 16  # bytes of a file that are looked at, apart from lengths and skipped payloads
@@ -26,24 +27,6 @@ class Examined:
 
     kind: str
     what: str
-
-
-class Field(NamedTuple):
-    """One field of a protobuf message: `value` of a varint, else 0; `start` and `size` of its bytes in the file."""
-
-    number: int
-    wire: int
-    value: int
-    start: int
-    size: int
-
-
-class CutOff(ValueError):
-    """A protobuf message whose bytes end before it does; `at` is where, `need` the bytes that its last field has."""
-
-    def __init__(self, at: int, need: int) -> None:
-        super().__init__(f"its bytes end in a field of {need} bytes at offset {at}")
-        self.at, self.need = at, need
 
 
 def identify(path: str | os.PathLike[str]) -> str:
@@ -64,12 +47,13 @@ def examine(path: str | os.PathLike[str]) -> Examined:
         if path.is_dir():
             return _folder(path)
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return _file(path, file, size)
+            return _file(path, file)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file or folder") from None
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Damaged as error:  # messages that are strange end as FormatErrors of their own
+        raise FormatError(f"{path}: cannot be read: {error}") from None
 
 
 def _folder(path: Path) -> Examined:
@@ -98,7 +82,7 @@ _ENCRYPTED = (0x7F3A5ED8, 0x7F3A5ED9, 0x7F3A5EDA)
 _NANO = 0x5A5A5A5A
 
 
-def _file(path: Path, file: BinaryIO, size: int) -> Examined:
+def _file(path: Path, file: BinaryIO) -> Examined:
     head = file.read(HEAD)
     if not head:
         raise FormatError(f"{path}: is empty")
@@ -120,7 +104,7 @@ def _file(path: Path, file: BinaryIO, size: int) -> Examined:
     text = _as_text(head)
     if text is not None:
         return _text(path, text)
-    return _protobuf(path, file, size)
+    return _protobuf(path, FileBytes(file))
 
 
 def _archive(path: Path) -> Examined:
@@ -196,51 +180,6 @@ def _text(path: Path, text: str) -> Examined:
 # -- protobuf ----------------------------------------------------------------------------------------------------
 
 
-def fields(file: BinaryIO, start: int, end: int) -> Iterator[Field]:
-    """The fields of the protobuf message in bytes `start` to `end` of `file`, payloads unread.
-
-    Works by seeking, so a message may be larger than memory. Raises CutOff when a field reaches beyond `end`, and
-    ValueError when the bytes are no protobuf (field number 0, wire types 6 and 7, groups that do not match).
-    """
-    at = start
-    while at < end:
-        file.seek(at)
-        raw = file.read(min(32, end - at))
-        key, used = _varint(raw, 0, at, end)
-        number, wire = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise ValueError(f"field number {number} at offset {at}")
-        if wire == 0:
-            value, used = _varint(raw, used, at, end)
-            yield Field(number, 0, value, at + used, 0)
-            at += used
-            continue
-        if wire == 2:
-            size, used = _varint(raw, used, at, end)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        elif wire in (3, 4):
-            size = 0
-        else:
-            raise ValueError(f"wire type {wire} at offset {at}")
-        if size > end - at - used:
-            raise CutOff(at, size)
-        yield Field(number, wire, 0, at + used, size)
-        at += used + size
-
-
-def _varint(raw: bytes, at: int, base: int, end: int) -> tuple[int, int]:
-    value = 0
-    for step in range(10):
-        if at + step >= len(raw):
-            raise CutOff(base, step + 1)
-        byte = raw[at + step]
-        value |= (byte & 0x7F) << (7 * step)
-        if byte < 0x80:
-            return value & ((1 << 64) - 1), at + step + 1
-    raise ValueError(f"a number of more than 10 bytes at offset {base}")
-
-
 @dataclass(frozen=True)
 class _Top:
     """The top level of a message: its first fields, and whether its bytes end inside one of them."""
@@ -258,55 +197,41 @@ class _Top:
         return {f.number for f in every if f.wire == wire}
 
 
-def _top(file: BinaryIO, start: int, end: int) -> _Top:
+def _top(buffer: Buffer, start: int, end: int) -> _Top:
     found: list[Field] = []
     try:
-        for field in fields(file, start, end):
-            found.append(field)
-            if len(found) >= _MOST_FIELDS:
-                break
+        for field in itertools.islice(fields(buffer, start, end), _MOST_FIELDS):
+            found.append(field)  # one by one: those before a damage count
     except CutOff as error:
-        return _Top(tuple(found), _shortened(file, error, end), False)
-    except ValueError:
+        cut = error.field._replace(end=end) if error.field is not None else None
+        return _Top(tuple(found), cut, False)
+    except Damaged:
         return _Top(tuple(found), None, True)
     return _Top(tuple(found), None, False)
 
 
-def _shortened(file: BinaryIO, error: CutOff, end: int) -> Field | None:
-    file.seek(error.at)
-    raw = file.read(min(32, end - error.at))
-    try:
-        key, used = _varint(raw, 0, 0, end)
-        _, used = _varint(raw, used, 0, end)
-    except ValueError:
-        return None
-    return Field(key >> 3, key & 7, 0, error.at + used, end - error.at - used)
-
-
-def _string(file: BinaryIO, field: Field | None, most: int = 4096) -> str | None:
+def _string(buffer: Buffer, field: Field | None, most: int = 4096) -> str | None:
     """The text of a field, or None when there is none or it is no text."""
     if field is None or field.size > most:
         return None
-    file.seek(field.start)
     try:
-        text = file.read(field.size).decode("utf-8")
+        text = bytes(buffer[field.start : field.end]).decode("utf-8")
     except UnicodeDecodeError:
         return None
     return text if text.isprintable() else None
 
 
-def _inside(file: BinaryIO, field: Field) -> _Top:
-    return _top(file, field.start, field.start + field.size)
+def _inside(buffer: Buffer, field: Field) -> _Top:
+    return _top(buffer, field.start, field.end)
 
 
-def _protobuf(path: Path, file: BinaryIO, size: int) -> Examined:
-    begin = _dump_header(file, size)
-    if begin:
+def _protobuf(path: Path, buffer: Buffer) -> Examined:
+    if _has_dump_header(buffer):
         return Examined("dump", "a device dump")
-    top = _top(file, 0, size)
+    top = _top(buffer, 0, len(buffer))
     if not top.strange:
         for looks, kind, what in _SHAPES:
-            if looks(file, top):
+            if looks(buffer, top):
                 if kind:
                     return Examined(kind, what)
                 raise FormatError(f"{path}: {what}")
@@ -315,112 +240,110 @@ def _protobuf(path: Path, file: BinaryIO, size: int) -> Examined:
     raise FormatError(f"{path}: neither a model nor a dump that is known here (no known format begins like this)")
 
 
-def _dump_header(file: BinaryIO, size: int) -> bool:
+def _has_dump_header(buffer: Buffer) -> bool:
     """A big dump: u64 length of the header, then a DumpData message of exactly that length."""
-    file.seek(0)
-    raw = file.read(8)
-    if len(raw) < 8:
+    if len(buffer) < 8:
         return False
-    (length,) = struct.unpack("<Q", raw)
-    if not 0 < length <= size - 8:
+    (length,) = struct.unpack("<Q", bytes(buffer[:8]))
+    if not 0 < length <= len(buffer) - 8:
         return False
-    top = _top(file, 8, 8 + length)
-    return not top.strange and top.cut is None and _is_dump_data(file, top)
+    top = _top(buffer, 8, 8 + length)
+    return not top.strange and top.cut is None and _is_dump_data(buffer, top)
 
 
-def _is_dump_data(file: BinaryIO, top: _Top) -> bool:
+def _is_dump_data(buffer: Buffer, top: _Top) -> bool:
     # 1 version "2.0", 2 time (varint), 3 output, 4 input, 5 buffer, 6 op_name, 7 attr, 8 space, 9 dfx_message
     if not top.found or top.numbers(0) - {2} or top.numbers(2) - {1, 3, 4, 5, 6, 7, 8, 9} or top.first(2, 2):
         return False
-    version = _string(file, top.first(1), 16)
+    version = _string(buffer, top.first(1), 16)
     told = version is not None and re.fullmatch(r"[0-9]+(\.[0-9]+)*", version) is not None
     described = [f for f in (top.first(3), top.first(4)) if f is not None]
     return (told or top.first(2, 0) is not None) and (told or bool(described))
 
 
-def _is_onnx(file: BinaryIO, top: _Top) -> bool:
+def _is_onnx(buffer: Buffer, top: _Top) -> bool:
     # ModelProto: 1 ir_version (varint), 7 graph {1 node, 2 name, 5 initializer, 11 input, 12 output}, 8 opset_import
     if top.first(1, 2) is not None or top.numbers(0) - {1, 5}:
         return False
     version = top.first(1, 0)
     graph = top.first(7)
     if graph is None:
-        known = _string(file, top.first(2)) is not None or top.first(8) is not None
+        known = _string(buffer, top.first(2)) is not None or top.first(8) is not None
         return version is not None and 0 < version.value < 100 and known
-    inside = _inside(file, graph)
+    inside = _inside(buffer, graph)
     begun = bool(inside.numbers(2) & {1, 2, 5, 11, 12}) or (graph is top.cut and version is not None)
     return not inside.strange and begun and not inside.numbers(0)
 
 
-def _is_mindir(file: BinaryIO, top: _Top) -> bool:
+def _is_mindir(buffer: Buffer, top: _Top) -> bool:
     # ModelProto: 1 ir_version is text ("0.1.0"), 7 graph
-    version = _string(file, top.first(1), 32)
+    version = _string(buffer, top.first(1), 32)
     return version is not None and re.fullmatch(r"[0-9]+(\.[0-9]+)+", version) is not None and (
         bool(top.numbers(2) & {2, 3, 6, 7, 8}) and top.first(2, 0) is None
     )
 
 
-def _is_ckpt(file: BinaryIO, top: _Top) -> bool:
+def _is_ckpt(buffer: Buffer, top: _Top) -> bool:
     # Checkpoint: 1 Value {1 tag, 2 TensorProto {1 dims, 2 tensor_type "Float32", 3 content}, 3 maptensor}
     value = top.first(1)
     if value is None or (top.found and top.found[0].number != 1) or top.numbers(2) - {1}:
         return False
-    inside = _inside(file, value)
+    inside = _inside(buffer, value)
     tensor = inside.first(2)
-    if inside.strange or tensor is None or _string(file, inside.first(1)) is None:
+    if inside.strange or tensor is None or _string(buffer, inside.first(1)) is None:
         return False
-    kind = _string(file, _inside(file, tensor).first(2), 16)
+    kind = _string(buffer, _inside(buffer, tensor).first(2), 16)
     return kind is not None and re.fullmatch(r"(Int|UInt|Float|BFloat|Bool|str|Complex)[0-9]*", kind) is not None
 
 
-def _is_strategy(file: BinaryIO, top: _Top) -> bool:
+def _is_strategy(buffer: Buffer, top: _Top) -> bool:
     # ParallelStrategyMap of MindSpore, also named .ckpt: 1 current_stage (varint), 2 items {1 name, 2 {1 stage, ...}}
     item = top.first(2)
     if item is None or top.numbers(0) - {1} or top.numbers(2) - {2, 3, 4}:
         return False
-    inside = _inside(file, item)
+    inside = _inside(buffer, item)
     strategy = inside.first(2)
-    named = bool(_string(file, inside.first(1), 1024))
-    return named and strategy is not None and not _inside(file, strategy).strange and not inside.strange
+    named = bool(_string(buffer, inside.first(1), 1024))
+    return named and strategy is not None and not _inside(buffer, strategy).strange and not inside.strange
 
 
-def _is_saved_model(file: BinaryIO, top: _Top) -> bool:
+def _is_saved_model(buffer: Buffer, top: _Top) -> bool:
     # SavedModel: 1 schema version (varint), 2 MetaGraphDef {1 meta_info, 2 graph_def}
     version, graph = top.first(1, 0), top.first(2)
     if version is None or version.value != 1 or graph is None or top.numbers(2) - {2}:
         return False
-    inside = _inside(file, graph)
+    inside = _inside(buffer, graph)
     return not inside.strange and bool(inside.numbers(2) & {1, 2})
 
 
-def _is_graph_def(file: BinaryIO, top: _Top) -> bool:
+def _is_graph_def(buffer: Buffer, top: _Top) -> bool:
     # GraphDef: 1 NodeDef {1 name, 2 op, 3 input, 4 device, 5 attr}, 2 library, 3 version (varint), 4 versions
     node = top.first(1)
     if node is None or top.numbers(2) - {1, 2, 4, 5} or top.numbers(0) - {3}:
         return False
-    inside = _inside(file, node)
-    op = _string(file, inside.first(2), 256)
+    inside = _inside(buffer, node)
+    op = _string(buffer, inside.first(2), 256)
     return not inside.strange and op is not None and re.fullmatch(r"[A-Za-z_][\w.>/]*", op) is not None
 
 
-def _is_caffe(file: BinaryIO, top: _Top) -> bool:
+def _is_caffe(buffer: Buffer, top: _Top) -> bool:
     # NetParameter: 1 name, 2 layers (V1) {2 bottom, 3 top, 4 name, 5 type, 6 blobs}, 3 input, 4 input_dim,
     # 100 layer {1 name, 2 type, 3 bottom, 4 top, 7 blobs}
-    if top.first(1) is not None and _string(file, top.first(1), 1 << 16) is None:
+    if top.first(1) is not None and _string(buffer, top.first(1), 1 << 16) is None:
         return False
     if top.numbers(2) - {1, 2, 3, 4, 6, 8, 100} or top.numbers(0) - {4, 5, 7}:
         return False
     layer, old = top.first(100), top.first(2)
     if layer is not None:
-        inside = _inside(file, layer)
-        return not inside.strange and _string(file, inside.first(2), 256) is not None
+        inside = _inside(buffer, layer)
+        return not inside.strange and _string(buffer, inside.first(2), 256) is not None
     if old is None:
         return False
-    inside = _inside(file, old)
+    inside = _inside(buffer, old)
     return not inside.strange and (inside.first(4) is not None or inside.first(1) is not None)
 
 
-def _is_onnx_tensor(file: BinaryIO, top: _Top) -> bool:
+def _is_onnx_tensor(buffer: Buffer, top: _Top) -> bool:
     # onnx.TensorProto: 1 dims, 2 data_type (varint), 8 name, 9 raw_data and 4, 5, 7, 10, 11 for typed data
     kind = top.first(2, 0)
     return kind is not None and 0 < kind.value < 64 and bool(top.numbers(2) & {4, 5, 6, 7, 9, 10, 11})

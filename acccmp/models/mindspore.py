@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph
+from acccmp.core.wire import mapped
 from acccmp.errors import FormatError
 from acccmp.models import mindspore_checkpoint, mindspore_graph
-from acccmp.models.payloads import mapped
 
 CIPHERS = {0x7F3A5ED8: "AES-GCM", 0x7F3A5ED9: "AES-CBC", 0x7F3A5EDA: "SM4-CBC"}
 

@@ -18,8 +18,8 @@ from acccmp.core import layout as layouts
 from acccmp.core.graph import Graph, TensorSpec
 from acccmp.core.layout import Region
 from acccmp.core.tensor import BLOCK, DTYPES, Array, DType, TensorRef, decode
+from acccmp.core.wire import Buffer, Payload, PayloadTable, fields, mapped, thin
 from acccmp.errors import FormatError
-from acccmp.models.payloads import Buffer, Payload, PayloadTable, fields, mapped, thin
 
 _TENSOR = PayloadTable({3: None})
 _PAYLOADS = PayloadTable({1: PayloadTable({2: _TENSOR, 3: PayloadTable({1: _TENSOR})})})
@@ -157,7 +157,7 @@ def _refuse_others(buffer: Buffer, path: Path) -> None:
 def _without_tensors(buffer: Buffer) -> str:
     """What a file is that parses as a checkpoint without tensors: a strategy file has records in field 2."""
     try:
-        numbers = {field.number_of for field in fields(buffer, 0, len(buffer))}
+        numbers = {field.number for field in fields(buffer, 0, len(buffer))}
     except ValueError:
         numbers = set()
     if 2 in numbers:

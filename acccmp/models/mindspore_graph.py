@@ -16,8 +16,8 @@ import numpy as np
 
 from acccmp.core.graph import Dim, Graph, Node, TensorSpec
 from acccmp.core.tensor import DTYPES, DType, TensorRef
+from acccmp.core.wire import BYTES, Buffer, Payload, PayloadTable, fields, mapped, thin
 from acccmp.errors import FormatError
-from acccmp.models.payloads import BYTES, Buffer, Payload, PayloadTable, fields, mapped, thin
 
 # Where weights and constants lie in a ModelProto; attributes and graphs are in each other.
 _TENSOR = PayloadTable({9: None})
@@ -72,7 +72,7 @@ def looks_like_a_model(buffer: Buffer) -> bool:
     """Is it a ModelProto (its field 7 is a graph) rather than a checkpoint (nothing but field 1)?"""
     try:
         first = itertools.islice(fields(buffer, 0, len(buffer)), 64)
-        return any(found.number_of == 7 and found.wire == BYTES for found in first)
+        return any(found.number == 7 and found.wire == BYTES for found in first)
     except ValueError:
         return False
 

@@ -18,6 +18,7 @@ from typing import Any
 import acccmp.core.layout as layouts
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import TensorRef
+from acccmp.core.wire import Buffer, mapped
 from acccmp.errors import FormatError
 from acccmp.models import om_archive, om_domi
 from acccmp.models.device_graph import (
@@ -31,7 +32,6 @@ from acccmp.models.device_graph import (
 from acccmp.models.om_attrs import Dictionary, plain_attrs, text_of
 from acccmp.models.om_container import INOUT_INFO, MODEL_DEF, WEIGHTS, Container, Partition, open_container
 from acccmp.models.om_io import ModelIO, model_io, parse_inout_info
-from acccmp.models.payloads import Buffer, mapped
 
 _CONST_TYPES = ("Const", "Constant")
 # Model attributes that inspect shows, by the name it shows them under.

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.core.wire import Buffer
 from acccmp.errors import FormatError
 from acccmp.models.device_graph import DeviceOp, DeviceTensor, dtype_from
 from acccmp.models.om_io import Gear, ModelIO, ModelTensor
-from acccmp.models.payloads import Buffer
 
 VARIANT = "OM2"
 ZIP_MAGIC = b"PK\x03\x04"

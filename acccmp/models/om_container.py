@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from acccmp.core.wire import BYTES, Buffer, fields
 from acccmp.errors import FormatError
-from acccmp.models.payloads import BYTES, Buffer, fields
 
 HEADER_SIZE = 256
 MAGIC = b"IMOD"
@@ -238,13 +238,13 @@ def _submodels(buffer: Buffer, path: Path, table: tuple[Partition, ...], depth: 
             for field in fields(buffer, part.offset, part.offset + part.size):
                 if field.wire != BYTES:
                     continue
-                if field.number_of == 3:
-                    at = (field.value, field.end)
-                elif field.number_of in (1, 2, 9):
-                    text = bytes(buffer[field.value : field.end][:4096]).decode("utf-8", "replace")
-                    name = text if field.number_of == 1 else name
-                    kind = text if field.number_of == 2 else kind
-                    elsewhere = text if field.number_of == 9 else elsewhere
+                if field.number == 3:
+                    at = (field.start, field.end)
+                elif field.number in (1, 2, 9):
+                    text = bytes(buffer[field.start : min(field.end, field.start + 4096)]).decode("utf-8", "replace")
+                    name = text if field.number == 1 else name
+                    kind = text if field.number == 2 else kind
+                    elsewhere = text if field.number == 9 else elsewhere
         except ValueError as error:
             yield Inner(name or f"sub-model {place}", kind, problem=f"damaged: {error}")
             continue

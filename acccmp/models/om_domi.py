@@ -13,11 +13,11 @@ from typing import Any
 import acccmp.core.layout as layouts
 from acccmp.core.layout import FORMATS
 from acccmp.core.tensor import BY_GE, TensorRef
+from acccmp.core.wire import Buffer, Payload, PayloadTable, thin
 from acccmp.errors import FormatError
 from acccmp.models.device_graph import DeviceOp, DeviceTensor
 from acccmp.models.om_attrs import text_of
 from acccmp.models.om_container import Partition
-from acccmp.models.payloads import Buffer, Payload, PayloadTable, thin
 
 _WEIGHT = PayloadTable({4: None})
 _PAYLOADS = PayloadTable({20: PayloadTable({

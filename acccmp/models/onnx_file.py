@@ -13,8 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from acccmp.core.wire import (
+    BYTES,
+    Buffer,
+    CutOff,
+    Damaged,
+    Field,
+    FileBytes,
+    bytes_field,
+    bytes_head,
+    fields,
+    number_field,
+)
 from acccmp.errors import FormatError, InputError
-from acccmp.models.identify import CutOff, Field, fields
 
 if TYPE_CHECKING:
     import onnx
@@ -41,18 +52,18 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
+        parts = bytearray()
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            parts = bytearray()
-            for field in fields(file, 0, size):
-                if (field.number, field.wire) == (_GRAPH, 2):
+            buffer = FileBytes(file)
+            for field in fields(buffer, 0, len(buffer)):
+                if (field.number, field.wire) == (_GRAPH, BYTES):
                     inside = bytearray()
-                    for item in fields(file, field.start, field.start + field.size):
-                        inside += _graph_field(path, file, item)
+                    for item in fields(buffer, field.start, field.end):
+                        inside += _graph_field(path, buffer, item)
                         _bounded(path, len(inside))
-                    parts += _bytes_field(_GRAPH, bytes(inside))
+                    parts += bytes_field(_GRAPH, bytes(inside))
                 else:
-                    parts += _copied(file, field)
+                    parts += _copied(buffer, field)
                 _bounded(path, len(parts))
         model = onnx.ModelProto()
         model.ParseFromString(bytes(parts))
@@ -61,7 +72,7 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
             f"{path}: an ONNX model that is cut off: a part of {error.need} bytes at offset {error.at} does not end "
             f"within its {os.path.getsize(path)} bytes; fetch or export it again"
         ) from None
-    except (ValueError, DecodeError) as error:
+    except (Damaged, DecodeError) as error:
         raise FormatError(f"{path}: an ONNX model that is damaged: {str(error).splitlines()[0]}") from None
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -76,45 +87,24 @@ def _bounded(path: Path, size: int) -> None:
         )
 
 
-def _copied(file: BinaryIO, field: Field) -> bytes:
-    if field.wire == 2 and field.size > LARGEST_SKELETON:
-        raise ValueError(f"a part of {field.size} bytes at offset {field.start}")
-    file.seek(field.start)
-    return _head(field) + file.read(field.size)
+def _copied(buffer: Buffer, field: Field) -> bytes:
+    if field.size > LARGEST_SKELETON:
+        raise Damaged(f"a part of {field.size} bytes at offset {field.start}")
+    return bytes(buffer[field.tag : field.end])
 
 
-def _head(field: Field) -> bytes:
-    key = _varint(field.number << 3 | field.wire)
-    if field.wire == 0:
-        return key + _varint(field.value)
-    return key + _varint(field.size) if field.wire == 2 else key
-
-
-def _graph_field(path: Path, file: BinaryIO, field: Field) -> bytes:
-    if (field.number, field.wire) != (_INITIALIZER, 2) or field.size <= INLINE:
-        return _copied(file, field)
-    inner = list(fields(file, field.start, field.start + field.size))
-    raw = [item for item in inner if (item.number, item.wire) == (_RAW, 2)]
+def _graph_field(path: Path, buffer: Buffer, field: Field) -> bytes:
+    if (field.number, field.wire) != (_INITIALIZER, BYTES) or field.size <= INLINE:
+        return _copied(buffer, field)
+    inner = list(fields(buffer, field.start, field.end))
+    raw = [item for item in inner if (item.number, item.wire) == (_RAW, BYTES)]
     if not raw or raw[-1].size <= INLINE:
-        return _copied(file, field)
-    out = b"".join(_copied(file, item) for item in inner if item.number not in (_RAW, _EXTERNAL, _LOCATION))
+        return _copied(buffer, field)
+    out = b"".join(_copied(buffer, item) for item in inner if item.number not in (_RAW, _EXTERNAL, _LOCATION))
     for key, value in (("location", path.name), ("offset", str(raw[-1].start)), ("length", str(raw[-1].size))):
-        entry = _bytes_field(_KEY, key.encode()) + _bytes_field(_VALUE, value.encode("utf-8", "surrogateescape"))
-        out += _bytes_field(_EXTERNAL, entry)
-    return _bytes_field(_INITIALIZER, out + _varint(_LOCATION << 3) + _varint(1))
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _bytes_field(number: int, payload: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+        entry = bytes_field(_KEY, key.encode()) + bytes_field(_VALUE, value.encode("utf-8", "surrogateescape"))
+        out += bytes_field(_EXTERNAL, entry)
+    return bytes_field(_INITIALIZER, out + number_field(_LOCATION, 1))
 
 
 # -- where external data are -------------------------------------------------------------------------------------
@@ -261,17 +251,17 @@ def _write(model: onnx.ModelProto, file: BinaryIO, places: Sequence[Place | None
             tensor.ClearField("data_location")
         body = tensor.SerializeToString(deterministic=True)
         if place is None:
-            heads.append((_bytes_field(_INITIALIZER, body), None))
+            heads.append((bytes_field(_INITIALIZER, body), None))
         else:
-            body += _varint(_RAW << 3 | 2) + _varint(_length(place))
+            body += bytes_head(_RAW, _length(place))
             total = len(body) + _length(place)
-            heads.append((_varint(_INITIALIZER << 3 | 2) + _varint(total) + body, place))
+            heads.append((bytes_head(_INITIALIZER, total) + body, place))
     del model.graph.initializer[:]
     graph = model.graph.SerializeToString(deterministic=True)
     model.ClearField("graph")
     file.write(model.SerializeToString(deterministic=True))
     size = len(graph) + sum(len(head) + (_length(place) if place else 0) for head, place in heads)
-    file.write(_varint(_GRAPH << 3 | 2) + _varint(size) + graph)
+    file.write(bytes_head(_GRAPH, size) + graph)
     for head, place in heads:
         file.write(head)
         if place is not None:

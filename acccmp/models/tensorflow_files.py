@@ -5,17 +5,14 @@ Nodes are read one by one, and the bytes of large constants are left in the file
 
 from __future__ import annotations
 
-import mmap
-import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from acccmp.core.wire import BYTES, VARINT, Buffer, CutOff, Damaged, Field, fields, mapped
 from acccmp.errors import FormatError
-from acccmp.models.tensorflow_values import fields, find_content
 
 LAZY = 1024  # bytes from which on a constant stays in the file
 
@@ -43,7 +40,8 @@ class Parsed:
 def read(path: Path) -> tuple[Parsed, Path]:
     """A file or SavedModel folder taken apart, and the file that was read. Raises FormatError with one line."""
     file = file_of(path)
-    with _bytes_of(file) as data:
+    with mapped(file) as data:
+        _refuse_others(data, file)
         parsed = _parse_text(bytes(data), file) if _is_text(data) else _parse_binary(data, file)
     if not parsed.nodes:
         raise FormatError(f"{file}: a TensorFlow graph without a single node")
@@ -59,25 +57,7 @@ def file_of(path: Path) -> Path:
     raise FormatError(f"{path}: a folder without saved_model.pb is no SavedModel")
 
 
-@contextmanager
-def _bytes_of(file: Path) -> Iterator[memoryview]:
-    try:
-        with open(file, "rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            if not size:
-                raise FormatError(f"{file}: empty; a TensorFlow graph was asked for")
-            with mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ) as mapped:
-                data = memoryview(mapped)
-                try:
-                    _refuse_others(data, file)
-                    yield data
-                finally:
-                    data.release()
-    except OSError as error:
-        raise FormatError(f"{file}: cannot be read: {error.strerror or error}") from error
-
-
-def _refuse_others(data: memoryview, file: Path) -> None:
+def _refuse_others(data: Buffer, file: Path) -> None:
     head = bytes(data[:64])
     for begin, what in _OTHERS:
         if head.startswith(begin):
@@ -89,7 +69,7 @@ def _refuse_others(data: memoryview, file: Path) -> None:
         raise FormatError(f"{file}: part of a TensorFlow checkpoint (values without a graph): freeze the graph first")
 
 
-def _is_text(data: memoryview) -> bool:
+def _is_text(data: Buffer) -> bool:
     head = bytes(data[:4096])
     return not any(byte < 9 or 13 < byte < 32 for byte in head)
 
@@ -148,32 +128,31 @@ def _known_enums(text: str, schema: Any) -> tuple[str, list[str]]:
     return swapped, list(unknown)
 
 
-def _parse_binary(data: memoryview, file: Path) -> Parsed:
+def _parse_binary(data: Buffer, file: Path) -> Parsed:
     kinds: set[tuple[int, int]] = set()
     try:
         if data[0] == 0x08:  # a number as field 1: SavedModel's version, ONNX's IR version or a tensor's size
-            for number, wire, _, _ in fields(data, 0, len(data)):
-                kinds.add((number, wire))
-            if {(7, 2), (8, 2)} <= kinds:
+            for found in fields(data, 0, len(data)):
+                kinds.add((found.number, found.wire))
+            if {(7, BYTES), (8, BYTES)} <= kinds:
                 raise FormatError(f"{file}: an ONNX model, not a TensorFlow graph")
-            if (9, 2) in kinds or (2, 0) in kinds:
+            if (9, BYTES) in kinds or (2, VARINT) in kinds:
                 raise FormatError(f"{file}: one tensor in ONNX's format, not a TensorFlow graph")
             return _parse_saved_model(data, file)
         return _parse_graph(data, 0, len(data), file)
-    except FormatError as error:
-        text = str(error)
-        if text.startswith(str(file)):
-            raise
-        raise FormatError(f"{file}: {_truncated_or_other(text, kinds)}") from None
+    except Damaged as error:
+        raise FormatError(f"{file}: {_truncated_or_other(error, (7, BYTES) in kinds)}") from None
 
 
-def _truncated_or_other(text: str, kinds: Collection[tuple[int, int]]) -> str:
-    if {(7, 2)} & set(kinds):
-        return f"looks like an ONNX model, and is damaged ({text})"
-    return f"truncated TensorFlow graph? {text}" if text.startswith("cut short") else f"not a TensorFlow graph ({text})"
+def _truncated_or_other(error: Damaged, has_graph: bool) -> str:
+    if has_graph:
+        return f"looks like an ONNX model, and is damaged ({error})"
+    if isinstance(error, CutOff):
+        return f"truncated TensorFlow graph? {error}"
+    return f"not a TensorFlow graph ({error})"
 
 
-def _parse_graph(data: memoryview, start: int, end: int, file: Path) -> Parsed:
+def _parse_graph(data: Buffer, start: int, end: int, file: Path) -> Parsed:
     from google.protobuf.message import DecodeError
 
     from acccmp.schemas import tensorflow_pb2 as schema
@@ -181,28 +160,26 @@ def _parse_graph(data: memoryview, start: int, end: int, file: Path) -> Parsed:
     nodes: list[Any] = []
     places: dict[str, tuple[int, int]] = {}
     others: list[bytes] = []
-    before = start
     try:
-        for number, wire, first, last in fields(data, start, end):
-            if number > 16 or (wire != 2 and number in (1, 2, 4)):
-                hint = " (a Caffe model?)" if number == 100 else ""
-                raise FormatError(f"field {number} at byte {before} is no part of a graph{hint}")
-            if number == 1:
-                node = _node_def(schema, bytes(data[first:last]), len(nodes), before)
+        for found in fields(data, start, end):
+            if found.number > 16 or (found.wire != BYTES and found.number in (1, 2, 4)):
+                hint = " (a Caffe model?)" if found.number == 100 else ""
+                raise Damaged(f"field {found.number} at byte {found.tag} is no part of a graph{hint}")
+            if found.number == 1:
+                node = _node_def(schema, bytes(data[found.start : found.end]), len(nodes), found.tag)
                 value = node.attr["value"].tensor if node.op == "Const" and "value" in node.attr else None
                 if value is not None and len(value.tensor_content) >= LAZY:
-                    place = find_content(data, first, last)
+                    place = _content_place(data, found.start, found.end)
                     if place is not None and place[1] == len(value.tensor_content):
                         places[node.name] = place
                         value.ClearField("tensor_content")
                 nodes.append(node)
             else:
-                others.append(bytes(data[before:last]))
-            before = last
-    except FormatError as error:
-        if nodes and str(error).startswith("cut short"):
-            raise FormatError(f"{file}: truncated after node {nodes[-1].name!r} ({len(nodes)} read): {error}") from None
-        raise
+                others.append(bytes(data[found.tag : found.end]))
+    except CutOff as error:
+        if not nodes:
+            raise
+        raise FormatError(f"{file}: truncated after node {nodes[-1].name!r} ({len(nodes)} read): {error}") from None
     try:
         rest = schema.GraphDef.FromString(b"".join(others))
     except DecodeError as error:
@@ -218,28 +195,44 @@ def _node_def(schema: Any, raw: bytes, index: int, at: int) -> Any:
     except DecodeError:
         node = None
     if node is None or not node.name or not node.op:
-        raise FormatError(f"node {index} at byte {at} is no NodeDef")
+        raise Damaged(f"node {index} at byte {at} is no NodeDef")
     return node
 
 
-def _parse_saved_model(data: memoryview, file: Path) -> Parsed:
+def _content_place(data: Buffer, start: int, end: int) -> tuple[int, int] | None:
+    """(offset, length) of `attr["value"].tensor.tensor_content` of the NodeDef in `data[start:end]`, or None."""
+    place = None
+    for attr in _messages(data, start, end, 5):
+        entry = {part.number: part for part in fields(data, attr.start, attr.end) if part.wire == BYTES}
+        if 1 not in entry or 2 not in entry or bytes(data[entry[1].start : entry[1].end]) != b"value":
+            continue
+        for tensor in _messages(data, entry[2].start, entry[2].end, 8):
+            for content in _messages(data, tensor.start, tensor.end, 4):
+                place = content.start, content.size
+    return place
+
+
+def _messages(data: Buffer, start: int, end: int, number: int) -> Iterator[Field]:
+    return (found for found in fields(data, start, end) if (found.number, found.wire) == (number, BYTES))
+
+
+def _parse_saved_model(data: Buffer, file: Path) -> Parsed:
     from google.protobuf.message import DecodeError
 
     from acccmp.schemas import tensorflow_pb2 as schema
 
     graphs: list[tuple[Any, tuple[int, int] | None]] = []
-    for number, wire, first, last in fields(data, 0, len(data)):
-        if (number, wire) == (1, 0):
+    for found in fields(data, 0, len(data)):
+        if (found.number, found.wire) == (1, VARINT):
             continue
-        if (number, wire) != (2, 2):
-            raise FormatError(f"field {number} is no part of a SavedModel")
-        place, shell, before = None, [], first
-        for n, w, a, b in fields(data, first, last):
-            if (n, w) == (2, 2):
-                place = (a, b)
+        if (found.number, found.wire) != (2, BYTES):
+            raise Damaged(f"field {found.number} is no part of a SavedModel")
+        place, shell = None, []
+        for part in fields(data, found.start, found.end):
+            if (part.number, part.wire) == (2, BYTES):
+                place = part.start, part.end
             else:
-                shell.append(bytes(data[before:b]))
-            before = b
+                shell.append(bytes(data[part.tag : part.end]))
         try:
             graphs.append((schema.MetaGraphDef.FromString(b"".join(shell)), place))
         except DecodeError as error:

@@ -1,14 +1,11 @@
 """TensorFlow's dtypes, constants and attributes as ours.
 
 The DataType table, TensorProto -> TensorRef, AttrValue -> a plain value.
-Also the walk over protobuf's wire format that finds where in a file the bytes of a constant are, so that they need
-not be kept in memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -162,7 +159,6 @@ def _numbers(raw: Any, row: DType, count: int) -> Any:
     return decode(raw, row, count)
 
 
-
 def _listed(proto: Any, row: DType) -> Any:
     """The values of the repeated field that belongs to the dtype, as a flat array of what decoding gives."""
     field = _VALUES.get(row.name, "int_val")
@@ -188,62 +184,3 @@ def content(ref: TensorRef) -> bytes:
         codes = {value: code for code, value in enumerate(table.tolist())}
         return bytes(codes[value] for value in ref.numpy().reshape(-1).tolist())
     return ref.raw()
-
-
-# -- where in the file -------------------------------------------------------------------------------------------
-
-
-def fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, wire type, start, end) of each field of the message in `data[start:end]`; start and end are
-    those of the payload. Raises FormatError, with the place, where the bytes are no message or stop too early."""
-    at = start
-    while at < end:
-        begin = at
-        key, at = _varint(data, at, end)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            first = at
-            _, at = _varint(data, at, end)
-        elif wire in (1, 5):
-            first, at = at, at + (8 if wire == 1 else 4)
-        elif wire == 2:
-            length, first = _varint(data, at, end)
-            at = first + length
-        else:
-            raise FormatError(f"byte {begin} begins no field")
-        if number == 0:
-            raise FormatError(f"byte {begin} begins no field")
-        if at > end:
-            raise FormatError(f"cut short: field {number} at byte {begin} goes on to byte {at}, there are {end}")
-        yield number, wire, first, at
-
-
-def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < end and shift < 64:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    if at >= end:
-        raise FormatError(f"cut short: a number at byte {at} has no end")
-    raise FormatError(f"byte {at} is no part of a number")
-
-
-def find_content(data: memoryview, start: int, end: int) -> tuple[int, int] | None:
-    """(offset, length) of `attr["value"].tensor.tensor_content` of the NodeDef in `data[start:end]`, or None."""
-    found = None
-    for number, wire, first, last in fields(data, start, end):
-        if (number, wire) != (5, 2):
-            continue
-        entry = {n: (a, b) for n, w, a, b in fields(data, first, last) if w == 2}
-        if 1 not in entry or 2 not in entry or bytes(data[slice(*entry[1])]) != b"value":
-            continue
-        for n, w, a, b in fields(data, *entry[2]):  # AttrValue
-            if (n, w) == (8, 2):
-                for m, v, x, y in fields(data, a, b):  # TensorProto
-                    if (m, v) == (4, 2):
-                        found = (x, y - x)
-    return found
