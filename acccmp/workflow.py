@@ -18,7 +18,7 @@ from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, TensorRef
-from acccmp.dumps.arrays import sha256, sound
+from acccmp.dumps.arrays import read_npy, sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError, FormatError, InputError, MappingError, MissingExtra, RunError, SliceError
 from acccmp.models.identify import identify
@@ -717,21 +717,23 @@ def _with_entrance(golden: Dump, manifest: Mapping[str, Any], graph: Graph) -> D
 
 def bundled_inputs(folder: Path, manifest: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
     """The inputs of a written slice as arrays in the model's dtype: the `.bin` that the device is fed with, else the
-    golden tensor at the entrance."""
+    golden tensor at the entrance. Raises FormatError for files that were changed after the manifest was written."""
     feeds: dict[str, Any] = {}
     for facts in manifest["inputs"]:
         tensor = str(facts["name"])
-        spec = graph.spec(tensor)
-        if "bin" in facts and "quantised" not in facts:
-            row = DTYPES[str(facts["bin"]["dtype"])]
-            shape = tuple(int(n) for n in facts["shape"])
-            file = folder / "inputs" / Path(str(facts["bin"]["file"])).name
-            array = TensorRef(str(file), row, shape).numpy()
-        elif "npy" in facts or "golden" in facts:
-            file = folder / "inputs" / Path(str(facts.get("npy", facts.get("golden"))["file"])).name
-            array = np.load(file, allow_pickle=False)
-        else:
+        wanted = spec.dtype.numpy if (spec := graph.spec(tensor)).dtype is not None else None
+        form = "bin" if "bin" in facts and "quantised" not in facts else "npy" if "npy" in facts else "golden"
+        if form not in facts:
             continue
-        wanted = spec.dtype.numpy if spec.dtype is not None else None
+        file = folder / "inputs" / Path(str(facts[form]["file"])).name
+        if sha256(file) != facts[form].get("sha256"):
+            raise FormatError(
+                f"{file}: its SHA-256 is not that of manifest.json: it was changed after the slice was written"
+            )
+        if form == "bin":
+            shape = tuple(int(n) for n in facts["shape"])
+            array = TensorRef(str(file), DTYPES[str(facts["bin"]["dtype"])], shape).numpy()
+        else:
+            array = read_npy(file).numpy()
         feeds[tensor] = array if wanted is None else array.astype(wanted)
     return feeds

@@ -32,6 +32,7 @@ from acccmp.slicing.cut import Slice
 from acccmp.slicing.entrance import dequantised
 
 SCHEMA = "acccmp.slice/1"  # version of manifest.json
+FORMS = ("npy", "bin", "dumped", "golden")  # files of one input
 MOST_MANIFEST = 64 << 20  # bytes; a larger manifest.json is none of ours
 
 # Number of the framework on ATC's command line, and how the sub-model is named there.
@@ -140,15 +141,41 @@ def read_manifest(folder: str | Path) -> tuple[Path, dict[str, Any]]:
         except ValueError as error:
             raise FormatError(f"{file}: not JSON ({error}); write the slice again") from None
         if isinstance(data, dict) and data.get("schema") == SCHEMA:
+            if not _is_whole(data):
+                raise FormatError(f"{file}: lacks what a slice's manifest must say; write the slice again")
             return path, data
     raise InputError(f"{folder}: holds no slice (no manifest.json of {SCHEMA}); `acccmp slice` writes one")
+
+
+def _is_whole(data: Mapping[str, Any]) -> bool:
+    """Does a manifest have the parts that are read again, in the kinds that they should be of?"""
+    part, inputs = data.get("slice"), data.get("inputs")
+    if not isinstance(part, dict) or not isinstance(part.get("files"), list) or not isinstance(inputs, list):
+        return False
+    for entry in (*part["files"], *(entry[form] for entry in inputs if isinstance(entry, dict) for form in FORMS
+                                    if form in entry)):
+        if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+            return False
+    for entry in inputs:
+        try:
+            Port.parse(entry["port"])
+            shape = entry.get("shape") or []
+            known = all(isinstance(dim, int | str | None) for dim in shape)
+            dtype = entry.get("bin", {"dtype": "float16"})["dtype"]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return False
+        if not known or dtype not in DTYPES or not isinstance(entry.get("name"), str):
+            return False
+    return True
 
 
 def is_slice(folder: str | Path) -> bool:
     """Is this the folder of a slice, or one that holds such folders?"""
     try:
         read_manifest(folder)
-    except (InputError, FormatError, OSError):
+    except FormatError:  # a damaged slice: whoever reads it says what is wrong
+        return (Path(folder) / "reproduce.py").is_file()
+    except (InputError, OSError):
         return False
     return True
 
