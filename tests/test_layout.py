@@ -306,3 +306,12 @@ def test_several_orders_fit_where_channels_height_and_width_are_equal() -> None:
     assert L.candidates("NC1HWC0", (1, 1, 16, 16, 16), (1, 16, 16, 16)) == ["NCHW", "NHWC"]
     assert L.candidates("NC1HWC0", (1, 2, 6, 6, 16), (1, 20, 6, 6)) == ["NCHW"]
     assert L.candidates("NC1HWC0", (1, 2, 6, 6, 16), (1, 6, 6, 20)) == ["NHWC"]
+
+
+@pytest.mark.parametrize("name", ["NC1HWC0", "NDC1HWC0", "FRACTAL_Z", "FRACTAL_NZ", "FRACTAL_ZZ", "C1HWNCoC0"])
+def test_a_damaged_header_with_blocks_of_no_elements_fits_nothing(name: str) -> None:
+    for original in ((2, 3, 4, 5), (3, 4), (5,), (0, 3, 4, 5)):
+        for stored in ((2, 1, 4, 5, 0), (1, 1, 16, 0), (0, 0, 0, 0), (1, 1, 0, 16), (1, 2, 1, 4, 5, 0), ()):
+            assert not L.fits(name, stored, "NCHW", original)
+            with pytest.raises(L.LayoutError):
+                L.to_original(np.zeros(stored), name, "NCHW", original)

@@ -120,7 +120,7 @@ def fits(layout: str, stored: Shape, original_layout: str | None, original: Shap
         if layout == "ND":
             return math.prod(stored) == math.prod(original)
         if _is_indexed(layout, groups):
-            return stored == _stored_shape_indexed(layout, original_layout, original, stored[-1], groups)
+            return stored == _stored_shape_indexed(layout, original_layout, original, _innermost(stored), groups)
         axes, order = _axes(layout, stored, original_layout, original)
         sizes = dict(zip(axes.names, axes.sizes, strict=True))
         for letter, size in zip(order, original, strict=True):
@@ -210,7 +210,7 @@ def read_region(
         found = read_region(stored, layout, original_layout, row, whole_row, groups)
         return found.reshape(found.shape[len(found.shape) - len(original):])
     if _is_indexed(layout, groups):
-        want = _stored_shape_indexed(layout, original_layout, original, stored.shape[-1], groups)
+        want = _stored_shape_indexed(layout, original_layout, original, _innermost(stored.shape), groups)
         if want != stored.shape:
             raise LayoutError(f"{layout} of {original} is stored as {want}, not {stored.shape}")
         return stored.reshape(-1)[_flat_index(layout, stored.shape, original_layout, original, groups, region)]
@@ -333,6 +333,8 @@ def _axes(layout: str, stored: Shape, original_layout: str | None, original: Sha
     words = _expand(layout, order, len(original)).split()
     if len(words) != len(stored):
         raise LayoutError(f"{layout} of a rank-{len(original)} tensor has {len(words)} axes, stored are {stored}")
+    if any(word.endswith("0") and n < 1 for word, n in zip(words, stored, strict=True)):
+        raise LayoutError(f"{layout} {stored} has blocks of no elements")
     size = dict(zip(order, original, strict=True))
     names: list[str] = []
     sizes: list[int] = []
@@ -348,6 +350,11 @@ def _axes(layout: str, stored: Shape, original_layout: str | None, original: Sha
         names += parts
         sizes += opened
     return _Axes(tuple(names), tuple(sizes)), order
+
+
+def _innermost(stored: Shape) -> int:
+    """C0: the last stored size; 0 for a scalar, which has none."""
+    return stored[-1] if stored else 0
 
 
 # -- layouts with an index function ------------------------------------------------------------------------------
@@ -390,6 +397,8 @@ def _stored_shape_indexed(
     n, c, h, w = (size[a] for a in "NCHW")
     if not c or not n:
         raise LayoutError(f"{layout} of an empty tensor {original}")
+    if c0 < 1:
+        raise LayoutError(f"{layout} with blocks of no elements")
     if layout == "C1HWNCoC0":
         return (-(-c // c0), h, w, n, c0, c0)
     g = _grouped(n, c, c0, groups)
