@@ -26,7 +26,9 @@ MEASUREMENTS: dict[str, list[str]] = {
         "damage.py", *(f"sample_dumps/{net}/{dump}" for net in ("digits_resnet", "digits_lenet", "digits_cnn")
                        for dump in ("npu", "npu_faulty", "golden")), "--count", "1000",
     ],
+    "damage-compare": ["damage_compare.py", "1000"],
     "mutated-models": ["mutate_models.py", "2000"],
+    "device-files": ["device_files.py"],
     "big-om": ["big_om.py"],
     "false-alarms": ["false_alarms.py", "100"],
     "kills": ["kills.py", "200"],
