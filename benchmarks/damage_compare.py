@@ -112,7 +112,7 @@ def tensor_by_hand(path: Path, side: str, index: int, wanted: tuple[int, ...]) -
         size = told.get(6 if kind == "output" else 5, 0) or need  # a header that lost its size still has its shape
         if (kind, seen[kind]) == (side, index):
             dtype = np.dtype(DTYPES[told.get(1, 0)])
-            if at + size > len(raw) or size < need:
+            if at + need > len(raw) or size < need:
                 raise ValueError("the payload is too short")
             array = np.frombuffer(raw, dtype, int(np.prod(shape, dtype=object)), at).reshape(shape)
             return undone(array, told.get(2, 0), wanted)
