@@ -436,3 +436,39 @@ def test_short_tells_all_when_an_inner_layer_warns(acccmp: Any, samples: Path, t
     assert "pool1" in ran.out
     assert ran.code == 0
     assert ran.out.count("\n") > 10
+
+
+# -- too little --------------------------------------------------------------------------------------------------
+
+
+def test_too_little_covered_is_exit_code_3_and_no_pass(acccmp: Any, dumps: Path, tmp_path: Path) -> None:
+    shutil.copytree(dumps / "healthy0" / "npu", tmp_path / "npu")
+    for file in (tmp_path / "npu").iterdir():
+        if "block" in file.name:
+            file.unlink()
+    check = ["check", dumps / "model.onnx", tmp_path / "npu", "--mapping", dumps / "mapping.json"]
+    made = acccmp(*check, "--baseline", tmp_path / "b", "--update", "--markdown", tmp_path / "m.md")
+    assert made.code == 3
+    assert "NOT PASSED" in made.out
+    assert "too little was covered" in made.out
+    assert "## acccmp: NOT PASSED" in (tmp_path / "m.md").read_text()
+    assert acccmp(*check, "--baseline", tmp_path / "b", "--min-coverage", "0.1").code == 0
+
+
+def test_layers_that_are_not_dumped_any_more_fail(acccmp: Any, dumps: Path, tmp_path: Path) -> None:
+    acccmp(*one(dumps), "--baseline", tmp_path / "b", "--update")
+    shutil.copytree(dumps / "healthy0" / "npu", tmp_path / "npu")
+    next((tmp_path / "npu").glob("MaxPool.*")).unlink()
+    check = ["check", dumps / "model.onnx", tmp_path / "npu", "--mapping", dumps / "mapping.json"]
+    ran = acccmp(*check, "--baseline", tmp_path / "b")
+    assert ran.code == 1
+    assert "pool1:output:0: was compared before, is not any more" in ran.out
+
+
+def test_nothing_compared_never_replaces_a_baseline(acccmp: Any, dumps: Path, tmp_path: Path) -> None:
+    acccmp(*one(dumps), "--baseline", tmp_path / "b", "--update")
+    before = (tmp_path / "b").read_bytes()
+    (tmp_path / "empty").mkdir()
+    check = ["check", dumps / "model.onnx", tmp_path / "empty", "--mapping", dumps / "mapping.json"]
+    assert acccmp(*check, "--baseline", tmp_path / "b", "--update").code in (2, 3)
+    assert (tmp_path / "b").read_bytes() == before
