@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of real models (../shared/data) is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tf() -> Any:
+    """TensorFlow, quiet and with the same sums on every machine; tests that need it are skipped without."""
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return pytest.importorskip("tensorflow")
 
 
 @pytest.fixture(scope="session")

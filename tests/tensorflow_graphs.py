@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ class Sizes(tuple[Any, ...]):
 
 class Calls(str):
     """A function's name as an attribute's value."""
+
+
+F = Kind(FLOAT)
+X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3  # a feed for `loop`, `cond` and others of two rows of four
+
+# real models, in the folder tensorflow of the shared data
+HH = "Ascend_ModelZoo-TensorFlow__hh.pb"
+MTCNN = "blaueck_tf-mtcnn__mtcnn.pb"
+FC = "tf2onnx__fc-layers.frozen.pb"
 
 
 def node(name: str, op: str, *inputs: str, **attrs: Any) -> Any:
@@ -99,7 +109,7 @@ def function(name: str, inputs: dict[str, int], outputs: dict[str, tuple[int, st
 
 def loop(limit: int = 3, frame: str = "loop/frame") -> list[Any]:
     """a = 2x; `limit` times: v = v + a, beginning with v = a; y = -v. A V1 while loop as TensorFlow 1 wrote them."""
-    f, i = Kind(FLOAT), Kind(INT32)
+    f, i = F, Kind(INT32)
     return [
         placeholder("x", -1, 4),
         const("two", np.float32(2)),
@@ -133,7 +143,7 @@ LOOP_NODES = {"loop/Enter", "loop/Enter_1", "loop/Merge", "loop/Merge_1", "loop/
 
 def cond() -> list[Any]:
     """y = x * x where the sum of x is above zero, else -x - 1; as V1 wrote tf.cond."""
-    f, b = Kind(FLOAT), Kind(BOOL)
+    f, b = F, Kind(BOOL)
     return [
         placeholder("x", -1, 4),
         const("axes", np.array([0, 1], np.int32)),
@@ -151,6 +161,13 @@ def cond() -> list[Any]:
         node("cond/Merge", "Merge", "cond/less", "cond/square", T=f, N=2),
         node("y", "Identity", "cond/Merge", T=f),
     ]
+
+
+def values(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What TensorFlow computes for every tensor that can be captured, by name."""
+    from acccmp.runners.tensorflow import run
+
+    return {graph.tensor(port) or port.node: array for port, array in run(graph, feeds).tensors.items()}
 
 
 def seen(one: Node, names: set[str]) -> tuple[Any, ...]:

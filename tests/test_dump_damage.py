@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -32,19 +29,9 @@ from acccmp.core.layout import LayoutError
 from acccmp.dumps import arrays
 from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError
+from benchmarks.damage import damage
 
 T = 1700000000001000
-
-
-def damage_module() -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / "damage.py"
-    spec = importlib.util.spec_from_file_location("acccmp_damage", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def all_kinds(folder: Path) -> Path:
@@ -67,7 +54,7 @@ def all_kinds(folder: Path) -> Path:
 
 
 def test_300_damages_of_every_container_lose_nothing_but_the_damaged_file(tmp_path: Path) -> None:
-    outcome = damage_module().damage(all_kinds(tmp_path / "d"), 300, seed=1)
+    outcome = damage(all_kinds(tmp_path / "d"), 300, seed=1)
     assert outcome.failures == []
     assert sum(outcome.trials.values()) == 300
     assert len({kind for kind, _ in outcome.trials}) == 6
@@ -75,15 +62,14 @@ def test_300_damages_of_every_container_lose_nothing_but_the_damaged_file(tmp_pa
 
 def test_damages_of_the_vendors_dumps(shared: Path) -> None:
     for name in ("fusion", "net_fp16_5hd_fused3"):
-        outcome = damage_module().damage(shared / "peer_results" / name / "npu", 100, seed=2)
+        outcome = damage(shared / "peer_results" / name / "npu", 100, seed=2)
         assert outcome.failures == []
 
 
 def test_damages_of_golden_folders(shared: Path, tmp_path: Path) -> None:
     arrays.write_golden(tmp_path / "g", [(Port(f"n{i}", "output", 0), np.full((2, i + 1), i)) for i in range(5)], {})
-    module = damage_module()
     for folder in (tmp_path / "g", shared / "peer_results" / "fusion" / "golden"):
-        assert module.damage(folder, 60, seed=3).failures == []
+        assert damage(folder, 60, seed=3).failures == []
 
 
 def test_swapped_files_are_unreadable_not_compared_with_the_wrong_op(shared: Path, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dump_bytes
 import numpy as np
 import onnx
 import pytest
+from dump_bytes import FLOAT, FLOAT16, NC1HWC0, blob, number
 from emulated_nets import Array, device_outputs, model_file, picture, residual
 from hypothesis import given
 from hypothesis import strategies as st
@@ -224,24 +226,6 @@ def test_a_sum_of_two_activations_is_no_bias(tmp_path: Path) -> None:
 # -- files -------------------------------------------------------------------------------------------------------
 
 
-def varint(number: int) -> bytes:
-    out = b""
-    while number > 127:
-        out += bytes([number & 127 | 128])
-        number >>= 7
-    return out + bytes([number])
-
-
-def field(number: int, payload: bytes | int) -> bytes:
-    if isinstance(payload, int):
-        return varint(number << 3) + varint(payload)
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
-
-
-def dims(*sizes: int) -> bytes:
-    return field(1, b"".join(varint(size) for size in sizes))
-
-
 def test_a_dump_file_is_the_bytes_that_the_format_says(tmp_path: Path) -> None:
     """A Relu of 2 channels in NC1HWC0: length, header with the field numbers of the format, payloads."""
     path = model_file(
@@ -256,17 +240,14 @@ def test_a_dump_file_is_the_bytes_that_the_format_says(tmp_path: Path) -> None:
     stored = np.zeros((1, 1, 1, 2, 16), "<f2")
     stored[0, 0, 0, :, 0], stored[0, 0, 0, :, 1] = [1, 2], [3, 4]
     address = {key: int(value) for key, value in addresses(file).items()}
-    shapes = field(3, dims(1, 1, 1, 2, 16))
-    output = (
-        field(1, 2) + field(2, 3) + shapes  # DT_FLOAT16, NC1HWC0
-        + field(4, field(1, b"a/pool.1") + field(3, 1))  # original op: name, index 0, DT_FLOAT, NCHW (0: not written)
-        + field(6, 64) + field(7, dims(1, 2, 1, 2)) + field(9, address["output"])
+    output = dump_bytes.output(
+        FLOAT16, NC1HWC0, (1, 1, 1, 2, 16), 64, (1, 2, 1, 2),
+        origin=blob(1, b"a/pool.1") + number(3, FLOAT),  # name, index 0 and NCHW (0: not written), DT_FLOAT
+        extra=number(9, address["output"]),
     )
-    fed = field(1, 2) + field(2, 3) + shapes + field(5, 64) + field(6, dims(1, 2, 1, 2)) + field(8, address["input"])
-    header = (
-        field(1, b"2.0") + field(2, 1_700_000_000_003_000) + field(3, output) + field(4, fed) + field(6, b"a/pool.1")
-    )
-    assert raw == struct.pack("<Q", len(header)) + header + stored.tobytes() * 2
+    fed = dump_bytes.input_(FLOAT16, NC1HWC0, (1, 1, 1, 2, 16), 64, (1, 2, 1, 2)) + number(8, address["input"])
+    header = dump_bytes.header("a/pool.1", (output,), (fed,), time=1_700_000_000_003_000)
+    assert raw == dump_bytes.big(header, stored.tobytes() * 2)
 
 
 def addresses(file: Path) -> dict[str, int]:

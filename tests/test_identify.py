@@ -10,33 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dump_bytes import blob, number
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acccmp.errors import FormatError, InputError
 from acccmp.models.identify import examine, identify
 from acccmp.models.load import load
-
-
-def num(field: int, value: int) -> bytes:
-    """A varint field, by the wire format's definition."""
-    return varint(field << 3) + varint(value)
-
-
-def sub(field: int, payload: bytes | str) -> bytes:
-    """A length-delimited field."""
-    raw = payload.encode() if isinstance(payload, str) else payload
-    return varint(field << 3 | 2) + varint(len(raw)) + raw
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    while True:
-        value, low = value >> 7, value & 127
-        out += bytes([low | (128 if value else 0)])
-        if not value:
-            return out
-
 
 FOLDERS = {"onnx": {"onnx"}, "caffe": {"caffe"}, "tensorflow": {"tensorflow"}, "om": {"om"}, "atc_json": {"atc_json"},
            "mindspore": {"mindir", "ckpt"}, "cambricon": {"cambricon"}}
@@ -60,25 +40,26 @@ def test_every_real_dump_is_a_dump(shared: Path) -> None:
     assert {identify(path) for path in dumps} == {"dump"}
 
 
-HEADER = sub(1, "2.0") + num(2, 1700000000000000) + sub(3, num(1, 1) + num(6, 4)) + sub(6, "conv1")
+HEADER = blob(1, "2.0") + number(2, 1700000000000000) + blob(3, number(1, 1) + number(6, 4)) + blob(6, "conv1")
 
 BY_HAND = {
     # onnx.proto: 1 ir_version, 7 graph {1 node {4 op_type}, 2 name}, 8 opset_import
-    "onnx": num(1, 8) + sub(7, sub(1, sub(4, "Relu")) + sub(2, "g")) + sub(8, num(2, 17)),
+    "onnx": number(1, 8) + blob(7, blob(1, blob(4, "Relu")) + blob(2, "g")) + blob(8, number(2, 17)),
     # a graph that comes before everything else, as other writers order it
-    "onnx ": sub(7, sub(2, "g") + sub(5, num(1, 3) + num(2, 1))) + num(1, 4),
+    "onnx ": blob(7, blob(2, "g") + blob(5, number(1, 3) + number(2, 1))) + number(1, 4),
     # tensorflow graph.proto: 1 node {1 name, 2 op, 3 input}, 4 versions
-    "tensorflow": sub(1, sub(1, "x") + sub(2, "Placeholder")) + sub(4, num(1, 21)),
+    "tensorflow": blob(1, blob(1, "x") + blob(2, "Placeholder")) + blob(4, number(1, 21)),
     # caffe.proto: 1 name, 100 layer {1 name, 2 type, 3 bottom}; V1: 2 layers {4 name, 5 type}
-    "caffe": sub(1, "LeNet") + sub(100, sub(1, "conv1") + sub(2, "Convolution") + sub(3, "data")),
-    "caffe ": sub(1, "V1") + sub(2, sub(2, "data") + sub(3, "c") + sub(4, "conv1") + num(5, 4)),
-    "caffe  ": sub(100, sub(1, "data") + sub(2, "Input")),
+    "caffe": blob(1, "LeNet") + blob(100, blob(1, "conv1") + blob(2, "Convolution") + blob(3, "data")),
+    "caffe ": blob(1, "V1") + blob(2, blob(2, "data") + blob(3, "c") + blob(4, "conv1") + number(5, 4)),
+    "caffe  ": blob(100, blob(1, "data") + blob(2, "Input")),
     # mind_ir.proto: 1 ir_version (text), 2 producer_name, 7 graph
-    "mindir": sub(1, "0.1.1") + sub(2, "MindSpore") + sub(7, sub(2, "g")),
+    "mindir": blob(1, "0.1.1") + blob(2, "MindSpore") + blob(7, blob(2, "g")),
     # checkpoint.proto: 1 value {1 tag, 2 tensor {1 dims, 2 tensor_type, 3 content}}
-    "ckpt": sub(1, sub(1, "conv.weight") + sub(2, num(1, 2) + sub(2, "Float32") + sub(3, bytes(8)))),
+    "ckpt": blob(1, blob(1, "conv.weight") + blob(2, number(1, 2) + blob(2, "Float32") + blob(3, bytes(8)))),
     # dump_data.proto: 1 version, 2 dump_time, 3 output {1 data_type, 5 data}, 6 op_name
-    "dump": sub(1, "2.0") + num(2, 1700000000000000) + sub(3, num(1, 1) + sub(5, bytes(16))) + sub(6, "conv1"),
+    "dump": blob(1, "2.0") + number(2, 1700000000000000)
+            + blob(3, number(1, 1) + blob(5, bytes(16))) + blob(6, "conv1"),
     # a big dump: u64 length, header, payload
     "dump ": struct.pack("<Q", len(HEADER)) + HEADER + bytes(4),
     # nano: u64 length, magic at byte 8
@@ -109,8 +90,8 @@ WHAT_ELSE = {
     "HDF5": b"\x89HDF\r\n\x1a\n",
     "twins": b"\x7fMEF\x00\x00",
     "TensorFlow Lite": b"\x1c\x00\x00\x00TFL3" + bytes(20),
-    "one tensor in ONNX": num(1, 2) + num(2, 1) + sub(9, bytes(8)) + sub(8, "t"),
-    "inner file of a SavedModel": num(1, 1) + sub(2, sub(1, sub(5, "1.15")) + sub(2, sub(1, sub(1, "x")))),
+    "one tensor in ONNX": number(1, 2) + number(2, 1) + blob(9, bytes(8)) + blob(8, "t"),
+    "inner file of a SavedModel": number(1, 1) + blob(2, blob(1, blob(5, "1.15")) + blob(2, blob(1, blob(1, "x")))),
     "in text form; write it as binary": b"ir_version: 8\ngraph {\n node { op_type: \"Relu\" }\n}\n",
     "no known format": b"\xfe\xff\x00\x01" * 30,
     "gzip": b"\x1f\x8b\x08\x00",

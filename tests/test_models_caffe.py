@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from caffe_nets import V1_NET, random_weights, v1_net, v2_net, write_net
+from dump_bytes import varint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -382,13 +383,6 @@ def test_weights_of_other_sizes_are_noted_and_old_shapes_fit_new_ones(tmp_path: 
 def field(number: int, wire: int, body: bytes) -> bytes:
     tag = bytes([number << 3 | wire]) if number < 16 else bytes([number << 3 & 0x7F | 0x80 | wire, number >> 4])
     return tag + (varint(len(body)) if wire == 2 else b"") + body
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
 
 
 def one_blob(blob: bytes) -> bytes:

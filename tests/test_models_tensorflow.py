@@ -17,10 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_graphs import (
     BOOL,
+    FC,
     FLOAT,
+    HH,
     INT32,
     LOOP_NODES,
+    MTCNN,
     Calls,
+    F,
     Kind,
     Sizes,
     cond,
@@ -36,11 +40,6 @@ from tensorflow_graphs import (
 from acccmp.errors import FormatError
 from acccmp.models.tensorflow import load
 from acccmp.schemas import tensorflow_pb2 as schema
-
-HH = "Ascend_ModelZoo-TensorFlow__hh.pb"
-MTCNN = "blaueck_tf-mtcnn__mtcnn.pb"
-FC = "tf2onnx__fc-layers.frozen.pb"
-F = Kind(FLOAT)
 
 
 # (nodes, edges of data, edges of control, inputs, outputs); the counts are those of TensorFlow's own importer

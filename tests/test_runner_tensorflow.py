@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from tensorflow_graphs import (
+    FC,
     FLOAT,
+    HH,
     INT32,
+    MTCNN,
     Calls,
+    F,
     Kind,
     Sizes,
+    X,
     cond,
     const,
     function,
@@ -24,6 +29,7 @@ from tensorflow_graphs import (
     loop,
     node,
     placeholder,
+    values,
     write,
 )
 
@@ -33,20 +39,7 @@ from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
 from acccmp.models.tensorflow import load
 from acccmp.runners.tensorflow import freeze, run
 
-F = Kind(FLOAT)
-X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
-MODELS = {
-    "hh": "Ascend_ModelZoo-TensorFlow__hh.pb",
-    "mtcnn": "blaueck_tf-mtcnn__mtcnn.pb",
-    "fc": "tf2onnx__fc-layers.frozen.pb",
-}
-
-
-@pytest.fixture(scope="module")
-def tf() -> Any:
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    return pytest.importorskip("tensorflow")
+MODELS = {"hh": HH, "mtcnn": MTCNN, "fc": FC}
 
 
 def feeds_of(name: str, graph: Graph) -> dict[str, np.ndarray]:
@@ -58,10 +51,6 @@ def feeds_of(name: str, graph: Graph) -> dict[str, np.ndarray]:
         }
     tensor = graph.inputs[0]
     return {tensor: draw.random([n or 2 for n in graph.spec(tensor).shape or ()], np.float32)}
-
-
-def values(graph: Graph, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{port.node}:{port.index}": array for port, array in run(graph, feeds).tensors.items()}
 
 
 # model: tensors captured, inside loops, in branches not taken, handles

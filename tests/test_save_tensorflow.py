@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -13,10 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_graphs import (
+    FC,
     FLOAT,
+    HH,
     LOOP_NODES,
+    MTCNN,
     Calls,
+    F,
     Kind,
+    X,
     assert_same,
     cond,
     const,
@@ -25,6 +29,7 @@ from tensorflow_graphs import (
     loop,
     node,
     placeholder,
+    values,
     write,
 )
 
@@ -34,24 +39,6 @@ from acccmp.models.tensorflow import load, save
 from acccmp.models.tensorflow_write import whole_control_flow
 from acccmp.runners.tensorflow import run
 from acccmp.schemas import tensorflow_pb2 as schema
-
-F = Kind(FLOAT)
-X = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
-HH = "Ascend_ModelZoo-TensorFlow__hh.pb"
-MTCNN = "blaueck_tf-mtcnn__mtcnn.pb"
-FC = "tf2onnx__fc-layers.frozen.pb"
-
-
-@pytest.fixture(scope="module")
-def tf() -> Any:
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    return pytest.importorskip("tensorflow")
-
-
-def values(graph: Graph, feeds: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Every captured tensor by name."""
-    return {graph.tensor(port) or port.node: array for port, array in run(graph, feeds).tensors.items()}
 
 
 def written(part: Graph, folder: Path) -> Graph:

@@ -9,14 +9,15 @@ import csv
 import io
 import json
 import math
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import dump_bytes
 import numpy as np
 import pytest
+from dump_bytes import big, header, number
 
 from acccmp.comparison.compare import compare
 from acccmp.comparison.judging import Thresholds
@@ -38,39 +39,18 @@ FORMAT = {"NCHW": 0, "ND": 2, "NC1HWC0": 3, "FRACTAL_NZ": 29}
 # -- a big dump, byte by byte ------------------------------------------------------------------------------------
 
 
-def varint(number: int) -> bytes:
-    out = b""
-    while number > 127:
-        out += bytes([number & 127 | 128])
-        number >>= 7
-    return out + bytes([number])
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def shape(dims: Sequence[int]) -> bytes:
-    return field(1, b"".join(map(varint, dims)))
-
-
-def output(array: np.ndarray, layout: str = "ND", original: Sequence[int] | None = None, dtype: str = "",
+def output(array: np.ndarray, layout: str = "ND", original: tuple[int, ...] | None = None, dtype: str = "",
            size: int | None = None, address: int = 0) -> bytes:
-    """OpOutput: 1 data_type, 2 format, 3 shape, 6 size, 7 original_shape, 9 address."""
-    message = field(1, NUMBER[dtype or array.dtype.name]) + field(2, FORMAT[layout]) + field(3, shape(array.shape))
-    message += field(6, array.nbytes if size is None else size)
-    if original is not None:
-        message += field(7, shape(original))
-    return message + (field(9, address) if address else b"")
+    """OpOutput, with 9 address."""
+    return dump_bytes.output(
+        NUMBER[dtype or array.dtype.name], FORMAT[layout], array.shape, array.nbytes if size is None else size,
+        original, extra=number(9, address) if address else b"",
+    )
 
 
 def big_dump(name: str, array: np.ndarray, payload: bytes | None = None, **options: Any) -> bytes:
-    """u64 header length, DumpData (1 version, 2 dump_time, 3 output, 6 op_name), then the payload."""
-    header = field(1, b"2.0") + field(2, 1700000000000000) + field(3, output(array, **options))
-    header += field(6, name.encode())
-    return struct.pack("<Q", len(header)) + header + (array.tobytes() if payload is None else payload)
+    """u64 header length, DumpData with one output, then the payload."""
+    return big(header(name, (output(array, **options),)), array.tobytes() if payload is None else payload)
 
 
 def file_name(name: str, op_type: str = "Relu", time: int = 1700000000000001) -> str:
@@ -209,8 +189,7 @@ def test_11_an_output_without_attributes_does_not_shift_the_later_ones(tmp_path:
         "output_desc": [{"dtype": "DT_FLOAT"}, origin("split", 1)],
     })
     first, second = RNG.normal(size=(2, 30)).astype(np.float32)
-    header = field(3, output(first)) + field(3, output(second)) + field(6, b"s")
-    raw = struct.pack("<Q", len(header)) + header + first.tobytes() + second.tobytes()
+    raw = big(header("s", (output(first), output(second))), first.tobytes(), second.tobytes())
     npu = npu_folder(tmp_path / "npu", {"s": raw})
     golden = tmp_path / "golden"
     golden.mkdir()
