@@ -129,6 +129,22 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How far the errors of one port lie apart over the cases: in floors where every case has one, else as they are."""
+
+    port: str
+    least: float
+    median: float
+    largest: float
+    in_floors: bool
+
+    @property
+    def ratio(self) -> float:
+        """largest / least; infinite where only the least is 0, 1 where both are."""
+        return 1.0 if self.largest == self.least else self.largest / self.least if self.least else math.inf
+
+
+@dataclass(frozen=True)
 class Check:
     """Reports judged against a baseline: `drifts` fail, `bad` are ports beyond their limits that nobody accepted (or
     that got worse since), `accepted` those beyond their limits that somebody did."""
@@ -258,6 +274,23 @@ def moved(before: Entry, now: Entry) -> float | None:
 
 def _sums(entry: Entry) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.frombuffer(base64.b64decode(entry.sketch), "<f2").astype(np.float64)
+
+
+def spread(reports: Mapping[str, Report]) -> tuple[Spread, ...]:
+    """The spread of each port's error over the cases (of ports judged in two cases or more), widest first."""
+    by_port: dict[str, list[Entry]] = {}
+    for case, report in reports.items():
+        for row in report.judged:
+            entry = Entry(str(row.port), case, str(row.verdict), _short(row.error), _short(row.floor))
+            if entry.error is not None:
+                by_port.setdefault(entry.port, []).append(entry)
+    found = []
+    for port, entries in by_port.items():
+        in_floors = all(entry.over_floor is not None for entry in entries)
+        values = [(entry.over_floor if in_floors else entry.error) or 0.0 for entry in entries]
+        if len(values) > 1:
+            found.append(Spread(port, min(values), float(np.median(values)), max(values), in_floors))
+    return tuple(sorted(found, key=lambda s: (-s.ratio, s.port)))
 
 
 # -- reading and writing -----------------------------------------------------------------------------------------

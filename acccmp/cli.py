@@ -654,10 +654,13 @@ def _ci_changes(checked: Any) -> Any:
 
 def _show_check(checked: Any, options: Mapping[str, Any], written: str) -> None:
     if options["as_json"]:
+        from acccmp.baseline import spread
+
         _print_json({
             "schema": "acccmp.check/1", "passed": checked.passed, "exit_code": checked.exit_code,
             "method": checked.method, "failures": list(checked.failures), "accepted": list(checked.accepted),
             "unchanged": checked.unchanged, "baseline": written,
+            "spread": [_finite({**vars(row), "ratio": row.ratio}) for row in spread(checked.reports)],
             "changes": [_finite(vars(change)) for change in checked.changes],
         })
         return

@@ -334,3 +334,16 @@ def test_a_hundred_layers_of_many_cases_are_only_paired_when_there_are_enough_ca
     now = {key: replace(e, error=(e.error or 0) * (1 + 0.01 * rng.random())) for key, e in before.items()}
     _, method = base._changes(before, now, base.Tolerance(), base.Baseline("", before))
     assert "15 common cases would be paired" in method
+
+
+def test_the_spread_over_the_cases_is_that_of_numpy() -> None:
+    cases = {f"case{i}": healthy(seed=i) for i in range(5)}
+    found = {row.port: row for row in base.spread(cases)}
+    for row in cases["case0"].judged:
+        errors = np.array([report[row.port].error_over_floor for report in cases.values()])
+        told = found[str(row.port)]
+        assert told.in_floors
+        assert (told.least, told.median, told.largest) == pytest.approx(
+            (errors.min(), np.median(errors), errors.max()), rel=1e-5,
+        )
+    assert base.spread({"alone": cases["case0"]}) == ()

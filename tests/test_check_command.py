@@ -197,6 +197,9 @@ def test_several_cases_are_compared_with_the_spread_of_all(acccmp: Any, dumps: P
     ran = acccmp(*cases(dumps, "noisy"), "--baseline", tmp_path / "b", "--json")
     assert ran.code == 1
     told = json.loads(ran.out)
+    widest = told["spread"][0]
+    assert widest["largest"] >= widest["median"] >= widest["least"]
+    assert {row["port"] for row in told["spread"]} == {port for port, _ in base.read(tmp_path / "b").entries}
     drifted = {(c["port"], c["case"]) for c in told["changes"] if c["kind"] == "drift"}
     assert {("block2/conv2block2/bn2:output:0", f"picture{i}") for i in range(4)} <= drifted
     assert not any(port.startswith(("stem", "block1", "block2/conv1")) for port, _ in drifted), "nothing before it"

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from acccmp.baseline import Check
+from acccmp.baseline import Check, spread
 from acccmp.comparison.preflight import Fit
 from acccmp.history import Point, Run
 from acccmp.slicing.bundle import Bundle
@@ -185,6 +185,12 @@ def check_screen(checked: Check, baseline: str, written: str) -> Group:
     ]
     if rows:
         parts.append(_table("changes", rows))
+    widest = spread(checked.reports)[:1]
+    parts += [
+        _line(f"spread over {len(checked.reports)} cases: widest at {row.port}, {row.least:.3g} to {row.largest:.3g}"
+              f"{' floors' if row.in_floors else ''}, median {row.median:.3g} (--json lists all)", "dim")
+        for row in widest
+    ]
     if checked.accepted:
         shown = ", ".join(checked.accepted[:MOST_LINES])
         more = len(checked.accepted) - MOST_LINES
