@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port, flatten_name
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
+from acccmp.core.writing import replacing
 from acccmp.dumps import names
 from acccmp.errors import FormatError, InputError
 
@@ -282,19 +283,12 @@ def write_npy(path: str | os.PathLike[str], array: NDArray[Any]) -> str:
     """
     path = Path(path)
     array = plain(array)
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{clock.monotonic_ns()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            # The same array gives the same bytes with every numpy: the header is ours.
-            file.write(npy_header(array.dtype, array.shape))
-            flat = np.ascontiguousarray(array).reshape(-1)
-            for start in range(0, flat.size, 1 << 21):
-                file.write(flat[start : start + (1 << 21)].tobytes())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        # The same array gives the same bytes with every numpy: the header is ours.
+        file.write(npy_header(array.dtype, array.shape))
+        flat = np.ascontiguousarray(array).reshape(-1)
+        for start in range(0, flat.size, 1 << 21):
+            file.write(flat[start : start + (1 << 21)].tobytes())
     return sha256(path)
 
 
@@ -381,14 +375,8 @@ def write_golden(
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, "utf-8", "surrogateescape")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from acccmp.core.graph import Origin
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 from acccmp.core.wire import BYTES, Damaged, Payload, PayloadTable, fields, thin
+from acccmp.core.writing import replacing
 from acccmp.dumps import names, nano
 from acccmp.errors import FormatError, InputError
 
@@ -427,19 +428,12 @@ def write_file(
             header.input[i].input_type = 0
     head = header.SerializeToString()
     path = _path_for(Path(where), op, stamp)
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{clock.monotonic_ns()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(struct.pack("<Q", len(head)))
-            file.write(head)
-            for ref in payloads:
-                for piece in pieces(ref):
-                    file.write(piece)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(struct.pack("<Q", len(head)))
+        file.write(head)
+        for ref in payloads:
+            for piece in pieces(ref):
+                file.write(piece)
     return path
 
 

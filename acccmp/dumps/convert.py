@@ -22,6 +22,7 @@ from acccmp.core import layout as layouts
 from acccmp.core.dump import DumpedOp, Port, Side
 from acccmp.core.layout import LayoutError, Shape
 from acccmp.core.tensor import DType, TensorRef, decode, dtype_of, encode
+from acccmp.core.writing import replacing
 from acccmp.dumps import arrays, ascend, names, tree
 from acccmp.errors import FormatError, InputError
 
@@ -501,16 +502,9 @@ def _place(out: Path, name: str) -> Path:
 
 
 def _write_bytes(path: Path, pieces: Iterator[bytes]) -> None:
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def _write_lists(out: Path, result: ConvertResult) -> None:

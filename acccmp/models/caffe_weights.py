@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
-import tempfile
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -34,6 +31,7 @@ from acccmp.core.wire import (
     number_field,
     varint,
 )
+from acccmp.core.writing import replacing
 from acccmp.errors import FormatError
 
 FLOAT32, FLOAT64 = DTYPES["float32"], DTYPES["float64"]
@@ -293,23 +291,3 @@ def write_caffemodel(path: Path, net_header: bytes, layers: Iterable[tuple[str, 
     with replacing(path) as file:
         for piece in caffemodel(net_header, layers):
             file.write(piece)
-
-
-class replacing:
-    """Write to a temporary name beside `path`; when all went well it takes the name, else it is removed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> BinaryIO:
-        handle, self.part = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".part")
-        os.fchmod(handle, 0o644)
-        self.file = os.fdopen(handle, "wb")
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.file.close()
-        if kind is None:
-            os.replace(self.part, self.path)
-        else:
-            os.unlink(self.part)

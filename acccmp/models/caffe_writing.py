@@ -8,10 +8,11 @@ from pathlib import Path
 
 from acccmp.core.graph import Graph, Shape
 from acccmp.core.wire import number_field
+from acccmp.core.writing import replacing
 from acccmp.errors import AcccmpError, InputError
 from acccmp.models.caffe_layers import CaffeLayer, CaffeNet, unknown_to_schema
 from acccmp.models.caffe_text import Block, quoted, render, unquoted
-from acccmp.models.caffe_weights import StoredBlob, StoredLayer, replacing, write_caffemodel
+from acccmp.models.caffe_weights import StoredBlob, StoredLayer, write_caffemodel
 
 # -- from Graph to text ------------------------------------------------------------------------------------------
 
