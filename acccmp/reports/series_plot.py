@@ -37,7 +37,8 @@ def plot_series(port: str, rows: Sequence[Row], ax: Axes | None = None) -> Figur
         colour, mark = _LOOKS[index % len(_LOOKS)] if index < MOST_CASES else (GREY, ".")
         ax.plot(
             [place for place, _ in mine], [min(max(row[2], low), high) for _, row in mine], color=colour, marker=mark,
-            ms=5 if len(releases) <= 40 else 2.5, lw=1.2, zorder=3, label=safe.short(case, 30) if index < MOST_CASES else None, clip_on=False,
+            ms=5 if len(releases) <= 40 else 2.5, lw=1.2, zorder=3,
+            label=safe.short(case, 30) if index < MOST_CASES else None, clip_on=False,
         )
     limits = [(place, row[3]) for place, row in zip(places, rows, strict=True) if row[3] > 0]
     if limits:
