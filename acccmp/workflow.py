@@ -27,6 +27,7 @@ from acccmp.models.neighbours import look_beside
 from acccmp.models.tracing import PASSING, Trace
 from acccmp.reports.report import Report
 from acccmp.runners.feeds import random_inputs, read_inputs
+from acccmp.runners.pieces import run_lean
 from acccmp.runners.run import run
 from acccmp.slicing.bundle import Bundle, is_slice, read_manifest, save_slice
 from acccmp.slicing.cut import Slice, cut
@@ -488,10 +489,12 @@ def check_belongs(graph: Graph, mapping: Graph | None, npu: Dump | None) -> list
 
 def run_slice(
     part: Slice, inputs: Mapping[str, Any] | None = None, *, runner: str | None = None,
+    wanted: Sequence[str] | None = None,
 ) -> Dump:
     """Run a slice alone on this machine, fed with `inputs` (tensor name -> array), else with its dumped inputs.
 
-    Raises InputError naming inputs that are missing, and RunError when the slice cannot run.
+    `wanted` are the tensors to keep, all by default. Raises InputError naming inputs that are missing, and RunError
+    when the slice cannot run.
     """
     feeds = dict(inputs or {})
     for tensor in part.graph.inputs:
@@ -501,8 +504,9 @@ def run_slice(
         if array is None:
             raise InputError(f"the slice has nothing to feed {tensor} with; give inputs={{{tensor!r}: array}}")
         feeds[tensor] = array
-    ran: Dump = run(part.graph, feeds, runner=runner)
-    return ran
+    if wanted is None:
+        return run(part.graph, feeds, runner=runner)
+    return run_lean(part.graph, feeds, runner=runner, wanted=wanted)
 
 
 
@@ -562,7 +566,7 @@ def golden_for(
     else:
         feeds, source = _any_feeds(part, seed)
     try:
-        return _only(run(part.whole, feeds, runner=runner, wanted=tensors), ports), source
+        return _only(run_lean(part.whole, feeds, runner=runner, wanted=tensors), ports), source
     except (RunError, MissingExtra) as error:
         return Dump({}, kind="golden"), f"not runnable: {error}"
 
@@ -609,12 +613,12 @@ def self_test(part: Slice, golden: Dump, runner: str | None = None) -> dict[str,
     try:
         if all(port in golden for port in entrance.values()):
             feeds = {tensor: golden[port].numpy() for tensor, port in entrance.items()}
-            _check_exit(part, golden, run(part.graph, feeds, runner=runner, wanted=part.graph.outputs), checked)
+            _check_exit(part, golden, run_lean(part.graph, feeds, runner=runner, wanted=part.graph.outputs), checked)
         else:
             missing = [tensor for tensor, port in entrance.items() if port not in golden]
             checked["reason"] = f"no golden tensors at the entrance: {', '.join(missing[:5])}"
         if part.inputs and all(port in part.inputs for port in entrance.values()):
-            _isolate(part, golden, run_slice(part, runner=runner), checked)
+            _isolate(part, golden, run_slice(part, runner=runner, wanted=part.graph.outputs), checked)
     except (RunError, MissingExtra) as error:
         return {**checked, "status": "not runnable", "reason": str(error)}
     return checked

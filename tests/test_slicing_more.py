@@ -482,6 +482,18 @@ def test_ctrl_c_leaves_nothing(net: Graph, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_large_model_is_run_in_pieces_with_the_same_numbers(net: Graph, golden: Dump) -> None:
+    from acccmp.runners.pieces import run_lean
+
+    wanted = ["r1", "c2", "r2", "y", "x"]
+    for piece in (1, 5000, 1 << 20):
+        given = run_lean(net, {"x": X}, wanted=wanted, piece=piece, large=0)
+        assert set(given) == {net.producer(tensor) for tensor in wanted}
+        for port, ref in given.items():
+            np.testing.assert_array_equal(ref.numpy(), golden[port].numpy())
+    assert set(run_lean(net, {"x": X}, wanted=["r1"], large=0)) == {Port("x", "output", 0), Port("relu1", "output", 0)}
+
+
 def test_a_slice_shows_itself_in_a_notebook(net: Graph, fused_dump: Dump) -> None:
     shown = cut(net, "conv2", "relu2", dump=fused_dump, mapping=FUSED)._repr_html_()
     assert "relu1:output:0" in shown
