@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,13 @@ def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
 
 def test_a_job_that_fails_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"old")
-    with pytest.raises(FormatError, match="weights are missing"), replacing(tmp_path / "f") as file:
-        file.write(b"half")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
         raise FormatError("weights are missing")
+
+    with pytest.raises(FormatError, match="weights are missing"), replacing(tmp_path / "f") as file:
+        file.writelines(pieces())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"f": b"old"}
 
 
