@@ -468,7 +468,7 @@ def check(
     before = baseline.entries if baseline is not None else {}
     excused = {*accept, *(entry.port for entry in before.values() if entry.accepted)}
     now = entries_of(reports, excused)
-    changes, method = _changes(before, now, tolerance, baseline) if baseline is not None else ((), "limits only")
+    changes, method = changes_since(before, now, tolerance) if baseline is not None else ((), "limits only")
     changes = _told(changes, reports, accept)
     excused -= {change.port for change in changes if change.kind in FAILING}
     beyond = [(case, row) for case, report in reports.items() for row in report.comparisons if row.is_bad]
@@ -525,12 +525,12 @@ def _check_model(baseline: Baseline, model: str, reports: Mapping[str, Report]) 
         )
 
 
-def _changes(
+def changes_since(
     before: Mapping[tuple[str, str], Entry], now: Mapping[tuple[str, str], Entry], tolerance: Tolerance,
-    baseline: Baseline,
 ) -> tuple[tuple[Change, ...], str]:
+    """What changed between the entries of a baseline and those of now (by port and case), and the method in words."""
     cases_now = {case for _, case in now}
-    common = sorted(cases_now & set(baseline.cases))
+    common = sorted(cases_now & {case for _, case in before})
     changes = list(_verdict_changes(before, now, cases_now))
     settled = {(change.port, change.case) for change in changes}
     by_port: dict[str, list[Entry]] = {}

@@ -265,7 +265,7 @@ def entry(error: float, floor: float | None, case: str = "case0", count: int = 1
 
 def kinds(before: list[base.Entry], now: base.Entry) -> list[str]:
     known = {(e.port, e.case): e for e in before}
-    changes, _ = base._changes(known, {(now.port, now.case): now}, base.Tolerance(), base.Baseline("", known))
+    changes, _ = base.changes_since(known, {(now.port, now.case): now}, base.Tolerance())
     return [change.kind for change in changes]
 
 
@@ -332,7 +332,7 @@ def test_a_hundred_layers_of_many_cases_are_only_paired_when_there_are_enough_ca
     }
     rng = np.random.default_rng(1)
     now = {key: replace(e, error=(e.error or 0) * (1 + 0.01 * rng.random())) for key, e in before.items()}
-    _, method = base._changes(before, now, base.Tolerance(), base.Baseline("", before))
+    _, method = base.changes_since(before, now, base.Tolerance())
     assert "15 common cases would be paired" in method
 
 
