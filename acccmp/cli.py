@@ -211,7 +211,9 @@ def compare(golden: str, npu: str, **options: Any) -> int:
             own, full = compare_slice(golden, npu, mapping=options["mapping"], thresholds=thresholds, options=how)
             if full is not None and not options["as_json"]:
                 out = Path(options["out"]) / "full_model" if options["out"] else None
+                click.echo("against the full model (what this stretch inherited included):")
                 _deliver(full, out, options["report_level"], False)
+                click.echo("against the slice alone (its own error):")
             return _deliver(own, options["out"], options["report_level"], options["as_json"])
         report = compare_runs(
             golden, npu, mapping=options["mapping"], mapping_unfused=options["mapping_unfused"],

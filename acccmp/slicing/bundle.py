@@ -208,7 +208,7 @@ def _write(
     names = _names_in_file(part.graph, model_files)
     inputs = [
         {"name": name, "layer": layer, **_write_input(part, order, tensor, work / "inputs", dtype, golden)}
-        for order, ((name, layer), tensor) in enumerate(zip(names, part.graph.inputs, strict=True))
+        for order, (tensor, name, layer) in enumerate(names)
     ]
     outputs = [
         _write_expected(part, order, tensor, work / "expected", golden)
@@ -239,7 +239,7 @@ def _write(
         "dump_data": copied,
         "atc": atc_command(part, dtype, inputs),
         "check": check or {"status": "skipped"},
-        "log": engineers_log(part, copied, model_files, names),
+        "log": engineers_log(part, copied, model_files, inputs),
     }
     (work / "log.txt").write_text("\n".join(manifest["log"]) + "\n", encoding="utf-8")
     (work / "README.txt").write_text(_readme(part, manifest), encoding="utf-8")
@@ -252,9 +252,10 @@ def _write(
     return manifest
 
 
-def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str]]:
-    """What each input is called in the sub-model's file (Caffe's keep the blob's name, whatever its version), and the
-    layer that makes it there (an Input layer, a Placeholder; for ONNX the name again)."""
+def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str, str]]:
+    """Each input (tensor, name, layer) in the order of the sub-model's file, which is that of the compiled model: what
+    it is called there (Caffe's keep the blob's name, whatever its version), and the layer that makes it (an Input
+    layer, a Placeholder; for ONNX the name again)."""
     files = {path.suffix: path for path in written}
     model = next(files[suffix] for suffix in (".onnx", ".prototxt", ".pb") if suffix in files)
     again: Graph = plugins.find("models", graph.format)(model, files.get(".caffemodel"))
@@ -262,12 +263,13 @@ def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str
     if graph.format == "caffe":
         from acccmp.models.caffe_writing import blob_names
 
-        named.update(blob_names(graph))
-    names = [named[tensor] for tensor in graph.inputs]
-    if sorted(names) != sorted(again.inputs):
-        raise FormatError(f"{model.name}: has the inputs {again.inputs}, the slice {tuple(names)}; please report this")
-    made = [again.producer(name) for name in names]
-    return [(name, port.node if port else name) for name, port in zip(names, made, strict=True)]
+        blobs = blob_names(graph)
+        named = {tensor: blobs[tensor] for tensor in graph.inputs}
+    tensors = {name: tensor for tensor, name in named.items()}
+    if sorted(named.values()) != sorted(again.inputs):
+        raise FormatError(f"{model.name}: has the inputs {again.inputs}, the slice {(*tensors,)}; please report this")
+    made = {name: again.producer(name) for name in again.inputs}
+    return [(tensors[name], name, port.node if port else name) for name, port in made.items()]
 
 
 def _model_facts(graph: Graph) -> dict[str, Any]:
@@ -451,16 +453,17 @@ def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) 
 
 
 def engineers_log(
-    part: Slice, copied: Iterable[Mapping[str, str]], model_files: Iterable[Path], names: Iterable[tuple[str, str]],
+    part: Slice, copied: Iterable[Mapping[str, str]], model_files: Iterable[Path], inputs: Iterable[Mapping[str, Any]],
 ) -> list[str]:
     """What was done, in the words of the vendor's world; see `log.txt` of a bundle.
 
-    `names` are those of the inputs in the sub-model's file: (tensor, layer).
+    `inputs` are those of the manifest: their names and shapes in the sub-model's file.
     """
     lines = list(part.log)
     counted: dict[str, int] = {}
     made_inside = {tensor for node in part.graph.nodes for tensor in node.outputs}
-    for tensor, (name, layer) in zip(part.graph.inputs, names, strict=True):
+    for facts in inputs:
+        tensor, name, layer = facts["tensor"], facts["name"], facts["layer"]
         if tensor in made_inside:
             continue  # the model's own input layer
         readers = part.graph.consumers(tensor)
@@ -468,7 +471,7 @@ def engineers_log(
         number = counted.get(first, 0)
         counted[first] = number + 1
         called = layer if part.graph.format == "caffe" and layer != name else f"{first}_input_{number}"
-        dims = " ".join(f"dim: {dim}" for dim in part.graph.spec(tensor).shape or ())
+        dims = " ".join(f"dim: {dim}" for dim in facts.get("shape") or ())
         lines.append(
             f"added input layer: layer {{ name: {json.dumps(called)} type: \"Input\" "
             f"top: {json.dumps(name)} input_param {{ shape {{ {dims} }} }} }}"

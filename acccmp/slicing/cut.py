@@ -127,9 +127,19 @@ def cut(
         taken_from=taken,
         quantisation={ports[tensor]: e.quantisation for tensor, e in every.items() if e.quantisation is not None},
         dump=dump, mapping=mapping, device_ops=device,
-        feeding_ops=tuple(dict.fromkeys(port.node for port in taken.values() if port.node not in device)),
+        feeding_ops=_feeding(graph, part, trace, taken.values(), device),
         log=tuple(log),
     )
+
+
+def _feeding(
+    graph: Graph, part: Graph, trace: Trace | None, taken: Iterable[Port], device: Collection[str],
+) -> tuple[str, ...]:
+    """The ops of the dump that make what stands at the entrance, and those where it was found."""
+    makers = [port.node for tensor in part.inputs if (port := graph.producer(tensor)) is not None]
+    ops = list(trace.ops_of(makers)) if trace is not None else makers
+    inside = {*device, *((node.name for node in part.nodes) if trace is None else ())}
+    return tuple(dict.fromkeys(name for name in (*ops, *(port.node for port in taken)) if name not in inside))
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
