@@ -342,3 +342,28 @@ def test_telemetry_is_off_and_nothing_heavy_is_loaded_before_it_is_needed() -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] 1"
+
+
+def test_models_behind_links_run_as_caches_keep_them(tmp_path: Path) -> None:
+    """A cache that keeps files by their hash, and names as links to them: weights inside and outside of the model."""
+    weights = np.arange(600, dtype=np.float32).reshape(300, 2)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "mul")], "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 300])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])], [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    blobs, names = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    names.mkdir(parents=True)
+    onnx.save(model, blobs / "1a2b")
+    onnx.save(model, names / "out.onnx", save_as_external_data=True, location="out.data", size_threshold=0)
+    (names / "out.onnx").rename(blobs / "3c4d")
+    (names / "out.data").rename(blobs / "5e6f")
+    for name, blob in (("in.onnx", "1a2b"), ("out.onnx", "3c4d"), ("out.data", "5e6f")):
+        (names / name).symlink_to(blobs / blob)
+    x = np.ones((1, 300), np.float32)
+    for name in ("in.onnx", "out.onnx"):
+        found = run(load(names / name), {"x": x}).tensors[Port("mul", "output", 0)]
+        np.testing.assert_array_equal(found, x @ weights)

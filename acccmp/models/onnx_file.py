@@ -158,6 +158,25 @@ def set_place(tensor: onnx.TensorProto, location: str, offset: int, size: int) -
         tensor.external_data.add(key=key, value=value)
 
 
+def follow_links(model: onnx.ModelProto, source: Path) -> Path:
+    """Point every external tensor of `model` (read from `source`) at the file that links lead to, and give the folder
+    that these places are relative to; onnxruntime takes a link for an escape from the model's folder."""
+    tensors = [t for t in (*_of_graph(model.graph), *_of_functions(model)) if is_external(t)]
+    places = [place_of(tensor, source) for tensor in tensors]
+    homes = {place.path.resolve().parent for place in places} | {source.resolve().parent}
+    home = Path(os.path.commonpath(homes))
+    for tensor, place in zip(tensors, places, strict=True):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = place.path.resolve().relative_to(home).as_posix()
+    return home
+
+
+def _of_functions(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for function in model.functions:
+        yield from _of_nodes(function.node)
+
+
 def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     yield from _of_nodes(graph.node)
@@ -202,7 +221,7 @@ def write_model(model: onnx.ModelProto, source: Path, folder: Path, stem: str) -
     inline = [place if size <= LARGEST_FILE and place and place.path == source else None for place in places]
     moved = [t for t, stays in zip(model.graph.initializer, inline, strict=True) if is_external(t) and not stays]
     moved += [t for t in _of_nodes(model.graph.node) if is_external(t)]
-    moved += [t for function in model.functions for t in _of_nodes(function.node) if is_external(t)]
+    moved += [t for t in _of_functions(model) if is_external(t)]
     copies: list[_Copy] = []
     end = 0
     for tensor in moved:

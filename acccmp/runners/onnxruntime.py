@@ -20,6 +20,7 @@ from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import dtype_of
 from acccmp.errors import InputError, RunError, UnknownName
 from acccmp.models.onnx import TYPE_NUMBER, model_proto, source_of
+from acccmp.models.onnx_file import follow_links
 from acccmp.plugins import need
 from acccmp.runners.captured import Captured
 
@@ -316,7 +317,7 @@ def _session(ort: Any, graph: Graph, plan: _Plan, asked: Sequence[str], feeds: M
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    folder = str(source_of(graph).path.resolve().parent)
+    folder = str(follow_links(model, source_of(graph).path))
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
