@@ -82,7 +82,9 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def dims(message: bytes) -> tuple[int, ...]:
+def dims(message: Any) -> tuple[int, ...]:
+    if not isinstance(message, bytes):
+        raise ValueError("a shape that is a number")
     found: list[int] = []
     for number, value in fields(message):
         if number == 1 and isinstance(value, bytes):

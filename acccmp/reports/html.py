@@ -15,14 +15,18 @@ from acccmp.reports.report import Comparison, Report, Verdict
 MOST_ROWS = 5000  # rows of the long table; the CSV has them all
 MOST_POINTS = 800  # of the chart; where several layers share one, the worst is drawn
 
+# The class stands twice in the selectors of cells: Jupyter's own rules for tables are that specific.
 STYLE = """
 .acccmp{font:14px/1.45 system-ui,sans-serif;color:inherit;max-width:70rem}
 .acccmp h1{font-size:1.5em;margin:.2em 0}.acccmp h2{font-size:1.1em;margin:1.4em 0 .4em}
 .acccmp table{border-collapse:collapse;margin:.3em 0;font-size:13px;color:inherit}
-.acccmp th,.acccmp td{text-align:left;padding:.18em .8em .18em 0;border:0;border-bottom:1px solid #8884;
-vertical-align:top;background:none;overflow-wrap:anywhere;unicode-bidi:isolate;white-space:normal}
-.acccmp th{white-space:nowrap}.acccmp .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-.acccmp .name{font-family:ui-monospace,monospace;font-size:12px;min-width:14em}.acccmp .v{white-space:nowrap}
+.acccmp.acccmp table th,.acccmp.acccmp table td{text-align:left;padding:.18em .8em .18em 0;border:0;
+border-bottom:1px solid #8884;vertical-align:top;background:none;overflow-wrap:anywhere;unicode-bidi:isolate;white-space:normal;max-width:none}
+.acccmp.acccmp table th{white-space:nowrap}
+.acccmp.acccmp table .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.acccmp.acccmp table .name{font-family:ui-monospace,monospace;font-size:12px;min-width:14em}
+.acccmp.acccmp table .v{white-space:nowrap}.acccmp.acccmp table .t{min-width:7em}
+.acccmp.acccmp table .r{min-width:18em}
 .acccmp ul{margin:.3em 0;padding-left:1.2em}.acccmp li,.acccmp p{overflow-wrap:anywhere}.acccmp .dim{opacity:.7}
 .acccmp summary{cursor:pointer;margin:.5em 0}.acccmp .good{border-left:6px solid #0072B2;padding-left:.6em}
 .acccmp .bad{border-left:6px solid #D55E00;padding-left:.6em}
@@ -30,7 +34,8 @@ vertical-align:top;background:none;overflow-wrap:anywhere;unicode-bidi:isolate;w
 .acccmp .scroll{overflow-x:auto}
 """
 
-_PAGE_STYLE = """
+_PAGE_# The class stands twice in the selectors of cells: Jupyter's own rules for tables are that specific.
+STYLE = """
 :root{color-scheme:light dark}
 body{margin:1.5rem auto;padding:0 1.2rem;max-width:70rem;color:#1a1a1a;background:#fff}
 @media (prefers-color-scheme:dark){body{color:#e6e6e6;background:#16181c}}
@@ -127,7 +132,7 @@ def _first_bad(report: Report) -> str:
 
 
 _ROW_HEAD = ("port", "type", "verdict", "error", "x limit", "x floor", "cosine", "max abs", "worst at", "reason")
-_ROW_CLASSES = {0: "name", 2: "v", 3: "n", 4: "n", 5: "n", 6: "n", 7: "n", 8: "n"}
+_ROW_CLASSES = {0: "name", 1: "t", 2: "v", 3: "n", 4: "n", 5: "n", 6: "n", 7: "n", 8: "n", 9: "r"}
 
 
 def _row(row: Comparison) -> Sequence[str]:

@@ -33,7 +33,7 @@ def graph_html(graph: Graph) -> str:
     shown = [
         ("format", graph.format), ("file", str(graph.path or "")), ("nodes", f"{len(graph)}, {edges} edges"),
         ("ops", _counted(kinds)), ("weights", _weights(graph)),
-        *((str(key), str(value)) for key, value in list(graph.meta.items())[:8]),
+        *[(str(key), str(value)) for key, value in graph.meta.items() if value not in (None, "", (), {}, [])][:8],
     ]
     named = [*(("input", name) for name in graph.inputs), *(("output", name) for name in graph.outputs)]
     ends = [(side, graph.spec(name)) for side, name in named]
