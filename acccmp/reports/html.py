@@ -21,7 +21,8 @@ STYLE = """
 .acccmp h1{font-size:1.5em;margin:.2em 0}.acccmp h2{font-size:1.1em;margin:1.4em 0 .4em}
 .acccmp table{border-collapse:collapse;margin:.3em 0;font-size:13px;color:inherit}
 .acccmp.acccmp table th,.acccmp.acccmp table td{text-align:left;padding:.18em .8em .18em 0;border:0;
-border-bottom:1px solid #8884;vertical-align:top;background:none;overflow-wrap:anywhere;unicode-bidi:isolate;white-space:normal;max-width:none}
+border-bottom:1px solid #8884;vertical-align:top;background:none;overflow-wrap:anywhere;unicode-bidi:isolate;
+white-space:normal;max-width:none}
 .acccmp.acccmp table th{white-space:nowrap}
 .acccmp.acccmp table .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .acccmp.acccmp table .name{font-family:ui-monospace,monospace;font-size:12px;min-width:14em}
@@ -34,8 +35,7 @@ border-bottom:1px solid #8884;vertical-align:top;background:none;overflow-wrap:a
 .acccmp .scroll{overflow-x:auto}
 """
 
-_PAGE_# The class stands twice in the selectors of cells: Jupyter's own rules for tables are that specific.
-STYLE = """
+_PAGE_STYLE = """
 :root{color-scheme:light dark}
 body{margin:1.5rem auto;padding:0 1.2rem;max-width:70rem;color:#1a1a1a;background:#fff}
 @media (prefers-color-scheme:dark){body{color:#e6e6e6;background:#16181c}}
