@@ -27,7 +27,7 @@ white-space:normal;max-width:none}
 .acccmp.acccmp table .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .acccmp.acccmp table .name{font-family:ui-monospace,monospace;font-size:12px;min-width:14em}
 .acccmp.acccmp table .v{white-space:nowrap}.acccmp.acccmp table .t{min-width:7em}
-.acccmp.acccmp table .r{min-width:18em}
+.acccmp.acccmp table .r{min-width:13em}
 .acccmp ul{margin:.3em 0;padding-left:1.2em}.acccmp li,.acccmp p{overflow-wrap:anywhere}.acccmp .dim{opacity:.7}
 .acccmp summary{cursor:pointer;margin:.5em 0}.acccmp .good{border-left:6px solid #0072B2;padding-left:.6em}
 .acccmp .bad{border-left:6px solid #D55E00;padding-left:.6em}
