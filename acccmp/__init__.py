@@ -26,7 +26,7 @@ _WHERE = {
     "read_inputs": "acccmp.runners.feeds",
     "emulate": "acccmp.runners.emulate",
     "compare": "acccmp.workflow",
-    "slice_model": "acccmp.workflow",
+    "slice_model": "acccmp.handover",
     "Graph": "acccmp.core.graph",
     "Node": "acccmp.core.graph",
     "TensorSpec": "acccmp.core.graph",
@@ -54,13 +54,14 @@ if TYPE_CHECKING:
     from acccmp.core.tensor import TensorRef
     from acccmp.dumps.read import read_dump
     from acccmp.errors import AcccmpError
+    from acccmp.handover import slice_model
     from acccmp.models.load import load
     from acccmp.reports.report import Comparison, Report, Verdict
     from acccmp.runners.emulate import emulate
     from acccmp.runners.feeds import read_inputs
     from acccmp.runners.run import golden_run, run
     from acccmp.slicing.cut import Slice
-    from acccmp.workflow import compare, slice_model
+    from acccmp.workflow import compare
 
 
 def __getattr__(name: str) -> Any:

@@ -192,8 +192,9 @@ def compare(golden: str, npu: str, **options: Any) -> int:
     Example:
       acccmp compare model.onnx npu_dump/ --mapping model.json -o report/
     """
+    from acccmp.handover import compare_slice
     from acccmp.slicing.bundle import is_slice
-    from acccmp.workflow import Options, compare_slice
+    from acccmp.workflow import Options
     from acccmp.workflow import compare as compare_runs
 
     thresholds = _thresholds(options["thresholds"])
@@ -492,7 +493,8 @@ def slice_command(model: str, **options: Any) -> int:
     Example:
       acccmp slice model.onnx --start conv3 --end relu5 --dump npu_dump/ --mapping model.json -o handover/
     """
-    from acccmp.workflow import Options, export_slice, slice_model
+    from acccmp.handover import export_slice, slice_model
+    from acccmp.workflow import Options
 
     part = slice_model(
         model, options["start"], options["end"], dump=options["dump"], mapping=options["mapping"],

@@ -46,8 +46,8 @@ TABLES: dict[str, dict[str, str]] = {
         "Report.plot_layer": "acccmp.reports.plots:plot_layer",
         "Report.plot_heatmap": "acccmp.reports.plots:plot_heatmap",
         "Report.html": "acccmp.reports.html:report_html",
-        "Slice.run": "acccmp.workflow:run_slice",
-        "Slice.save": "acccmp.slicing.bundle:save_slice",
+        "Slice.run": "acccmp.handover:run_slice",
+        "Slice.save": "acccmp.handover:export_slice",
     },
     "notebook": {
         "Graph": "acccmp.ui.notebook:graph_html",

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from acccmp import workflow
+from acccmp import handover
 from acccmp.core.dump import Dump, Port
 from acccmp.core.tensor import TensorRef
 from acccmp.models.load import load
@@ -77,7 +77,7 @@ def main() -> None:
         dump = Dump({entrance: TensorRef.of(np.ones((1, CHANNELS, 12, 12), np.float16))})
         part = cut(graph, start, end, dump=dump)
         save_slice(part, folder / "warm")
-        workflow.export_slice(part, folder / "warm")
+        handover.export_slice(part, folder / "warm")
         loading = median(lambda: load(folder / "blocks.onnx"))
         rows = {
             "load the model": loading,
@@ -85,7 +85,7 @@ def main() -> None:
                 lambda: cut(load(folder / "blocks.onnx"), start, end, dump=dump)) - loading,
             "cut (once more on the same graph)": median(lambda: cut(graph, start, end, dump=dump)),
             "save the folder, no self-test": median(lambda: save_slice(part, folder / "out")),
-            "self-test (runs the full model) and save": median(lambda: workflow.export_slice(part, folder / "out")),
+            "self-test (runs the full model) and save": median(lambda: handover.export_slice(part, folder / "out")),
         }
     print(f"{len(graph)} nodes, a slice of {len(part.graph)}; medians of {ROUNDS}")
     for what, seconds in rows.items():

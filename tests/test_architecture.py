@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "acccmp"
 FLOOR = {
     "errors": 0, "version": 0, "plugins": 0, "schemas": 0, "core": 1, "models": 2, "dumps": 2, "reports": 2,
     "runners": 3, "slicing": 3, "comparison": 3,
-    "workflow": 4, "inspection": 4, "baseline": 4, "history": 4, "replay": 4, "bisection": 4,
+    "workflow": 4, "handover": 4, "inspection": 4, "baseline": 4, "history": 4, "replay": 4, "bisection": 4,
     "ui": 5, "demo": 6, "cli": 6, "__init__": 6, "__main__": 6,
 }
 HEAVY = ("onnx", "google.protobuf", "onnxruntime", "tensorflow", "cv2", "pandas", "matplotlib", "scipy", "networkx")

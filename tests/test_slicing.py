@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from acccmp import workflow
+from acccmp import handover, workflow
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, TensorRef
@@ -206,9 +206,9 @@ def test_a_mapping_and_a_dump_of_another_model_are_noticed(
     names = ("conv1", "bn1", "relu1", "conv2", "add", "relu2", "pool", "flat", "fc")
     other = residual_net(tmp_path / "other.onnx", {name: f"other_{name}" for name in names})
     with pytest.raises(MappingError, match=r"residual.*other"):
-        workflow.slice_model(other, "other_conv2", "other_relu2", dump=device[0], mapping=device[1])
+        handover.slice_model(other, "other_conv2", "other_relu2", dump=device[0], mapping=device[1])
     with pytest.raises(MappingError, match="only 0 of the dump's 1 ops"):
-        workflow.slice_model(other, "other_conv2", "other_relu2", dump=Dump(
+        handover.slice_model(other, "other_conv2", "other_relu2", dump=Dump(
             {Port("a", "output", 0): TensorRef.of(np.zeros(3))}, ops=dict.fromkeys(["a"], None),  # type: ignore[arg-type]
         ))
 
@@ -220,8 +220,8 @@ def test_a_mapping_and_a_dump_of_another_model_are_noticed(
 def handed_over(
     net: Graph, device: tuple[Path, Path, np.ndarray], tmp_path_factory: pytest.TempPathFactory,
 ) -> bundle.Bundle:
-    part = workflow.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
-    return workflow.export_slice(part, tmp_path_factory.mktemp("out"), zip=True)
+    part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
+    return handover.export_slice(part, tmp_path_factory.mktemp("out"), zip=True)
 
 
 def test_the_folder_holds_what_the_next_tool_needs(handed_over: bundle.Bundle) -> None:
@@ -257,8 +257,8 @@ def test_the_bin_is_float16_and_the_conversion_line_says_so_exactly_then(
     assert '--input_fp16_nodes="r1"' in handed_over.manifest["atc"]
     assert '--input_shape="r1:1,20,9,7"' in handed_over.manifest["atc"]
     assert "no AIPP" in (handed_over.path / "README.txt").read_text()
-    part = workflow.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
-    wide = workflow.export_slice(part, tmp_path, dtype="float32")
+    part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
+    wide = handover.export_slice(part, tmp_path, dtype="float32")
     assert "fp16" not in wide.manifest["atc"]
     assert wide.manifest["inputs"][0]["bin"]["bytes"] == 4 * npy.size
 
@@ -267,8 +267,8 @@ def test_the_self_test_is_bit_equal_and_the_stretchs_own_error_is_told_from_what
     net: Graph, device: tuple[Path, Path, np.ndarray], tmp_path: Path,
 ) -> None:
     made = emulate(net, {"x": device[2]}, tmp_path / "dev", faults=(Fault.parse("op=conv1,kind=scale,factor=1.5"),))
-    part = workflow.slice_model(net, "conv2", "relu2", dump=made.dump, mapping=made.mapping)
-    check = workflow.export_slice(part, tmp_path).manifest["check"]
+    part = handover.slice_model(net, "conv2", "relu2", dump=made.dump, mapping=made.mapping)
+    check = handover.export_slice(part, tmp_path).manifest["check"]
     assert check["status"] == "passed"
     assert check["outputs"] == {"r2": 0.0}
     assert check["isolated"]["r2"]["own"] < 5e-3, "this stretch is healthy"
@@ -281,8 +281,8 @@ def test_a_slice_that_does_not_give_the_golden_result_is_kept_and_marked_failed(
     golden = workflow.run(net, {"x": device[2]})
     port = Port("relu2", "output", 0)
     wrong = replace(golden, refs={**golden.refs, port: TensorRef.of(golden[port].numpy() * np.float32(1.01))})
-    part = workflow.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
-    made = workflow.export_slice(part, tmp_path, golden=wrong)
+    part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
+    made = handover.export_slice(part, tmp_path, golden=wrong)
     assert not made.passed
     assert made.manifest["check"]["layer"] == "relu2"
     assert "relu2" in (made.path / "FAILED").read_text()
@@ -316,12 +316,12 @@ def test_the_loop_closes_the_slice_runs_on_the_device_and_is_judged_against_both
     part = load(handed_over.path / "dump.onnx")
     fed = np.load(handed_over.path / "inputs/00_r1.npy")
     again = emulate(part, {"r1": fed}, tmp_path / "healthy")
-    own, full = workflow.compare_slice(handed_over.path, again.dump, mapping=again.mapping)
+    own, full = handover.compare_slice(handed_over.path, again.dump, mapping=again.mapping)
     assert own.passed
     assert full is not None
     assert full.passed
     faulty = emulate(part, {"r1": fed}, tmp_path / "faulty", faults=(Fault.parse("op=conv2,kind=scale,factor=1.5"),))
-    own, full = workflow.compare_slice(handed_over.path.parent, faulty.dump, mapping=faulty.mapping)
+    own, full = handover.compare_slice(handed_over.path.parent, faulty.dump, mapping=faulty.mapping)
     assert own.first_bad is not None
     assert "conv2" in own.first_bad.originals
     assert full is not None
@@ -340,11 +340,11 @@ def test_a_model_with_a_layer_nobody_can_run_is_cut_and_said_to_be_not_runnable(
     model.ir_version = 8
     onnx.save(model, tmp_path / "custom.onnx")
     loaded = load(tmp_path / "custom.onnx")
-    strange = workflow.export_slice(workflow.slice_model(loaded, "strange", "last"), tmp_path)
+    strange = handover.export_slice(handover.slice_model(loaded, "strange", "last"), tmp_path)
     assert strange.passed, "not runnable is not failed"
     assert strange.manifest["check"]["status"] == "not runnable"
     assert "Mystery" in strange.manifest["check"]["reason"]
-    upstream = workflow.export_slice(workflow.slice_model(loaded, "first", "first"), tmp_path)
+    upstream = handover.export_slice(handover.slice_model(loaded, "first", "first"), tmp_path)
     assert upstream.manifest["check"]["status"] == "passed", "golden-run up to the frontier"
 
 
@@ -375,7 +375,7 @@ def test_an_int8_island_keeps_its_int8_bin_and_its_scale_is_in_the_facts() -> No
 def test_hostile_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None:
     graph = residual_net(tmp_path / "model.onnx", {"conv2": name})
     node = graph.nodes[3].name
-    made = workflow.export_slice(workflow.slice_model(graph, node, node), tmp_path / "out")
+    made = handover.export_slice(handover.slice_model(graph, node, node), tmp_path / "out")
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(made.path)]
     assert outside == [tmp_path / "model.onnx"]
     assert all(character.isprintable() or character == "\n" for character in (made.path / "log.txt").read_text())
@@ -384,11 +384,11 @@ def test_hostile_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None
 
 FULL_DISK = """
 import resource, sys
-from acccmp import workflow
-part = workflow.slice_model(sys.argv[1], "conv2", "relu2")
+from acccmp import handover, workflow
+part = handover.slice_model(sys.argv[1], "conv2", "relu2")
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    workflow.export_slice(part, sys.argv[2])
+    handover.export_slice(part, sys.argv[2])
 except Exception as error:
     print(type(error).__name__)
 """
@@ -430,8 +430,8 @@ def test_flat_golden_names_are_found(net: Graph, tmp_path: Path) -> None:
     golden = workflow.run(net, {"x": np.ones((1, 3, 9, 7), np.float32)})
     for port, ref in golden.items():
         np.save(tmp_path / f"{flatten_name(port.node)}.{port.index}.1700000000000000.npy", ref.numpy())
-    part = workflow.slice_model(net, "conv2", "relu2")
-    made = workflow.export_slice(part, tmp_path / "out", golden=tmp_path)
+    part = handover.slice_model(net, "conv2", "relu2")
+    made = handover.export_slice(part, tmp_path / "out", golden=tmp_path)
     assert made.manifest["check"]["status"] == "passed"
 
 

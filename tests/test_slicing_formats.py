@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acccmp import workflow
+from acccmp import handover, workflow
 from acccmp.core.dump import Port
 from acccmp.errors import SliceError
 from acccmp.models.load import load
@@ -55,9 +55,9 @@ def test_in_place_chains_of_a_v1_net_are_cut_in_the_right_place(v1_net: tuple[Pa
     x = np.random.default_rng(5).standard_normal((1, 3, 9, 9)).astype(np.float32)
     golden = workflow.run(graph, {"data": x})
     for start, end, fed in (("relu", "pool", "conv"), ("sig", "fc", "conv@relu"), ("pool", "fc", "conv@sig")):
-        part = workflow.slice_model(graph, start, end)
+        part = handover.slice_model(graph, start, end)
         assert part.graph.inputs == (fed,)
-        made = workflow.export_slice(part, tmp_path / start, inputs={"data": x})
+        made = handover.export_slice(part, tmp_path / start, inputs={"data": x})
         assert made.manifest["check"]["status"] == "passed", (start, made.manifest["check"])
         text = (made.path / "dump.prototxt").read_text()
         assert "layers {" in text, "V1 stays V1"
@@ -74,7 +74,7 @@ def test_in_place_chains_of_a_v1_net_are_cut_in_the_right_place(v1_net: tuple[Pa
 def test_the_input_layer_of_a_caffe_slice_is_named_after_its_first_layer_and_keeps_the_blob(
     v1_net: tuple[Path, Path], tmp_path: Path,
 ) -> None:
-    made = workflow.export_slice(workflow.slice_model(load(*v1_net), "pool", "fc"), tmp_path)
+    made = handover.export_slice(handover.slice_model(load(*v1_net), "pool", "fc"), tmp_path)
     assert 'name: "pool_input_0" type: "Input"' in (made.path / "log.txt").read_text()
     assert '"conv"' in (made.path / "dump.prototxt").read_text()
     assert "--framework=0" in made.manifest["atc"]
@@ -104,10 +104,10 @@ def test_a_cut_through_a_v1_loop_is_refused_and_cuts_around_it_work(tmp_path: Pa
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     inner = next(node.name for node in graph.nodes if node.op_type == "Mul" and node.name.startswith("loop"))
     with pytest.raises(SliceError, match="V1 loop"):
-        workflow.export_slice(workflow.slice_model(graph, inner, "after"), tmp_path, inputs={"x:0": x})
-    around = workflow.export_slice(workflow.slice_model(graph, "before", "after"), tmp_path, inputs={"x:0": x})
+        handover.export_slice(handover.slice_model(graph, inner, "after"), tmp_path, inputs={"x:0": x})
+    around = handover.export_slice(handover.slice_model(graph, "before", "after"), tmp_path, inputs={"x:0": x})
     assert around.manifest["check"]["status"] == "passed", around.manifest["check"]
-    behind = workflow.export_slice(workflow.slice_model(graph, "between", "after"), tmp_path, inputs={"x:0": x})
+    behind = handover.export_slice(handover.slice_model(graph, "between", "after"), tmp_path, inputs={"x:0": x})
     assert behind.manifest["check"]["status"] == "passed"
     golden = np.load(next((behind.path / "expected/golden").glob("*.npy")))
     np.testing.assert_array_equal(golden, (x + 1) * 8 * 10)
@@ -128,7 +128,7 @@ def test_nhwc_graphs_stay_nhwc(shared: Path, tmp_path: Path) -> None:
     graph = load(shared / "tensorflow" / "Ascend_ModelZoo-TensorFlow__hh.pb")
     convolution = next(node for node in graph.nodes if node.op_type == "Conv2D")
     part = cut(graph, convolution.name, convolution.name)
-    made = workflow.export_slice(part, tmp_path)
+    made = handover.export_slice(part, tmp_path)
     assert made.manifest["check"]["status"] == "passed"
     assert made.manifest["inputs"][0]["layout"] == "NHWC"
     assert "--input_format=NHWC" in made.manifest["atc"]

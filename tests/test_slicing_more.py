@@ -19,7 +19,7 @@ from device_models import mapping, op, out
 from onnx import TensorProto, helper, numpy_helper
 from test_slicing import residual_net, run_cli
 
-from acccmp import workflow
+from acccmp import handover, workflow
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, DumpedOp, Port
 from acccmp.core.graph import Graph
@@ -182,7 +182,7 @@ def test_atc_gets_the_input_layers_of_the_file_in_their_order(
     (tmp_path / "two.prototxt").write_text(TWO_INPUTS)
     graph = load(tmp_path / "two.prototxt", tmp_path / "two.caffemodel")
     x = {name: np.random.default_rng(5).standard_normal((1, 2, 4, 4)).astype(np.float32) for name in graph.inputs}
-    made = workflow.export_slice(workflow.slice_model(graph, start, end), tmp_path / "out", inputs=x)
+    made = handover.export_slice(handover.slice_model(graph, start, end), tmp_path / "out", inputs=x)
     assert made.manifest["check"]["status"] == "passed"
     text = (made.path / "dump.prototxt").read_text()
     in_file = re.findall(r'name: "(\w+)"\s+type: "Input"\s+top: "(\w+)"', text)
@@ -268,8 +268,8 @@ def test_an_int8_island_stays_int8_and_runs_in_real_numbers(net: Graph, golden: 
     scale = 127 / float(np.abs(relu1).max())
     codes = np.round(relu1 * scale).astype(np.int8)
     dump = Dump({Port("second", "input", 0): TensorRef.of(codes)}, {"second": DumpedOp("second")})
-    part = workflow.slice_model(net, "conv2", "conv2", dump=dump, mapping=island(scale=scale, offset=0.0))
-    made = workflow.export_slice(part, tmp_path, inputs={"x": X})
+    part = handover.slice_model(net, "conv2", "conv2", dump=dump, mapping=island(scale=scale, offset=0.0))
+    made = handover.export_slice(part, tmp_path, inputs={"x": X})
     facts = made.manifest["inputs"][0]
     assert facts["quantised"] == {"scale": scale, "offset": 0.0}
     assert facts["bin"]["dtype"] == "int8"
@@ -322,14 +322,14 @@ def test_bfloat16_dumps_are_exact_and_their_bins_are_counted(net: Graph, golden:
     file = tmp_path / "tensor.bin"
     file.write_bytes(raw)
     ref = TensorRef(str(file), DTYPES["bfloat16"], (1, 20, 9, 7), 0, len(raw))
-    part = workflow.slice_model(net, "conv2", "relu2", dump=Dump({Port("relu1", "output", 0): ref}))
-    made = workflow.export_slice(part, tmp_path / "out", check=False)
+    part = handover.slice_model(net, "conv2", "relu2", dump=Dump({Port("relu1", "output", 0): ref}))
+    made = handover.export_slice(part, tmp_path / "out", check=False)
     npy = np.load(next((made.path / "inputs").glob("*r1.npy")))
     assert npy.dtype == np.float32
     assert npy.view(np.uint32)[0, 0, 0, 0] == (np.frombuffer(raw, "<u2")[0].astype(np.uint32) << 16)
     assert made.manifest["inputs"][0]["bin"]["inf"] == int((npy > 65519).sum()) > 0
     assert (made.path / "inputs" / "00_r1.dumped.bin").read_bytes() == raw
-    wide = workflow.export_slice(part, tmp_path / "wide", check=False, dtype="bfloat16")
+    wide = handover.export_slice(part, tmp_path / "wide", check=False, dtype="bfloat16")
     assert (wide.path / "inputs" / "00_r1.bin").read_bytes() == raw
 
 
@@ -385,8 +385,8 @@ def test_integers_bools_scalars_and_open_sizes(tmp_path: Path) -> None:
         Port("greater", "output", 0): TensorRef.of(mask.astype(np.uint8)),
         Port("gather", "output", 0): TensorRef.of(golden[Port("gather", "output", 0)].numpy().astype(np.float16)),
     }, {name: DumpedOp(name) for name in ("gather", "where", "greater")})
-    part = workflow.slice_model(graph, "gather", "where", dump=dump)
-    made = workflow.export_slice(part, tmp_path / "a", inputs={"ids": ids, "level": level})
+    part = handover.slice_model(graph, "gather", "where", dump=dump)
+    made = handover.export_slice(part, tmp_path / "a", inputs={"ids": ids, "level": level})
     facts = {entry["tensor"]: entry for entry in made.manifest["inputs"]}
     assert facts["ids"]["shape"] == [2, 3], "the open size is what was dumped"
     assert facts["ids"]["bin"]["dtype"] == "int64"
@@ -396,8 +396,8 @@ def test_integers_bools_scalars_and_open_sizes(tmp_path: Path) -> None:
     assert 'input_shape="ids:2,3"' in made.manifest["atc"]
     assert '--input_fp16_nodes="level"' in made.manifest["atc"]
     assert made.manifest["check"]["status"] == "passed"
-    part = workflow.slice_model(graph, "not", "where", dump=dump)
-    made = workflow.export_slice(part, tmp_path / "b", inputs={"ids": ids, "level": level})
+    part = handover.slice_model(graph, "not", "where", dump=dump)
+    made = handover.export_slice(part, tmp_path / "b", inputs={"ids": ids, "level": level})
     facts = {entry["tensor"]: entry for entry in made.manifest["inputs"]}
     assert np.load(made.path / facts["mask"]["npy"]["file"]).dtype == np.bool_
     assert facts["mask"]["bin"]["bytes"] == mask.size
@@ -445,8 +445,8 @@ def test_all_pieces_of_a_sliced_op_and_damaged_files_travel_along(net: Graph, go
     broken.write_bytes(broken.read_bytes()[:20])
     dump = read_dump(source)
     assert len(getattr(dump[Port("relu1", "output", 0)], "parts", ())) == 2
-    part = workflow.slice_model(net, "conv2", "relu2", dump=dump)
-    made = workflow.export_slice(part, tmp_path / "out")
+    part = handover.slice_model(net, "conv2", "relu2", dump=dump)
+    made = handover.export_slice(part, tmp_path / "out")
     np.testing.assert_array_equal(np.load(made.path / "inputs" / "00_r1.npy"), relu1.astype(np.float32))
     copied = {path.name: path.read_bytes() for path in (made.path / "dump_data").iterdir()}
     assert copied == {path.name: path.read_bytes() for path in source.iterdir()}
@@ -464,8 +464,8 @@ def test_dumps_with_long_names_can_be_read_from_the_folder_again(tmp_path: Path)
     (tmp_path / "dump").mkdir()
     write_file(tmp_path / "dump", DumpedOp(long, "Relu", time=1700000000000000, task=1, stream=1), [], [relu1])
     assert (tmp_path / "dump" / "mapping.csv").exists()
-    part = workflow.slice_model(graph, "conv2", "relu2", dump=tmp_path / "dump")
-    made = workflow.export_slice(part, tmp_path / "out")
+    part = handover.slice_model(graph, "conv2", "relu2", dump=tmp_path / "dump")
+    made = handover.export_slice(part, tmp_path / "out")
     again = read_dump(made.path / "dump_data")
     np.testing.assert_array_equal(again[Port(long, "output", 0)].numpy(), relu1)
 
@@ -474,7 +474,7 @@ def test_two_slices_in_one_second_are_two_folders_and_the_zip_holds_one(net: Gra
     from datetime import datetime
 
     when = datetime(2026, 11, 21, 12, 0, 0)
-    part = workflow.slice_model(net, "conv2", "relu2")
+    part = handover.slice_model(net, "conv2", "relu2")
     made = [part.save(tmp_path, when=when, zip=True) for _ in range(3)]
     name = "dump_result_2026_11_21_12_00_00"
     assert [bundle.path.name for bundle in made] == [name, f"{name}_2", f"{name}_3"]
@@ -554,8 +554,8 @@ def test_a_large_model_is_run_in_pieces_with_the_same_numbers(net: Graph, golden
 def test_the_folder_holds_the_dumps_of_what_feeds_the_start(
     net: Graph, device: tuple[Path, Path], tmp_path: Path,
 ) -> None:
-    part = workflow.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
-    made = workflow.export_slice(part, tmp_path)
+    part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
+    made = handover.export_slice(part, tmp_path)
     feeds = [entry["file"] for entry in made.manifest["dump_data"] if entry["role"] == "feeds"]
     assert len(feeds) == 1
     fed_by = read_dump(made.path / feeds[0])
@@ -610,7 +610,7 @@ def test_the_loop_closes_for_caffe_and_tensorflow_too(
     assert manifest["check"]["status"] == "passed"
     files = [handed / entry["file"] for entry in manifest["slice"]["files"]]
     sliced = load(files[0], files[1] if len(files) > 1 else None)
-    feeds = workflow.bundled_inputs(handed, manifest, sliced)
+    feeds = handover.bundled_inputs(handed, manifest, sliced)
     healthy = device_run(sliced, feeds, tmp_path / "healthy")
     ran = run_cli("compare", handed, healthy)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -627,8 +627,8 @@ def test_the_loop_closes_for_caffe_and_tensorflow_too(
 def test_a_slice_whose_inputs_were_changed_is_not_compared(
     net: Graph, device: tuple[Path, Path], tmp_path: Path,
 ) -> None:
-    part = workflow.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
-    made = workflow.export_slice(part, tmp_path)
+    part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
+    made = handover.export_slice(part, tmp_path)
     file = made.path / "inputs" / "00_r1.bin"
     file.write_bytes(bytes(file.stat().st_size))
     ran = run_cli("compare", made.path, device[0])
@@ -638,7 +638,7 @@ def test_a_slice_whose_inputs_were_changed_is_not_compared(
 
 
 def test_a_damaged_manifest_is_one_line(net: Graph, device: tuple[Path, Path], tmp_path: Path) -> None:
-    made = workflow.export_slice(workflow.slice_model(net, "conv2", "relu2"), tmp_path, check=False)
+    made = handover.export_slice(handover.slice_model(net, "conv2", "relu2"), tmp_path, check=False)
     manifest = json.loads((made.path / "manifest.json").read_text())
     for damaged in ({**manifest, "slice": 3}, {**manifest, "inputs": {"a": 1}}, {**manifest, "slice": {"files": [7]}},
                     {**manifest, "inputs": [{"name": "r1", "port": "x", "bin": {"file": "/etc/passwd"}}]}):

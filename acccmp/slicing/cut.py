@@ -65,7 +65,8 @@ class Slice:
         return ran
 
     def save(self, folder: Any = None, **options: Any) -> Any:
-        """Write the part, its inputs and what it should give; see `acccmp.slicing.bundle.save_slice`."""
+        """Check the part against the whole model, and write it with its inputs and what it should give; see
+        `acccmp.handover.export_slice`."""
         from acccmp.plugins import find
 
         return find("methods", "Slice.save")(self, folder, **options)
