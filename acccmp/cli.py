@@ -210,7 +210,9 @@ def compare(golden: str, npu: str, **options: Any) -> int:
         )
         if Path(golden).is_dir() and is_slice(golden):
             own, full = compare_slice(golden, npu, mapping=options["mapping"], thresholds=thresholds, options=how)
-            if full is not None and not options["as_json"]:
+            if options["as_json"]:
+                return _both_as_json(own, full, options["out"])
+            if full is not None:
                 out = Path(options["out"]) / "full_model" if options["out"] else None
                 click.echo("against the full model (what this stretch inherited included):")
                 _deliver(full, out, options["report_level"], False)
@@ -222,6 +224,21 @@ def compare(golden: str, npu: str, **options: Any) -> int:
             inputs=options["inputs"] or None, thresholds=thresholds, options=how,
         )
     return _deliver(report, options["out"], options["report_level"], options["as_json"])
+
+
+def _both_as_json(own: Any, full: Any, out: str | None) -> int:
+    """A slice's two reports in one JSON: `slice` is its own error, `full_model` what it inherited included."""
+    from acccmp.reports import tables
+
+    if out:
+        write_report(own, out)
+        if full is not None:
+            write_report(full, Path(out) / "full_model")
+    _print_json({
+        "slice": json.loads(tables.to_json(own)),
+        "full_model": None if full is None else json.loads(tables.to_json(full)),
+    })
+    return int(own.exit_code)
 
 
 def _deliver(report: Any, out: str | Path | None, level: str, as_json: bool) -> int:
@@ -378,7 +395,7 @@ def inspect(
 @cli.command(short_help="dump files to npy or bin in a chosen layout and dtype, and back")
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @click.option("--out", "-o", required=True, type=click.Path())
-@click.option("--to", type=click.Choice(["npy", "bin", "dump"]), default="npy", show_default=True)
+@click.option("--to", type=click.Choice(["npy", "bin", "dump", "pb"]), default="npy", show_default=True)
 @click.option("--layout", help="NCHW, NHWC, NC1HWC0, ...; by default the tensor's own, padding removed.")
 @click.option("--dtype", help="float16, float32, ...; by default the stored one. Integers are never cast to floats.")
 @jobs_option
@@ -386,12 +403,14 @@ def inspect(
 def convert(
     paths: tuple[str, ...], out: str, to: Any, layout: str | None, dtype: str | None, jobs: int | None, as_json: bool,
 ) -> int:
-    """Convert dump files or whole folders of them.
+    """Convert dump files or whole folders of them; with --to pb, freeze TensorFlow SavedModels into one file each.
 
     \b
     Example:
       acccmp convert npu_dump/ -o arrays/ --to npy --layout NCHW
     """
+    if to == "pb":
+        return _freeze(paths, out, as_json)
     from acccmp.dumps.convert import convert as convert_files
 
     with _executor(jobs) as executor:
@@ -411,6 +430,24 @@ def convert(
     if not result.written:
         return COULD_NOT
     return NOT_PASSED if result.failed else PASSED
+
+
+def _freeze(paths: Sequence[str], out: str, as_json: bool) -> int:
+    from acccmp.runners.tensorflow import freeze
+    from acccmp.workflow import load_original
+
+    graphs = [load_original(path) for path in paths]
+    for path, graph in zip(paths, graphs, strict=True):
+        if graph.format != "tensorflow":
+            raise InputError(f"{path} is a model of {graph.format}; --to pb freezes SavedModels of TensorFlow")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    stems = [Path(path).resolve().name.removesuffix(".pb") for path in paths]
+    made = [freeze(graph, Path(out) / f"{stem}.pb") for graph, stem in zip(graphs, stems, strict=True)]
+    if as_json:
+        _print_json({"written": [str(path) for path in made]})
+    else:
+        click.echo("\n".join(str(path) for path in made))
+    return PASSED
 
 
 # -- emulate -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,3 +135,29 @@ def test_nhwc_graphs_stay_nhwc(shared: Path, tmp_path: Path) -> None:
     assert made.manifest["check"]["status"] == "passed"
     assert made.manifest["inputs"][0]["layout"] == "NHWC"
     assert "--input_format=NHWC" in made.manifest["atc"]
+
+
+def test_a_saved_model_is_frozen_by_convert_and_then_sliced(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+
+    class Net(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = tf.Variable(np.arange(6, dtype=np.float32).reshape(3, 2), name="w")
+
+        @tf.function(input_signature=[tf.TensorSpec([2, 3], tf.float32, "x")])
+        def __call__(self, x: Any) -> Any:
+            return tf.nn.relu(tf.matmul(x, self.w) - 4.0)
+
+    tf.saved_model.save(Net(), str(tmp_path / "saved"))
+    command = [sys.executable, "-m", "acccmp", "convert", tmp_path / "saved", "--to", "pb", "-o", tmp_path / "out"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    graph = load(tmp_path / "out" / "saved.pb")
+    product = next(node.name for node in graph.nodes if node.op_type == "MatMul")
+    last = next(node.name for node in graph.nodes if node.op_type == "Relu")
+    x = np.ones((2, 3), np.float32)
+    made = handover.export_slice(handover.slice_model(graph, product, last), tmp_path, inputs={graph.inputs[0]: x})
+    assert made.manifest["check"]["status"] == "passed"
+    golden = np.load(next((made.path / "expected/golden").glob("*.npy")))
+    np.testing.assert_array_equal(golden, np.maximum(x @ np.arange(6, dtype=np.float32).reshape(3, 2) - 4, 0))

@@ -620,7 +620,7 @@ def test_the_loop_closes_for_caffe_and_tensorflow_too(
     bad = device_run(sliced, feeds, tmp_path / "bad", wrong=last.node)
     ran = run_cli("compare", handed, bad, "--json")
     assert ran.returncode == 1
-    rows = json.loads(ran.stdout)["comparisons"]
+    rows = json.loads(ran.stdout)["slice"]["comparisons"]
     assert next(row["originals"] for row in rows if row["verdict"] == "drift") == [last.node]
 
 

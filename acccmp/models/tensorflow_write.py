@@ -37,7 +37,7 @@ def save(graph: Graph, folder: str | Path, stem: str = "dump") -> list[Path]:
     if variable is not None:
         raise SliceError(
             f"{graph.name} reads variables ({variable}), whose values a .pb cannot hold; "
-            "freeze it first (acccmp.runners.tensorflow.freeze) and take that"
+            "freeze it first (acccmp convert SAVED_MODEL --to pb -o DIR) and take that"
         )
     message = graph_def(graph)
     try:

@@ -232,8 +232,8 @@ def _computed(
             return plan, {}
         try:
             session = _session(ort, graph, plan, asked, feeds)
-        except RunError:
-            raise
+        except (RunError, NameError, AttributeError):
+            raise  # ours, or a mistake of ours
         except Exception as error:  # onnxruntime's errors have no common parent below Exception
             bad = _unknown_nodes(plan, str(error))
             why = _why(str(error))

@@ -429,7 +429,7 @@ def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) 
     words = ["atc", f"--framework={FRAMEWORK[kind]}"]
     words += {
         "onnx": ["--model=dump.onnx"], "tensorflow": ["--model=dump.pb"],
-        "caffe": ["--model=dump.prototxt", "--weight=dump.caffemodel"],
+        "caffe": ["--model=dump.prototxt", *(["--weight=dump.caffemodel"] if part.graph.weights else [])],
     }[kind]
     words.append("--output=dump")
     shapes, narrow = [], []
