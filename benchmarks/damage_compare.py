@@ -82,9 +82,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def dims(message: Any) -> tuple[int, ...]:
-    if not isinstance(message, bytes):
-        raise ValueError("a shape that is a number")
+def dims(message: bytes) -> tuple[int, ...]:
     found: list[int] = []
     for number, value in fields(message):
         if number == 1 and isinstance(value, bytes):
@@ -108,8 +106,10 @@ def tensor_by_hand(path: Path, side: str, index: int, wanted: tuple[int, ...]) -
     entries = [("input", v) for n, v in fields(header) if n == 4] + [("output", v) for n, v in fields(header) if n == 3]
     seen = Counter[str]()
     for kind, entry in entries:
-        told = dict(fields(entry))
-        shape = dims(told.get(3, b""))
+        own = 7 if kind == "output" else 6
+        # As protobuf has it, a field of the wrong wire type is an unknown one; without a shape the original's counts.
+        told = {number: v for number, v in fields(entry) if isinstance(v, bytes) == (number in (3, own, 4))}
+        shape = dims(told.get(3, b"")) or dims(told.get(own, b""))
         need = np.dtype(DTYPES.get(told.get(1, 0), "u1")).itemsize * int(np.prod(shape, dtype=object))
         size = told.get(6 if kind == "output" else 5, 0) or need  # a header that lost its size still has its shape
         if (kind, seen[kind]) == (side, index):
