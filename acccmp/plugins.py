@@ -45,6 +45,7 @@ TABLES: dict[str, dict[str, str]] = {
         "Report.plot": "acccmp.reports.plots:plot_report",
         "Report.plot_layer": "acccmp.reports.plots:plot_layer",
         "Report.plot_heatmap": "acccmp.reports.plots:plot_heatmap",
+        "Report.to_frame": "acccmp.reports.tables:to_frame",
         "Report.html": "acccmp.reports.html:report_html",
         "Slice.run": "acccmp.handover:run_slice",
         "Slice.save": "acccmp.handover:export_slice",

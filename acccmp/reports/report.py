@@ -215,9 +215,9 @@ class Report:
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per port, typed columns, verdicts as a category; see `acccmp.reports.tables.to_frame`."""
-        from acccmp.reports.tables import to_frame
+        from acccmp.plugins import find
 
-        frame: pandas.DataFrame = to_frame(self)
+        frame: pandas.DataFrame = find("methods", "Report.to_frame")(self)
         return frame
 
     def plot(self, metric: str = "error", **options: Any) -> Any:
