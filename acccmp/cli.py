@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -134,11 +135,18 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def _show(renderable: Any) -> None:
-    """Print something rich: 100 columns when the output is no terminal."""
+    """Print something rich."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
-    Console(width=width, soft_wrap=False, highlight=False).print(renderable, crop=False)
+    Console(width=_width(), soft_wrap=False, highlight=False).print(renderable, crop=False)
+
+
+def _width() -> int:
+    """Columns to print in: the terminal's, 100 when the output is none."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdigit() and int(told) > 0:
+        return int(told)
+    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
 
 
 def _print_json(data: Any) -> None:
@@ -302,7 +310,7 @@ def _render(report: Any, saved: Sequence[Path], level: str, as_json: bool) -> No
     elif level == "line" or (level == "short" and report.passed and not report.warnings):
         click.echo(tables.one_line(report))
     else:
-        _show(tables.terminal(report, saved=[str(path) for path in saved]))
+        _show(tables.terminal(report, _width(), saved=[str(path) for path in saved]))
 
 
 # -- run ---------------------------------------------------------------------------------------------------------

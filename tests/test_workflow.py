@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,16 @@ def test_one_line_of_python_is_enough(samples: Path) -> None:
         assert getattr(acccmp, name) is not None
     code = "import acccmp; acccmp.Port('a', 'output', 0); import sys; print('onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("columns", ["80", "100", "140"])
+def test_the_screen_of_compare_is_whole_at_any_width(samples: Path, columns: str) -> None:
+    net = samples / "digits_resnet"
+    command = [sys.executable, "-m", "acccmp", "compare", net / "golden", net / "npu_faulty", "-m", net / "mapping.json"]
+    env = {**os.environ, "COLUMNS": columns}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert ran.returncode == 1
+    assert "0.75" in ran.stdout
+    rows = [line for line in ran.stdout.splitlines() if line.startswith("prob:output:0")]
+    assert "0.224" in rows[0]
+    assert "drift" in rows[0]
