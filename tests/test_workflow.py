@@ -199,7 +199,8 @@ def test_one_line_of_python_is_enough(samples: Path) -> None:
 @pytest.mark.parametrize("columns", ["80", "100", "140"])
 def test_the_screen_of_compare_is_whole_at_any_width(samples: Path, columns: str) -> None:
     net = samples / "digits_resnet"
-    command = [sys.executable, "-m", "acccmp", "compare", net / "golden", net / "npu_faulty", "-m", net / "mapping.json"]
+    given = [net / "golden", net / "npu_faulty", "--mapping", net / "mapping.json"]
+    command = [sys.executable, "-m", "acccmp", "compare", *map(str, given)]
     env = {**os.environ, "COLUMNS": columns}
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert ran.returncode == 1
