@@ -425,3 +425,14 @@ def test_reading_a_header_reads_no_payload(tmp_path: Path) -> None:
     ref = read_dump(path)[Port("conv1", "output", 0)]
     assert ref.count == 1 << 28
     assert ref.read((slice(1 << 27, (1 << 27) + 3),)).tolist() == [0, 0, 0]
+
+
+def test_an_original_that_can_only_be_nhwc_or_hwcn_reads_as_such(samples: Path) -> None:
+    """Headers do not say the order of an original's axes; where shapes leave one reading, `numpy()` takes it."""
+    dump = read_dump(samples / "digits_cnn" / "npu")
+    golden = read_dump(samples / "digits_cnn" / "golden")
+    found = dump[Port("pool1/MaxPool", "input", 0)].numpy()
+    expected = golden[Port("conv2/Relu", "output", 0)].numpy()
+    assert found.shape == expected.shape == (4, 8, 8, 32)
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
+    assert all(ref.numpy().shape == ref.own_shape for ref in dump.refs.values())

@@ -300,11 +300,22 @@ def _entry(side: Side, index: int, tensor: Any, offset: int, size: int) -> Entry
         stated = layout_name(tensor.original_op.format)
         if layouts.is_plain(stated) and layouts.fits(layout, shape, stated, original, max(1, tensor.sub_format)):
             original_layout = stated
-    groups = tensor.sub_format or (tensor.format >> 8) & 0xFFFF
+    groups = max(1, tensor.sub_format or (tensor.format >> 8) & 0xFFFF)
+    if original and original_layout is None and not layouts.is_plain(layout):
+        original_layout = _only_order(layout, shape, original, groups)
     return Entry(
         side, index, offset, size, BY_PROTO.get(tensor.data_type), layout, shape, original, original_layout,
-        max(1, groups), "" if tensor.data_type in BY_PROTO else f"the data type {tensor.data_type} is not known",
+        groups, "" if tensor.data_type in BY_PROTO else f"the data type {tensor.data_type} is not known",
     )
+
+
+def _only_order(layout: str, shape: Shape, original: Shape, groups: int) -> str | None:
+    """The order of an original's axes when the usual one (NCHW, NCDHW) does not fit and just one other does."""
+    if len(original) not in (4, 5) or layouts.fits(layout, shape, None, original, groups):
+        return None
+    found = [name for name in layouts.PLAIN if len(name) == len(original) and name.isupper()
+             and layouts.fits(layout, shape, name, original, groups)]
+    return found[0] if len(found) == 1 else None
 
 
 def _ref(path: str, entry: Entry, file_size: int) -> TensorRef | str:
