@@ -51,22 +51,28 @@ def on_device(array: np.ndarray, stored: str = "NC1HWC0", c0: int = 16) -> Tenso
     return ref.seen_as(array.shape, "NCHW")
 
 
+@pytest.mark.parametrize("fits_the_model", [False, True], ids=["bytes in NHWC", "floats in the model's own shape"])
 def test_with_aipp_the_model_is_fed_with_what_the_aipp_op_made_padding_channels_cut(
-    conv_net: tuple[acccmp.Graph, np.ndarray],
+    conv_net: tuple[acccmp.Graph, np.ndarray], fits_the_model: bool,
 ) -> None:
+    """The camera's picture was dumped, too; even where it would fit the model, it is not what the network saw."""
     graph, weights = conv_net
     camera = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
     prepared = (camera.transpose(0, 3, 1, 2) / 255.0).astype(np.float32)
     four = np.concatenate([prepared, np.full((1, 1, 8, 8), 7.0, np.float32)], axis=1)  # a fourth, padding channel
+    raw, data = TensorRef.of(camera, "NHWC"), dm.out(dtype="DT_UINT8", shape=(1, 8, 8, 3), layout="NHWC")
+    if fits_the_model:
+        raw = TensorRef.of(np.ascontiguousarray(camera.transpose(0, 3, 1, 2)).astype(np.float32), "NCHW")
+        data = dm.out(dtype="DT_FLOAT", shape=(1, 3, 8, 8), layout="NCHW")
     conv = dm.op("conv", "Conv2D", ["aipp:0"], [dm.out("conv", shape=(1, 1, 6, 6, 16), layout="NC1HWC0")], ("conv",))
     mapping = dm.mapping(
-        dm.op("image", "Data", [], [dm.out(dtype="DT_UINT8", shape=(1, 8, 8, 3), layout="NHWC")]),
+        dm.op("image", "Data", [], [data]),
         dm.op("aipp", "Aipp", ["image:0"], [dm.out(shape=(1, 1, 8, 8, 4), layout="NC1HWC0_C04")], ()),
         conv, dm.op("out", "NetOutput", ["conv:0"]),
     )
     aipp = TensorRef.of(layout.to_stored(four.astype(np.float16), "NCHW", "NC1HWC0_C04", 4), "NC1HWC0_C04")
     npu = Dump({
-        Port("image", "output", 0): TensorRef.of(camera, "NHWC"),
+        Port("image", "output", 0): raw,
         Port("aipp", "output", 0): aipp,
         Port("conv", "output", 0): on_device(convolved(prepared.astype(np.float16), weights)),
     })
