@@ -23,10 +23,10 @@ _WHERE = {
     "read_dump": "acccmp.dumps.read",
     "run": "acccmp.runners.run",
     "golden_run": "acccmp.runners.run",
-    "read_inputs": "acccmp.runners.feeds",
-    "emulate": "acccmp.runners.emulate",
-    "compare": "acccmp.workflow",
-    "slice_model": "acccmp.handover",
+    "read_inputs": "acccmp.inputs.files",
+    "emulate": "acccmp.emulator.emulate",
+    "compare": "acccmp.jobs.compare",
+    "slice_model": "acccmp.jobs.slice",
     "Graph": "acccmp.core.graph",
     "Node": "acccmp.core.graph",
     "TensorSpec": "acccmp.core.graph",
@@ -36,7 +36,7 @@ _WHERE = {
     "Slice": "acccmp.slicing.cut",
     "Report": "acccmp.reports.report",
     "Comparison": "acccmp.reports.report",
-    "Verdict": "acccmp.reports.report",
+    "Verdict": "acccmp.reports.pair",
     "Thresholds": "acccmp.comparison.judging",
     "AcccmpError": "acccmp.errors",
 }
@@ -53,15 +53,16 @@ if TYPE_CHECKING:
     from acccmp.core.graph import Graph, Node, TensorSpec
     from acccmp.core.tensor import TensorRef
     from acccmp.dumps.read import read_dump
+    from acccmp.emulator.emulate import emulate
     from acccmp.errors import AcccmpError
-    from acccmp.handover import slice_model
+    from acccmp.inputs.files import read_inputs
+    from acccmp.jobs.compare import compare
+    from acccmp.jobs.slice import slice_model
     from acccmp.models.load import load
-    from acccmp.reports.report import Comparison, Report, Verdict
-    from acccmp.runners.emulate import emulate
-    from acccmp.runners.feeds import read_inputs
+    from acccmp.reports.pair import Verdict
+    from acccmp.reports.report import Comparison, Report
     from acccmp.runners.run import golden_run, run
     from acccmp.slicing.cut import Slice
-    from acccmp.workflow import compare
 
 
 def __getattr__(name: str) -> Any:

@@ -200,10 +200,10 @@ def compare(golden: str, npu: str, **options: Any) -> int:
     Example:
       acccmp compare model.onnx npu_dump/ --mapping model.json -o report/
     """
-    from acccmp.handover import compare_slice
+    from acccmp.jobs.compare import Options
+    from acccmp.jobs.compare import compare as compare_runs
+    from acccmp.jobs.slice import compare_slice
     from acccmp.slicing.bundle import is_slice
-    from acccmp.workflow import Options
-    from acccmp.workflow import compare as compare_runs
 
     thresholds = _thresholds(options["thresholds"])
     if options["weights_only"] or {_kind(golden), _kind(npu)} == {"ckpt"}:
@@ -265,7 +265,7 @@ def _thresholds(given: str | None) -> Any:
 
 
 def _kind(path: str) -> str:
-    from acccmp.inspection import kind_of
+    from acccmp.jobs.inspect import kind_of
 
     return kind_of(path)
 
@@ -333,8 +333,8 @@ def run(
     Example:
       acccmp run model.onnx --input image=cat.npy -o golden/
     """
+    from acccmp.jobs.compare import given_inputs, load_original
     from acccmp.runners.run import golden_run
-    from acccmp.workflow import given_inputs, load_original
 
     graph = load_original(model, weights)
     if graph.inputs and not inputs:
@@ -380,7 +380,7 @@ def inspect(
     Example:
       acccmp inspect model.om --input image.bin
     """
-    from acccmp.inspection import describe, draw, fit_facts, fits
+    from acccmp.jobs.inspect import describe, draw, fit_facts, fits
     from acccmp.ui.screens import screen
 
     facts = describe(
@@ -441,8 +441,8 @@ def convert(
 
 
 def _freeze(paths: Sequence[str], out: str, as_json: bool) -> int:
+    from acccmp.jobs.compare import load_original
     from acccmp.runners.tensorflow import freeze
-    from acccmp.workflow import load_original
 
     graphs = [load_original(path) for path in paths]
     for path, graph in zip(paths, graphs, strict=True):
@@ -486,10 +486,10 @@ def emulate(
     Example:
       acccmp emulate model.onnx --input x=x.npy --fault op=conv3,kind=scale,factor=1.5 -o emulated/
     """
-    from acccmp.runners.emulate import Fault
-    from acccmp.runners.emulate import emulate as emulate_device
-    from acccmp.runners.feeds import random_inputs
-    from acccmp.workflow import given_inputs, load_original
+    from acccmp.emulator.emulate import Fault
+    from acccmp.emulator.emulate import emulate as emulate_device
+    from acccmp.inputs.files import random_inputs
+    from acccmp.jobs.compare import given_inputs, load_original
 
     graph = load_original(model)
     feeds = given_inputs(graph, inputs) if inputs else random_inputs(graph, seed)
@@ -538,8 +538,8 @@ def slice_command(model: str, **options: Any) -> int:
     Example:
       acccmp slice model.onnx --start conv3 --end relu5 --dump npu_dump/ --mapping model.json -o handover/
     """
-    from acccmp.handover import export_slice, slice_model
-    from acccmp.workflow import Options
+    from acccmp.jobs.compare import Options
+    from acccmp.jobs.slice import export_slice, slice_model
 
     part = slice_model(
         model, options["start"], options["end"], dump=options["dump"], mapping=options["mapping"],
@@ -607,9 +607,9 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
     Example:
       acccmp check model.onnx npu_dump/ --mapping model.json --baseline model.baseline --junit junit.xml
     """
-    from acccmp import baseline as base
-    from acccmp.workflow import Options
-    from acccmp.workflow import compare as compare_runs
+    from acccmp.jobs.compare import Options
+    from acccmp.jobs.compare import compare as compare_runs
+    from acccmp.releases import baseline as base
 
     cases = dict(options["cases"])
     if (golden is None) != (npu is None) or (golden is None) == (not cases):
@@ -640,7 +640,7 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
     checked = base.check(reports, known, model=model, accept=options["accept"])
     _write_pipeline_files(checked, options)
     if options["history"]:
-        from acccmp import history as past
+        from acccmp.releases import history as past
 
         past.add(options["history"], reports, release=options["release"], model=model)
     written = _write_baseline(checked, options, model, lost)
@@ -651,7 +651,7 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
 
 def _write_baseline(checked: Any, options: Mapping[str, Any], model: str, lost: str) -> str:
     """Rewrite the baseline as --update and --accept ask for, and say what changed in it; "" when it is left alone."""
-    from acccmp import baseline as base
+    from acccmp.releases import baseline as base
 
     if not options["update"] and not options["accept"]:
         return ""
@@ -703,7 +703,7 @@ def _ci_changes(checked: Any) -> Any:
 
 def _show_check(checked: Any, options: Mapping[str, Any], written: str) -> None:
     if options["as_json"]:
-        from acccmp.baseline import spread
+        from acccmp.releases.baseline import spread
 
         _print_json({
             "schema": "acccmp.check/1", "passed": checked.passed, "exit_code": checked.exit_code,
@@ -749,7 +749,7 @@ def history() -> None:
 @click.option("--case", default="default", show_default=True)
 def history_add(file: str, reports: tuple[str, ...], release: str, case: str) -> int:
     """Keep reports (report.json files of `acccmp compare -o`) as one release."""
-    from acccmp import history as past
+    from acccmp.releases import history as past
     from acccmp.reports import tables
 
     names = [case if len(reports) == 1 else f"{case} {number}" for number in range(1, len(reports) + 1)]
@@ -771,7 +771,7 @@ def history_add(file: str, reports: tuple[str, ...], release: str, case: str) ->
 @json_option
 def history_show(file: str, port: str | None, plotted: str | None, as_json: bool) -> int:
     """Show the releases in FILE and what jumped in the newest, or one PORT over all of them."""
-    from acccmp import history as past
+    from acccmp.releases import history as past
     from acccmp.ui.screens import history_screen, series_screen
 
     if port is None:
@@ -813,7 +813,7 @@ def _save_figure(figure: Any, target: Path) -> None:
 @click.option("--csv", "target", type=click.Path(), help="Write here instead of to the standard output.")
 def history_export(file: str, target: str | None) -> int:
     """Print everything in FILE as CSV."""
-    from acccmp import history as past
+    from acccmp.releases import history as past
 
     text = past.to_csv(file)
     if target:

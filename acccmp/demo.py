@@ -13,8 +13,8 @@ SAMPLE = ROOT / "sample_dumps" / "digits_resnet"
 def main() -> int:
     """Run the comparison of the sample as a user would; 0 when the planted fault is named first."""
     from acccmp.cli import _show, _width, write_report
+    from acccmp.jobs.compare import compare
     from acccmp.reports import tables
-    from acccmp.workflow import compare
 
     truth = json.loads((SAMPLE / "FAULT.json").read_text(encoding="utf-8"))
     command = (

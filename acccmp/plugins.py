@@ -47,8 +47,8 @@ TABLES: dict[str, dict[str, str]] = {
         "Report.plot_heatmap": "acccmp.reports.plots:plot_heatmap",
         "Report.to_frame": "acccmp.reports.tables:to_frame",
         "Report.html": "acccmp.reports.html:report_html",
-        "Slice.run": "acccmp.handover:run_slice",
-        "Slice.save": "acccmp.handover:export_slice",
+        "Slice.run": "acccmp.jobs.slice:run_slice",
+        "Slice.save": "acccmp.jobs.slice:export_slice",
     },
     "notebook": {
         "Graph": "acccmp.ui.notebook:graph_html",

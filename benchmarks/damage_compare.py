@@ -27,9 +27,10 @@ import numpy as np
 from acccmp.core.dump import Dump
 from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
+from acccmp.jobs.compare import compare
 from acccmp.models.load import load
-from acccmp.reports.report import Report, Verdict
-from acccmp.workflow import compare
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_dumps"
 NETS = ("digits_resnet", "digits_lenet", "digits_cnn")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.errors import AcccmpError
-from acccmp.inspection import describe
+from acccmp.jobs.inspect import describe
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 ROOMS = ("om", "atc_json", "mindspore", "cambricon")

@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from acccmp import baseline as base
 from acccmp.comparison.compare import compare
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import Fault, emulate, floors
+from acccmp.emulator.fusion import plan
 from acccmp.models.load import load
+from acccmp.releases import baseline as base
 from acccmp.reports.report import Report
-from acccmp.runners.emulate import Fault, emulate, floors
-from acccmp.runners.fusion import plan
 from acccmp.runners.run import run
 
 ROOT = Path(__file__).parent.parent

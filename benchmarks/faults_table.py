@@ -22,12 +22,12 @@ from acccmp.comparison.compare import compare
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import Fault, Twin, emulate, floors
+from acccmp.emulator.faults import KINDS
+from acccmp.emulator.fusion import plan
 from acccmp.errors import InputError
 from acccmp.models.load import load
 from acccmp.reports.report import Report
-from acccmp.runners.emulate import Fault, Twin, emulate, floors
-from acccmp.runners.faults import KINDS
-from acccmp.runners.fusion import plan
 
 SAMPLES = Path(__file__).parent.parent / "sample_dumps"
 LAYERS = 5

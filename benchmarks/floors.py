@@ -24,10 +24,10 @@ import numpy as np
 from acccmp.comparison.compare import compare
 from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import emulate, floors
 from acccmp.errors import AcccmpError
 from acccmp.models.load import load
-from acccmp.reports.report import Verdict
-from acccmp.runners.emulate import emulate, floors
+from acccmp.reports.pair import Verdict
 from acccmp.runners.run import run
 
 ROOT = Path(__file__).parent.parent

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from acccmp.comparison.compare import compare_pair
-from acccmp.comparison.pairs import Pair
 from acccmp.core.dump import Port
 from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.reports.pair import Pair
 
 
 def peak() -> float:

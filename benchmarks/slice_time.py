@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from acccmp import handover
 from acccmp.core.dump import Dump, Port
 from acccmp.core.tensor import TensorRef
+from acccmp.jobs import slice as handover
 from acccmp.models.load import load
 from acccmp.slicing.bundle import save_slice
 from acccmp.slicing.cut import cut

@@ -22,8 +22,8 @@ from acccmp import plugins
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.errors import AcccmpError, InputError, SliceError
+from acccmp.inputs.files import random_inputs
 from acccmp.models.load import load
-from acccmp.runners.feeds import random_inputs
 from acccmp.runners.run import run
 from acccmp.slicing.cut import cut
 

@@ -37,8 +37,8 @@ import training  # noqa: E402
 
 from acccmp.core.dump import Dump  # noqa: E402
 from acccmp.core.graph import Graph  # noqa: E402
+from acccmp.emulator.emulate import Fault, Twin, emulate  # noqa: E402
 from acccmp.models.load import load  # noqa: E402
-from acccmp.runners.emulate import Fault, Twin, emulate  # noqa: E402
 from acccmp.runners.run import golden_run, run  # noqa: E402
 
 GOLDEN_TIME = 1_690_000_000_000_000  # microseconds: the time stamp of the first golden tensor

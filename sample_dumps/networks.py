@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from acccmp.runners.emulate import Twin
+from acccmp.emulator.emulate import Twin
 
 Weights = Mapping[str, np.ndarray]
 

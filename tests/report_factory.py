@@ -10,7 +10,8 @@ import numpy as np
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import DTYPES, TensorRef
-from acccmp.reports.report import Comparison, Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Comparison, Report
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from report_factory import HOSTILE, hostile_report, make_report
 from scipy import stats
 
-from acccmp import baseline as base
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError, InputError
-from acccmp.reports.report import Report, Verdict
+from acccmp.releases import baseline as base
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 
 
 def scaled(report: Report, factor: float, only: str = "") -> Report:
@@ -224,7 +225,7 @@ def test_verdicts_that_become_worse_fail_and_better_ones_are_listed() -> None:
 
 KILLED = """
 import sys
-from acccmp import baseline as base
+from acccmp.releases import baseline as base
 known = base.read(sys.argv[1])
 other = base.read(sys.argv[2])
 print("ready", flush=True)

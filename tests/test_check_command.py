@@ -18,10 +18,10 @@ from conftest import ROOT
 from junitparser import JUnitXml
 from report_factory import HOSTILE, hostile_report
 
-from acccmp import baseline as base
 from acccmp import cli
+from acccmp.emulator.emulate import Fault, emulate
 from acccmp.models.load import load
-from acccmp.runners.emulate import Fault, emulate
+from acccmp.releases import baseline as base
 
 
 @dataclass(frozen=True)

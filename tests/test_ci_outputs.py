@@ -16,7 +16,8 @@ from markdown_it import MarkdownIt
 from report_factory import comparison, hostile_report, make_report
 
 from acccmp.reports import ci
-from acccmp.reports.report import Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 
 # What SARIF 2.1.0 (OASIS, sections 3.13 to 3.52) requires of the objects that we write; closed, so that a misspelt
 # property is found.

@@ -16,12 +16,12 @@ from device_models import golden, mapping, npu, op, out
 from acccmp.comparison.compare import compare, compare_pair
 from acccmp.comparison.judging import Thresholds
 from acccmp.comparison.pairing import pair
-from acccmp.comparison.pairs import Pair
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, Port
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import InputError
-from acccmp.reports.report import Comparison, Report, Verdict
+from acccmp.reports.pair import Pair, Verdict
+from acccmp.reports.report import Comparison, Report
 
 RNG = np.random.default_rng(11)
 Y = RNG.normal(size=(1, 20, 6, 7)).astype(np.float32)

@@ -23,11 +23,11 @@ from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import Fault, Storage, Twin, emulate
+from acccmp.emulator.fusion import plan
 from acccmp.errors import InputError, RunError
 from acccmp.models.atc_json import load as load_mapping
 from acccmp.models.onnx import load
-from acccmp.runners.emulate import Fault, Storage, Twin, emulate
-from acccmp.runners.fusion import plan
 
 
 def half(array: Array) -> Array:

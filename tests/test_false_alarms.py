@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from acccmp import baseline as base
+from acccmp.releases import baseline as base
 from benchmarks.false_alarms import CASES, PAIRED, Bench, Outcome, judge, single
 
 LARGE = "block2/conv2block2/bn2"

@@ -14,12 +14,12 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import Fault, emulate, floors
+from acccmp.emulator.faults import KINDS
 from acccmp.errors import InputError
 from acccmp.models.atc_json import load as load_mapping
 from acccmp.models.onnx import load
 from acccmp.reports.report import Report
-from acccmp.runners.emulate import Fault, emulate, floors
-from acccmp.runners.faults import KINDS
 from acccmp.runners.onnxruntime import run
 
 # The device ops of `pooled`, in order, by their originals' last name.

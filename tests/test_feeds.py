@@ -13,7 +13,7 @@ from PIL import Image
 from acccmp.core.graph import Graph, TensorSpec
 from acccmp.core.tensor import DTYPES
 from acccmp.errors import FormatError, InputError, MissingExtra, UnknownName
-from acccmp.runners.feeds import prepare, random_inputs, read_inputs
+from acccmp.inputs.files import prepare, random_inputs, read_inputs
 
 
 def graph(**inputs: tuple) -> Graph:

@@ -10,8 +10,8 @@ from emulated_nets import device_outputs, model_file, picture, residual
 from onnx import TensorProto, helper
 
 from acccmp.core.dump import Port
+from acccmp.emulator.emulate import Storage, distance, emulate, floors
 from acccmp.models.onnx import load
-from acccmp.runners.emulate import Storage, distance, emulate, floors
 from acccmp.runners.onnxruntime import run
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from report_factory import HOSTILE, hostile_report, make_report
 
-from acccmp import history
 from acccmp.errors import FormatError, InputError
+from acccmp.releases import history
 from acccmp.reports.report import Report
 
 
@@ -135,7 +135,7 @@ WRITER = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from report_factory import make_report
-from acccmp import history
+from acccmp.releases import history
 report = make_report(8, fault=None, every_verdict=False)
 print("ready", flush=True)
 for i in range(int(sys.argv[4])):

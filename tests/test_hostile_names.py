@@ -19,7 +19,8 @@ from report_factory import HOSTILE, comparison, hostile_report
 from rich.console import Console
 
 from acccmp.reports import ci, html, safe, tables
-from acccmp.reports.report import Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 
 NAMES = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(), min_size=1, max_size=60))
 

@@ -11,7 +11,8 @@ import pytest
 from report_factory import HOSTILE, comparison, hostile_report, make_report
 
 from acccmp.reports import html, safe
-from acccmp.reports.report import Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 
 VOID = {"meta", "br"}
 

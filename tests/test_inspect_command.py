@@ -14,8 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from acccmp import inspection
 from acccmp.errors import FormatError, InputError
+from acccmp.jobs import inspect as inspection
 
 
 def inspect(*arguments: object) -> subprocess.CompletedProcess[str]:

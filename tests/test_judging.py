@@ -13,7 +13,7 @@ from acccmp.comparison.judging import FIXED, Judgement, Rule, Thresholds, judge,
 from acccmp.comparison.metrics import measure
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import InputError
-from acccmp.reports.report import Verdict
+from acccmp.reports.pair import Verdict
 
 
 def judged(

@@ -18,10 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from acccmp.core.graph import Graph
 from acccmp.errors import FormatError, InputError
+from acccmp.inputs.files import random_inputs
 from acccmp.models import onnx_file
 from acccmp.models.load import load
 from acccmp.models.onnx import save
-from acccmp.runners.feeds import random_inputs
 from acccmp.runners.onnxruntime import run
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

@@ -16,7 +16,8 @@ from test_html import KNOWN_TAGS, Page
 from acccmp.core.dump import Broken, Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
-from acccmp.reports.report import Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 from acccmp.ui.notebook import MOST_ROWS, dump_html, graph_html, report_html, slice_html, tensor_html
 
 

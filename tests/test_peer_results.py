@@ -12,7 +12,8 @@ from acccmp.comparison.compare import compare
 from acccmp.comparison.metrics import VENDOR
 from acccmp.dumps.read import read_dump
 from acccmp.models.atc_json import load
-from acccmp.reports.report import Comparison, Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Comparison, Report
 
 CASES = ("fusion", "net_fp16_5hd_fused3", "net_fp16_nchw")
 NUMBERS = tuple(name for name in VENDOR if name != "StandardDeviation")

@@ -18,7 +18,8 @@ from acccmp.core.tensor import TensorRef
 from acccmp.errors import InputError, MissingExtra, UnknownName
 from acccmp.reports import plots, summary
 from acccmp.reports.legend import LOOKS
-from acccmp.reports.report import Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 
 
 def texts(figure: Figure) -> list[str]:

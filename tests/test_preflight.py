@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acccmp.comparison.preflight import check_input, check_inputs, input_specs
-from acccmp.comparison.readings import explain_size
 from acccmp.core.graph import Graph, TensorSpec
 from acccmp.core.tensor import DTYPES
 from acccmp.errors import FormatError, InputError
+from acccmp.inputs.preflight import check_input, check_inputs, input_specs
+from acccmp.inputs.sizes import explain_size
 from acccmp.models import om
 from acccmp.schemas import ge_pb2
 

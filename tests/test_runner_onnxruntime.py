@@ -16,8 +16,8 @@ from onnx.reference import ReferenceEvaluator
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
+from acccmp.inputs.files import random_inputs
 from acccmp.models.load import load
-from acccmp.runners.feeds import random_inputs
 from acccmp.runners.onnxruntime import checked_inputs, run
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -335,7 +335,7 @@ def test_a_missing_onnxruntime_says_what_to_install(tmp_path: Path, monkeypatch:
 
 def test_telemetry_is_off_and_nothing_heavy_is_loaded_before_it_is_needed() -> None:
     code = (
-        "import sys, acccmp.runners.onnxruntime, acccmp.runners.run, acccmp.runners.feeds, acccmp.models.onnx; "
+        "import sys, acccmp.runners.onnxruntime, acccmp.runners.run, acccmp.inputs.files, acccmp.models.onnx; "
         "heavy = {'onnx', 'onnxruntime', 'google.protobuf', 'networkx', 'PIL'} & set(sys.modules); "
         "import os; acccmp.runners.onnxruntime._onnxruntime(); "
         "print(sorted(heavy), os.environ['ORT_DISABLE_TELEMETRY'])"

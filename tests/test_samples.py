@@ -20,9 +20,10 @@ from acccmp.comparison.compare import compare
 from acccmp.core.dump import Port
 from acccmp.dumps.arrays import check_golden
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import floors
 from acccmp.models.load import load
-from acccmp.reports.report import Report, Verdict
-from acccmp.runners.emulate import floors
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 from acccmp.runners.run import run
 
 NAMES = ("digits_resnet", "digits_lenet", "digits_cnn")

@@ -15,15 +15,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from acccmp import handover, workflow
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import Fault, emulate
 from acccmp.errors import InputError, MappingError, SliceError, UnknownName
+from acccmp.jobs import compare as workflow
+from acccmp.jobs import slice as handover
+from acccmp.mapping.trace import Quantisation
 from acccmp.models.load import load
-from acccmp.models.tracing import Quantisation
-from acccmp.runners.emulate import Fault, emulate
 from acccmp.slicing import bundle
 from acccmp.slicing.cut import cut
 from acccmp.slicing.entrance import dequantised
@@ -384,7 +385,8 @@ def test_hostile_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None
 
 FULL_DISK = """
 import resource, sys
-from acccmp import handover, workflow
+from acccmp.jobs import slice as handover
+from acccmp.jobs import compare as workflow
 part = handover.slice_model(sys.argv[1], "conv2", "relu2")
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acccmp import handover, workflow
 from acccmp.core.dump import Port
 from acccmp.errors import SliceError
+from acccmp.jobs import compare as workflow
+from acccmp.jobs import slice as handover
 from acccmp.models.load import load
 from acccmp.slicing.cut import cut
 

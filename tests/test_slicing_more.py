@@ -19,16 +19,17 @@ from device_models import mapping, op, out
 from onnx import TensorProto, helper, numpy_helper
 from test_slicing import residual_net, run_cli
 
-from acccmp import handover, workflow
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, DumpedOp, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, TensorRef, encode
 from acccmp.dumps.ascend import write_file
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import emulate
 from acccmp.errors import InputError, SliceError
+from acccmp.jobs import compare as workflow
+from acccmp.jobs import slice as handover
 from acccmp.models.load import load
-from acccmp.runners.emulate import emulate
 from acccmp.slicing.cut import cut
 
 X = np.random.default_rng(2).standard_normal((1, 3, 9, 7)).astype(np.float32)

@@ -26,7 +26,8 @@ from acccmp.core import layout as layouts
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.read import read_dump
 from acccmp.models.atc_json import load
-from acccmp.reports.report import Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 from acccmp.reports.tables import to_csv
 
 RNG = np.random.default_rng(8)

@@ -22,7 +22,8 @@ from acccmp.core.dump import Port
 from acccmp.errors import FormatError
 from acccmp.reports import tables
 from acccmp.reports.legend import LOOKS, METRICS
-from acccmp.reports.report import Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 
 SCHEMA = Path(tables.__file__).with_name("report.schema.json")
 EMPTY = Report((), {"golden": "a", "npu": "b"})

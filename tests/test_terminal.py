@@ -12,7 +12,8 @@ from rich.console import Console
 
 from acccmp.core.dump import Port
 from acccmp.reports import summary, tables
-from acccmp.reports.report import Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Report
 
 
 def shown(report: Report, width: int = 100, **options: object) -> str:

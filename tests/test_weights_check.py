@@ -16,7 +16,7 @@ from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import InputError
 from acccmp.models import mindspore, om
 from acccmp.models.load import load
-from acccmp.reports.report import Verdict
+from acccmp.reports.pair import Verdict
 
 F16 = DTYPES["float16"]
 

@@ -15,12 +15,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import acccmp
-from acccmp import workflow
 from acccmp.core import layout
 from acccmp.core.dump import Dump, Port
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import InputError
-from acccmp.reports.report import Verdict
+from acccmp.jobs import compare as workflow
+from acccmp.reports.pair import Verdict
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 from acccmp.comparison.fitting import fitted
 from acccmp.comparison.lookup import Dumped, Found, Golden, flat, why
-from acccmp.comparison.pairs import Pair
 from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Port
 from acccmp.core.graph import Node
+from acccmp.mapping.trace import Trail
 from acccmp.models.device_graph import TASKLESS, split_input
-from acccmp.models.tracing import Trail
-from acccmp.reports.report import Verdict
+from acccmp.reports.pair import Pair, Verdict
 
 
 def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -> list[Pair]:

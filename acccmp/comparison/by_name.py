@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from acccmp.comparison.fitting import fitted
 from acccmp.comparison.lookup import Dumped, Golden, why
-from acccmp.comparison.pairs import Pair
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
-from acccmp.models.tracing import PASSING
-from acccmp.reports.report import Verdict
+from acccmp.mapping.trace import PASSING
+from acccmp.reports.pair import Pair, Verdict
 
 
 def by_name(

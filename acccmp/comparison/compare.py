@@ -12,12 +12,12 @@ from acccmp.comparison.explain import explained
 from acccmp.comparison.judging import Thresholds, judge, judge_dtypes
 from acccmp.comparison.metrics import Measured, measure, squeezed
 from acccmp.comparison.pairing import pair
-from acccmp.comparison.pairs import Pair
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.layout import LayoutError
 from acccmp.errors import FormatError, InputError
-from acccmp.reports.report import Comparison, Report, Verdict
+from acccmp.reports.pair import Pair, Verdict
+from acccmp.reports.report import Comparison, Report
 
 BATCH = 8  # pairs handed to a worker at a time
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acccmp.comparison.pairs import Pair
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Port
 from acccmp.core.layout import LayoutError
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError
-from acccmp.reports.report import Comparison, Verdict
+from acccmp.reports.pair import Pair, Verdict
+from acccmp.reports.report import Comparison
 
 MOST = 1 << 21  # elements of a tensor that are looked at
 WORST = 4  # ports besides the first bad one

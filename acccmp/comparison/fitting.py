@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acccmp.comparison.metrics import squeezed
-from acccmp.comparison.pairs import Pair
 from acccmp.core import layout as layouts
 from acccmp.core.graph import Origin, TensorSpec
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import TensorRef
-from acccmp.models.tracing import Trail
-from acccmp.reports.report import Verdict
+from acccmp.mapping.trace import Trail
+from acccmp.reports.pair import Pair, Verdict
 
 
 def fitted(row: Pair, written: Origin | None, spec: TensorSpec | None, trail: Trail | None) -> Pair:

@@ -16,7 +16,7 @@ from typing import Any
 from acccmp.comparison.metrics import BY_NAME, FLOATS, Measured
 from acccmp.core.tensor import DTYPES, DType
 from acccmp.errors import InputError
-from acccmp.reports.report import Verdict
+from acccmp.reports.pair import Verdict
 
 # Limits on the relative Euclidean distance by stored dtype, for tensors without a floor. Measured on six detectors
 # and classifiers with float16 storage after every op: 95 % of healthy tensors are below 1.5e-2, the worst at 4e-2.

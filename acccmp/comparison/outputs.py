@@ -8,13 +8,12 @@ from fnmatch import fnmatchcase
 
 from acccmp.comparison.fitting import shape_text
 from acccmp.comparison.lookup import Golden
-from acccmp.comparison.pairs import Pair
 from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Port, Side
 from acccmp.core.graph import Graph
 from acccmp.errors import InputError
 from acccmp.models.device_graph import split_input
-from acccmp.reports.report import Verdict
+from acccmp.reports.pair import Pair, Verdict
 
 
 def mark_outputs(

@@ -14,12 +14,12 @@ from acccmp.comparison.by_mapping import by_mapping
 from acccmp.comparison.by_name import by_name
 from acccmp.comparison.lookup import Dumped, Golden, flat, node_names, share, wanted_originals
 from acccmp.comparison.outputs import mark_outputs, restrict
-from acccmp.comparison.pairs import Pair, Pairing
 from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph, Origin
 from acccmp.errors import MappingError
 from acccmp.models.device_graph import all_nodes, split_input
+from acccmp.reports.pair import Pair, Pairing
 
 
 def pair(

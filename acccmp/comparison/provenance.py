@@ -6,7 +6,7 @@ from functools import cached_property
 
 from acccmp.comparison.lookup import Golden, flat
 from acccmp.core.graph import Graph, Node
-from acccmp.models.tracing import Trace
+from acccmp.mapping.trace import Trace
 
 
 class Device(Trace):

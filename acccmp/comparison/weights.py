@@ -24,7 +24,8 @@ from acccmp.core.graph import Graph, Node
 from acccmp.core.layout import LayoutError
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.errors import FormatError, InputError
-from acccmp.reports.report import Comparison, Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Comparison, Report
 
 Array = NDArray[Any]
 

@@ -16,7 +16,8 @@ from xml.etree import ElementTree
 
 from acccmp.reports import safe, summary
 from acccmp.reports.legend import FIRST_BAD, LOOKS
-from acccmp.reports.report import BAD, FATAL, Comparison, Report, Verdict
+from acccmp.reports.pair import BAD, FATAL, Verdict
+from acccmp.reports.report import Comparison, Report
 from acccmp.reports.tables import markdown_first_bad, markdown_rows
 
 Reports = Report | Mapping[str, Report]

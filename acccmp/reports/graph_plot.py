@@ -10,7 +10,8 @@ from acccmp.plugins import need
 from acccmp.reports import safe
 from acccmp.reports.canvas import GREY, INK, canvas
 from acccmp.reports.legend import LOOKS
-from acccmp.reports.report import JUDGED, Comparison, Report, Verdict
+from acccmp.reports.pair import JUDGED, Verdict
+from acccmp.reports.report import Comparison, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from acccmp.reports import safe, summary
 from acccmp.reports.legend import LOOKS, METRICS
-from acccmp.reports.report import Comparison, Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Comparison, Report
 
 MOST_ROWS = 5000  # rows of the long table; the CSV has them all
 MOST_POINTS = 800  # of the chart; where several layers share one, the worst is drawn

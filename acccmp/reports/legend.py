@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from acccmp.reports.report import Verdict
+from acccmp.reports.pair import Verdict
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from acccmp.errors import UnknownName
 from acccmp.reports import safe, summary
 from acccmp.reports.canvas import ERROR, GREY, INK, canvas
 from acccmp.reports.graph_plot import plot_graph
+from acccmp.reports.layer_plot import plot_heatmap, plot_layer
 from acccmp.reports.legend import LOOKS
-from acccmp.reports.microscope import plot_heatmap, plot_layer
-from acccmp.reports.report import JUDGED, Comparison, Report, Verdict
+from acccmp.reports.pair import JUDGED, Verdict
+from acccmp.reports.report import Comparison, Report
 from acccmp.reports.series_plot import plot_series
 
 if TYPE_CHECKING:

@@ -6,44 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from acccmp.core.dump import Port
 from acccmp.core.tensor import TensorRef
+from acccmp.reports.pair import BAD, FATAL, JUDGED, LISTED, Verdict
 
 if TYPE_CHECKING:
     import pandas
 
 SCHEMA = "acccmp.report/1"  # version of the JSON that `tables.to_json` writes
-
-
-class Verdict(StrEnum):
-    """What became of one port; where several apply, the first in this order (design, section 5)."""
-
-    UNREADABLE = "unreadable"
-    DTYPE = "dtype"
-    SHAPE = "shape"
-    OVERFLOW = "overflow"
-    NONFINITE = "nonfinite"
-    DRIFT = "drift"
-    MATCH = "match"
-    NO_NPU = "no_npu"
-    NO_GOLDEN = "no_golden"
-    NOT_COMPARABLE = "not_comparable"
-    FUSED = "fused"
-    INSERTED = "inserted"
-
-
-# Judged: the port counts for coverage. Fatal: it fails the report wherever it is. Bad: it is worth a look.
-JUDGED = frozenset({
-    Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVERFLOW, Verdict.NONFINITE, Verdict.DRIFT, Verdict.MATCH,
-})
-FATAL = frozenset({Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVERFLOW, Verdict.NONFINITE})
-BAD = FATAL | {Verdict.DRIFT}
-# Not expected of the device at all, so not part of coverage.
-LISTED = frozenset({Verdict.FUSED, Verdict.INSERTED})
 
 
 @dataclass(frozen=True)

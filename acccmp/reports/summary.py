@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from acccmp.core.dump import Port
 from acccmp.reports.legend import FIRST_BAD
-from acccmp.reports.report import JUDGED, LISTED, Comparison, Report, Verdict
+from acccmp.reports.pair import JUDGED, LISTED, Verdict
+from acccmp.reports.report import Comparison, Report
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -14,7 +14,8 @@ from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import FormatError
 from acccmp.reports import safe, summary
 from acccmp.reports.legend import LOOKS, METRICS
-from acccmp.reports.report import SCHEMA, Comparison, Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import SCHEMA, Comparison, Report
 
 if TYPE_CHECKING:
     import pandas

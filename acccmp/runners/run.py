@@ -20,8 +20,8 @@ from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.dumps import arrays
 from acccmp.errors import InputError
+from acccmp.inputs.files import Feeds, prepare
 from acccmp.runners.captured import Captured
-from acccmp.runners.feeds import Feeds, prepare
 
 RUNNER_OF = {"onnx": "onnxruntime", "caffe": "opencv", "tensorflow": "tensorflow"}
 

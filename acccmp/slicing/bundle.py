@@ -27,7 +27,7 @@ from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
 from acccmp.dumps.arrays import write_golden
 from acccmp.dumps.names import MAPPING_FILE
 from acccmp.errors import FormatError, InputError
-from acccmp.models.tracing import Trace
+from acccmp.mapping.trace import Trace
 from acccmp.slicing.cut import Slice
 from acccmp.slicing.entrance import dequantised
 
@@ -81,7 +81,7 @@ def save_slice(
     """Write a slice as `FOLDER/dump_result_<time>/` (in the current folder without one).
 
     `dtype` is what the raw `.bin` inputs are stored as; integers are never cast. `check` is the result of a self-test
-    (see `acccmp.handover`), `golden` the full model's golden tensors inside the region, `golden_from` says what they
+    (see `acccmp.jobs.slice`), `golden` the full model's golden tensors inside the region, `golden_from` says what they
     were computed from. The folder appears whole or not at all. Raises InputError for an unknown dtype and for a folder
     that cannot be written (a full disk; nothing is left there then), FormatError when a dumped tensor turns out to be
     unreadable.

@@ -10,7 +10,7 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import Array, TensorRef
 from acccmp.errors import InputError, SliceError
-from acccmp.models.tracing import Quantisation, Trace
+from acccmp.mapping.trace import Quantisation, Trace
 from acccmp.slicing.entrance import Entrance, dequantised, find_entrance
 
 
@@ -66,7 +66,7 @@ class Slice:
 
     def save(self, folder: Any = None, **options: Any) -> Any:
         """Check the part against the whole model, and write it with its inputs and what it should give; see
-        `acccmp.handover.export_slice`."""
+        `acccmp.jobs.slice.export_slice`."""
         from acccmp.plugins import find
 
         return find("methods", "Slice.save")(self, folder, **options)

@@ -16,7 +16,7 @@ from acccmp.core.graph import Graph, TensorSpec
 from acccmp.core.layout import Region
 from acccmp.core.tensor import Array, TensorRef
 from acccmp.errors import SliceError
-from acccmp.models.tracing import Quantisation, Trace, Trail
+from acccmp.mapping.trace import Quantisation, Trace, Trail
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from acccmp.baseline import Check, spread
-from acccmp.comparison.preflight import Fit
-from acccmp.history import Point, Run
+from acccmp.inputs.preflight import Fit
+from acccmp.releases.baseline import Check, spread
+from acccmp.releases.history import Point, Run
 from acccmp.slicing.bundle import Bundle
 from acccmp.slicing.cut import Slice
 
@@ -30,7 +30,7 @@ def size(count: float) -> str:
 
 
 def screen(facts: Mapping[str, Any], fits: Sequence[Fit] = ()) -> Group:
-    """The facts of `acccmp.inspection.describe`, on one screen; lists are cut, with what was left out said."""
+    """The facts of `acccmp.jobs.inspect.describe`, on one screen; lists are cut, with what was left out said."""
     parts: list[Any] = [_title(facts)]
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="bold", no_wrap=True)

@@ -1,6 +1,6 @@
 """Before anything runs: does this input fit the model? And when its size is wrong: what are these bytes, likely?
 
-The readings of data that does not fit are searched and ranked in `acccmp.comparison.readings`; here they are told,
+The readings of data that does not fit are searched and ranked in `acccmp.inputs.sizes`; here they are told,
 with the command that fixes the likeliest.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from acccmp.comparison.readings import Held, Reading, explain_size, npy_header, times
 from acccmp.core.graph import Graph, TensorSpec
 from acccmp.core.tensor import DTYPES
 from acccmp.errors import InputError
+from acccmp.inputs.sizes import Held, Reading, explain_size, npy_header, times
 
 SAMPLE = 1 << 16  # bytes of the data that are looked at
 

@@ -24,8 +24,8 @@ from acccmp.core.dump import DumpedOp, Port
 from acccmp.core.graph import Graph, Node, Origin
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
 from acccmp.dumps.ascend import write_file
+from acccmp.emulator.fusion import EXACT_SLOTS, Plan, Step, attribute
 from acccmp.errors import InputError
-from acccmp.runners.fusion import EXACT_SLOTS, Plan, Step, attribute
 
 Array = NDArray[Any]
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DType, decode, encode
+from acccmp.emulator.fusion import Plan, Step, attribute
 from acccmp.errors import InputError
-from acccmp.runners.fusion import Plan, Step, attribute
 
 Array = NDArray[Any]
 

@@ -18,12 +18,12 @@ from acccmp.core.tensor import TensorRef
 from acccmp.dumps.arrays import sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError, FormatError, InputError, MappingError
+from acccmp.inputs.files import read_inputs
+from acccmp.mapping.trace import Trace
 from acccmp.models.identify import identify
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
-from acccmp.models.tracing import Trace
 from acccmp.reports.report import Report
-from acccmp.runners.feeds import read_inputs
 from acccmp.runners.run import run
 from acccmp.slicing.bundle import is_slice
 from acccmp.slicing.entrance import Entrance, dequantised, find_entrance, seen_as_original
@@ -293,7 +293,7 @@ def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return read_inputs(graph, inputs)
     except (InputError, FormatError) as error:
-        from acccmp.comparison.preflight import check_inputs
+        from acccmp.inputs.preflight import check_inputs
 
         files = {name: what for name, what in inputs.items() if isinstance(what, str | Path) and Path(what).is_file()}
         try:
@@ -372,7 +372,7 @@ def _floors(
     precision = stored_precision(npu)
     if precision is None:
         return None, ["the NPU stored no float16 or bfloat16 tensors: no precision floor is needed"]
-    from acccmp.runners.emulate import floors
+    from acccmp.emulator.emulate import floors
 
     if not feeds:
         ports = {tensor: graph.producer(tensor) or Port(tensor, "output", 0) for tensor in graph.inputs}

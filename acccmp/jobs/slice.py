@@ -20,15 +20,8 @@ from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.arrays import read_npy, sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import FormatError, InputError, MappingError, MissingExtra, RunError, SliceError
-from acccmp.models.load import load
-from acccmp.models.tracing import PASSING
-from acccmp.reports.report import Report
-from acccmp.runners.feeds import random_inputs
-from acccmp.runners.pieces import run_lean
-from acccmp.runners.run import run
-from acccmp.slicing.bundle import Bundle, read_manifest, save_slice
-from acccmp.slicing.cut import Slice, cut
-from acccmp.workflow import (
+from acccmp.inputs.files import random_inputs
+from acccmp.jobs.compare import (
     Options,
     compare,
     device_model_of,
@@ -39,6 +32,13 @@ from acccmp.workflow import (
     npu_dump_of,
     words_for,
 )
+from acccmp.mapping.trace import PASSING
+from acccmp.models.load import load
+from acccmp.reports.report import Report
+from acccmp.runners.pieces import run_lean
+from acccmp.runners.run import run
+from acccmp.slicing.bundle import Bundle, read_manifest, save_slice
+from acccmp.slicing.cut import Slice, cut
 
 # -- cutting and running ------------------------------------------------------------------------------------------
 

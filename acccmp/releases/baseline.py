@@ -34,7 +34,8 @@ import numpy as np
 
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError, InputError
-from acccmp.reports.report import Comparison, Report, Verdict
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Comparison, Report
 
 SCHEMA = "acccmp.baseline/1"
 MOST_BYTES = 512 << 20  # a larger file is no baseline

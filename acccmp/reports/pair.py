@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from acccmp.core.dump import Port
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import DType, TensorRef
-from acccmp.reports.report import Verdict
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,30 @@ class Pairing:
 
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...] = ()
+
+
+class Verdict(StrEnum):
+    """What became of one port; where several apply, the first in this order (design, section 5)."""
+
+    UNREADABLE = "unreadable"
+    DTYPE = "dtype"
+    SHAPE = "shape"
+    OVERFLOW = "overflow"
+    NONFINITE = "nonfinite"
+    DRIFT = "drift"
+    MATCH = "match"
+    NO_NPU = "no_npu"
+    NO_GOLDEN = "no_golden"
+    NOT_COMPARABLE = "not_comparable"
+    FUSED = "fused"
+    INSERTED = "inserted"
+
+
+# Judged: the port counts for coverage. Fatal: it fails the report wherever it is. Bad: it is worth a look.
+JUDGED = frozenset({
+    Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVERFLOW, Verdict.NONFINITE, Verdict.DRIFT, Verdict.MATCH,
+})
+FATAL = frozenset({Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVERFLOW, Verdict.NONFINITE})
+BAD = FATAL | {Verdict.DRIFT}
+# Not expected of the device at all, so not part of coverage.
+LISTED = frozenset({Verdict.FUSED, Verdict.INSERTED})

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from acccmp.comparison.preflight import Fit, check_inputs, input_specs
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
 from acccmp.errors import FormatError, InputError
+from acccmp.inputs.preflight import Fit, check_inputs, input_specs
+from acccmp.mapping.trace import Trace
 from acccmp.models.identify import identify
 from acccmp.models.load import load
-from acccmp.models.tracing import Trace
 from acccmp.slicing.bundle import is_slice, read_manifest
 
 MOST_ROWS = 400  # ops of a dump that are listed one by one

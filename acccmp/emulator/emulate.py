@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, decode, encode
+from acccmp.emulator import faults as faulty
+from acccmp.emulator.dump_writer import DeviceFiles, Twin
+from acccmp.emulator.faults import Fault
+from acccmp.emulator.fusion import EXACT_SLOTS, Plan, Step, attribute, plan
 from acccmp.errors import AcccmpError, InputError, RunError
 from acccmp.models.onnx import source_of
 from acccmp.plugins import need
-from acccmp.runners import faults as faulty
-from acccmp.runners.device_files import DeviceFiles, Twin
-from acccmp.runners.faults import Fault
-from acccmp.runners.fusion import EXACT_SLOTS, Plan, Step, attribute, plan
 from acccmp.runners.onnxruntime import checked_inputs
 
 __all__ = ["Emulated", "Fault", "Storage", "Twin", "emulate", "floors"]
