@@ -10,13 +10,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from acccmp.errors import AcccmpError, InputError
+from acccmp.reports.files import _write, write_report
 from acccmp.version import VERSION
 
 PASSED, NOT_PASSED, COULD_NOT, UNCOVERED = 0, 1, 2, 3
@@ -200,9 +201,9 @@ def compare(golden: str, npu: str, **options: Any) -> int:
     Example:
       acccmp compare model.onnx npu_dump/ --mapping model.json -o report/
     """
-    from acccmp.jobs.compare import Options
     from acccmp.jobs.compare import compare as compare_runs
     from acccmp.jobs.slice import compare_slice
+    from acccmp.jobs.sources import Options
     from acccmp.slicing.bundle import is_slice
 
     thresholds = _thresholds(options["thresholds"])
@@ -236,15 +237,15 @@ def compare(golden: str, npu: str, **options: Any) -> int:
 
 def _both_as_json(own: Any, full: Any, out: str | None) -> int:
     """A slice's two reports in one JSON: `slice` is its own error, `full_model` what it inherited included."""
-    from acccmp.reports import tables
+    from acccmp.reports import report_json
 
     if out:
         write_report(own, out)
         if full is not None:
             write_report(full, Path(out) / "full_model")
     _print_json({
-        "slice": json.loads(tables.to_json(own)),
-        "full_model": None if full is None else json.loads(tables.to_json(full)),
+        "slice": json.loads(report_json.to_json(own)),
+        "full_model": None if full is None else json.loads(report_json.to_json(full)),
     })
     return int(own.exit_code)
 
@@ -277,40 +278,15 @@ def _compare_weights(golden: str, npu: str, options: Mapping[str, Any]) -> Any:
     return compare_weights(load(golden, options["weights"]), load(npu))
 
 
-def write_report(report: Any, folder: str | Path) -> list[Path]:
-    """Write the report in all its forms; each file appears whole or not at all."""
-    from acccmp.reports import html, tables
-
-    out = Path(folder)
-    forms = {
-        "report.csv": tables.to_csv, "report.json": tables.to_json, "report.md": tables.to_markdown,
-        "report.html": html.report_html,
-    }
-    return [_write(out / name, form(report)) for name, form in forms.items()]
-
-
-def _write(path: Path, text: str) -> Path:
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="")
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return path
-
-
 def _render(report: Any, saved: Sequence[Path], level: str, as_json: bool) -> None:
-    from acccmp.reports import tables
+    from acccmp.reports import report_json, terminal
 
     if as_json:
-        _print_json(tables.to_json(report))
+        _print_json(report_json.to_json(report))
     elif level == "line" or (level == "short" and report.passed and not report.warnings):
-        click.echo(tables.one_line(report))
+        click.echo(terminal.one_line(report))
     else:
-        _show(tables.terminal(report, _width(), saved=[str(path) for path in saved]))
+        _show(terminal.terminal(report, _width(), saved=[str(path) for path in saved]))
 
 
 # -- run ---------------------------------------------------------------------------------------------------------
@@ -333,7 +309,8 @@ def run(
     Example:
       acccmp run model.onnx --input image=cat.npy -o golden/
     """
-    from acccmp.jobs.compare import given_inputs, load_original
+    from acccmp.jobs.feeding import given_inputs
+    from acccmp.jobs.sources import load_original
     from acccmp.runners.run import golden_run
 
     graph = load_original(model, weights)
@@ -441,7 +418,7 @@ def convert(
 
 
 def _freeze(paths: Sequence[str], out: str, as_json: bool) -> int:
-    from acccmp.jobs.compare import load_original
+    from acccmp.jobs.sources import load_original
     from acccmp.runners.tensorflow import freeze
 
     graphs = [load_original(path) for path in paths]
@@ -489,7 +466,8 @@ def emulate(
     from acccmp.emulator.emulate import Fault
     from acccmp.emulator.emulate import emulate as emulate_device
     from acccmp.inputs.files import random_inputs
-    from acccmp.jobs.compare import given_inputs, load_original
+    from acccmp.jobs.feeding import given_inputs
+    from acccmp.jobs.sources import load_original
 
     graph = load_original(model)
     feeds = given_inputs(graph, inputs) if inputs else random_inputs(graph, seed)
@@ -538,8 +516,8 @@ def slice_command(model: str, **options: Any) -> int:
     Example:
       acccmp slice model.onnx --start conv3 --end relu5 --dump npu_dump/ --mapping model.json -o handover/
     """
-    from acccmp.jobs.compare import Options
     from acccmp.jobs.slice import export_slice, slice_model
+    from acccmp.jobs.sources import Options
 
     part = slice_model(
         model, options["start"], options["end"], dump=options["dump"], mapping=options["mapping"],
@@ -607,9 +585,9 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
     Example:
       acccmp check model.onnx npu_dump/ --mapping model.json --baseline model.baseline --junit junit.xml
     """
-    from acccmp.jobs.compare import Options
     from acccmp.jobs.compare import compare as compare_runs
-    from acccmp.releases import baseline as base
+    from acccmp.jobs.sources import Options
+    from acccmp.releases import baseline, drift
 
     cases = dict(options["cases"])
     if (golden is None) != (npu is None) or (golden is None) == (not cases):
@@ -619,9 +597,9 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
     if options["history"] and not options["release"]:
         raise InputError("--history keeps this result under a name: add --release NAME")
     if options["update"]:
-        known, lost = base.read_to_replace(options["baseline"])
+        known, lost = baseline.read_to_replace(options["baseline"])
     else:
-        known, lost = base.read(options["baseline"]), ""
+        known, lost = baseline.read(options["baseline"]), ""
     thresholds = _thresholds(options["thresholds"])
     reports = {}
     with _executor(options["jobs"]) as executor:
@@ -637,7 +615,7 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
                     ),
                 )
     model = next((r.subject["model"] for r in reports.values() if "model" in r.subject), "")
-    checked = base.check(reports, known, model=model, accept=options["accept"])
+    checked = drift.check(reports, known, model=model, accept=options["accept"])
     _write_pipeline_files(checked, options)
     if options["history"]:
         from acccmp.releases import history as past
@@ -651,16 +629,16 @@ def check(golden: str | None, npu: str | None, **options: Any) -> int:
 
 def _write_baseline(checked: Any, options: Mapping[str, Any], model: str, lost: str) -> str:
     """Rewrite the baseline as --update and --accept ask for, and say what changed in it; "" when it is left alone."""
-    from acccmp.releases import baseline as base
+    from acccmp.releases import baseline, drift
 
     if not options["update"] and not options["accept"]:
         return ""
     if not any(report.judged for report in checked.reports.values()):
         click.echo(f"acccmp: {_one_line(options['baseline'])} was left alone: nothing was compared", err=True)
         return ""
-    new = base.updated(checked, model) if options["update"] else base.with_accepted(checked, options["accept"])
-    base.write(new, options["baseline"])
-    changed, added, removed = base.lines_changed(checked.baseline, new)
+    new = drift.updated(checked, model) if options["update"] else drift.with_accepted(checked, options["accept"])
+    baseline.write(new, options["baseline"])
+    changed, added, removed = baseline.lines_changed(checked.baseline, new)
     if lost:
         click.echo(f"acccmp: the old baseline was given up: {_one_line(lost)}", err=True)
     how = "written" if checked.baseline is None else "rewritten"
@@ -703,7 +681,7 @@ def _ci_changes(checked: Any) -> Any:
 
 def _show_check(checked: Any, options: Mapping[str, Any], written: str) -> None:
     if options["as_json"]:
-        from acccmp.releases.baseline import spread
+        from acccmp.releases.drift import spread
 
         _print_json({
             "schema": "acccmp.check/1", "passed": checked.passed, "exit_code": checked.exit_code,
@@ -750,11 +728,11 @@ def history() -> None:
 def history_add(file: str, reports: tuple[str, ...], release: str, case: str) -> int:
     """Keep reports (report.json files of `acccmp compare -o`) as one release."""
     from acccmp.releases import history as past
-    from acccmp.reports import tables
+    from acccmp.reports import report_json
 
     names = [case if len(reports) == 1 else f"{case} {number}" for number in range(1, len(reports) + 1)]
     kept = {
-        name: tables.from_json(Path(report).read_bytes())
+        name: report_json.from_json(Path(report).read_bytes())
         for name, report in zip(names, reports, strict=True)
     }
     model = next((r.subject["model"] for r in kept.values() if "model" in r.subject), "")

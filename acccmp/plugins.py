@@ -45,7 +45,7 @@ TABLES: dict[str, dict[str, str]] = {
         "Report.plot": "acccmp.reports.plots:plot_report",
         "Report.plot_layer": "acccmp.reports.plots:plot_layer",
         "Report.plot_heatmap": "acccmp.reports.plots:plot_heatmap",
-        "Report.to_frame": "acccmp.reports.tables:to_frame",
+        "Report.to_frame": "acccmp.reports.report_csv:to_frame",
         "Report.html": "acccmp.reports.html:report_html",
         "Slice.run": "acccmp.jobs.slice:run_slice",
         "Slice.save": "acccmp.jobs.slice:export_slice",

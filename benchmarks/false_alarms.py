@@ -30,7 +30,7 @@ from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import Fault, emulate, floors
 from acccmp.emulator.fusion import plan
 from acccmp.models.load import load
-from acccmp.releases import baseline as base
+from acccmp.releases import baseline, drift
 from acccmp.reports.report import Report
 from acccmp.runners.run import run
 
@@ -109,19 +109,19 @@ class Bench:
         floor = self.golden(image)[1][Port(layer, "output", 0)]
         return Fault(layer, "noise", floor * math.sqrt(level**2 - 1), seed)
 
-    def baseline(self, images: Iterable[int], seed: int) -> base.Baseline:
+    def baseline(self, images: Iterable[int], seed: int) -> baseline.Baseline:
         """The baseline of healthy runs, a case for each picture."""
         reports = {f"picture {i}": self.report(i, seed * 1000 + i) for i in images}
-        known = base.Baseline("resnet", base.entries_of(reports))
+        known = baseline.Baseline("resnet", baseline.entries_of(reports))
         self.forget()
         return known
 
 
 def judge(
-    bench: Bench, reports: dict[str, Report], known: base.Baseline, level: float, layer: str, step: str,
+    bench: Bench, reports: dict[str, Report], known: baseline.Baseline, level: float, layer: str, step: str,
 ) -> Outcome:
     """What the check says of one run (or of several cases of it)."""
-    checked = base.check(reports, known)
+    checked = drift.check(reports, known)
     bench.forget()
     ports = {change.port for change in checked.drifts} | {str(row.port) for _, row in checked.bad}
     return Outcome(level, layer, checked.exit_code != 0, any(Port.parse(port).node == step for port in ports))
@@ -167,15 +167,15 @@ def drawn(bench: Bench, pictures_used: int, cases: int, draws: int = 40) -> floa
     """Share of healthy runs with an alarm, over `draws` random choices of the baseline's `cases` pictures."""
     runs = []
     for image in range(pictures_used):
-        runs.append(base.entries_of({f"picture {image}": bench.report(image, 70_000 + image)}))
+        runs.append(baseline.entries_of({f"picture {image}": bench.report(image, 70_000 + image)}))
         bench.forget()
     chance, alarms, judged = np.random.default_rng(5), 0, 0
     for _ in range(draws):
         order = chance.permutation(len(runs))
         known = {key: entry for i in order[:cases] for key, entry in runs[i].items()}
         for i in order[cases:]:
-            changes, _ = base.changes_since(known, runs[i], base.Tolerance())
-            alarms += any(change.kind in base.FAILING for change in changes)
+            changes, _ = drift.changes_since(known, runs[i], drift.Tolerance())
+            alarms += any(change.kind in drift.FAILING for change in changes)
             judged += 1
     return alarms / judged
 

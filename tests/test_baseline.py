@@ -23,7 +23,8 @@ from scipy import stats
 
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError, InputError
-from acccmp.releases import baseline as base
+from acccmp.releases import baseline, drift
+from acccmp.releases.sketch import sketch
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
 
@@ -41,14 +42,14 @@ def healthy(layers: int = 20, seed: int = 0) -> Report:
     return make_report(layers, fault=None, every_verdict=False, seed=seed)
 
 
-def baseline_of(*reports: Report) -> base.Baseline:
-    return base.Baseline("net", base.entries_of({f"case{i}": report for i, report in enumerate(reports)}))
+def baseline_of(*reports: Report) -> baseline.Baseline:
+    return baseline.Baseline("net", baseline.entries_of({f"case{i}": report for i, report in enumerate(reports)}))
 
 
 def test_the_same_result_against_its_own_baseline_passes_and_changes_nothing(tmp_path: Path) -> None:
     report = healthy()
-    base.write(baseline_of(report), tmp_path / "b")
-    checked = base.check({"case0": report}, base.read(tmp_path / "b"), model="net")
+    baseline.write(baseline_of(report), tmp_path / "b")
+    checked = drift.check({"case0": report}, baseline.read(tmp_path / "b"), model="net")
     assert checked.passed
     assert checked.changes == ()
     assert checked.unchanged == len(report.judged)
@@ -57,22 +58,22 @@ def test_the_same_result_against_its_own_baseline_passes_and_changes_nothing(tmp
 
 def test_a_baseline_read_again_is_the_same(tmp_path: Path) -> None:
     known = baseline_of(healthy(), healthy(seed=1))
-    base.write(known, tmp_path / "b")
-    assert base.read(tmp_path / "b") == known
+    baseline.write(known, tmp_path / "b")
+    assert baseline.read(tmp_path / "b") == known
 
 
 def test_one_changed_layer_is_one_changed_line_in_a_network_of_400_layers() -> None:
     report = healthy(400)
     port = str(report.comparisons[101].port)
-    before = base.text_of(baseline_of(report)).splitlines()
-    after = base.text_of(baseline_of(scaled(report, 3.0, port))).splitlines()
+    before = baseline.text_of(baseline_of(report)).splitlines()
+    after = baseline.text_of(baseline_of(scaled(report, 3.0, port))).splitlines()
     changed = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[0] in "+-"][2:]
     assert len(changed) == 2
     assert json.loads(changed[0][1:])["port"] == json.loads(changed[1][1:])["port"] == port
 
 
 def test_lines_are_sorted_by_port_then_case() -> None:
-    lines = base.text_of(baseline_of(healthy(), healthy(seed=1))).splitlines()[1:]
+    lines = baseline.text_of(baseline_of(healthy(), healthy(seed=1))).splitlines()[1:]
     keys = [(json.loads(line)["port"], json.loads(line)["case"]) for line in lines]
     assert keys == sorted(keys)
 
@@ -85,22 +86,22 @@ def test_an_error_beyond_the_spread_of_the_cases_drifts_and_one_within_does_not(
     now = cases[0].outputs[0].error / cases[0].outputs[0].floor
     within = scaled(cases[0], 1.3 * largest / now, port)
     beyond = scaled(cases[0], 3.0 * largest / now, port)
-    assert base.check({"case0": within}, known, model="net").passed
-    checked = base.check({"case0": beyond}, known, model="net")
+    assert drift.check({"case0": within}, known, model="net").passed
+    checked = drift.check({"case0": beyond}, known, model="net")
     assert [change.port for change in checked.drifts] == [port]
     assert checked.exit_code == 1
 
 
 def test_with_fourteen_cases_a_small_but_steady_worsening_is_found_by_the_paired_test() -> None:
     cases = {f"case{i}": healthy(6, seed=i) for i in range(16)}
-    known = base.Baseline("net", base.entries_of(cases))
+    known = baseline.Baseline("net", baseline.entries_of(cases))
     port = str(cases["case0"].outputs[0].port)
     worse = {name: scaled(report, 1.2, port) for name, report in cases.items()}
-    checked = base.check(worse, known, model="net")
+    checked = drift.check(worse, known, model="net")
     assert "Wilcoxon" in checked.method
     assert [change.port for change in checked.drifts] == [port]
     few = {name: worse[name] for name in list(worse)[:3]}
-    assert base.check(few, known, model="net").passed, "three cases cannot tell x1.2 from the spread"
+    assert drift.check(few, known, model="net").passed, "three cases cannot tell x1.2 from the spread"
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.2))
@@ -109,12 +110,12 @@ def test_holm_rejects_what_scipys_adjusted_p_values_reject(p_values: list[float]
     adjusted = np.maximum.accumulate([p * (len(ordered) - i) for i, p in enumerate(ordered)])
     if np.any(np.isclose(adjusted, alpha, rtol=1e-9)):
         return  # on the border rounding decides
-    assert sum(base.holm(p_values, alpha)) == int((adjusted <= alpha).sum())
+    assert sum(drift.holm(p_values, alpha)) == int((adjusted <= alpha).sum())
 
 
 def test_improvements_are_listed_and_do_not_fail() -> None:
     report = healthy()
-    checked = base.check({"case0": scaled(report, 0.2)}, baseline_of(report), model="net")
+    checked = drift.check({"case0": scaled(report, 0.2)}, baseline_of(report), model="net")
     assert checked.passed
     assert len(checked.improvements) == len(report.judged)
 
@@ -122,7 +123,7 @@ def test_improvements_are_listed_and_do_not_fail() -> None:
 def test_a_port_that_is_not_compared_any_more_fails() -> None:
     report = healthy()
     shorter = replace(report, comparisons=report.comparisons[2:])
-    checked = base.check({"case0": shorter}, baseline_of(report), model="net")
+    checked = drift.check({"case0": shorter}, baseline_of(report), model="net")
     assert not checked.passed
     assert {change.kind for change in checked.changes} == {"gone"}
 
@@ -131,19 +132,19 @@ def test_a_layer_beyond_its_limits_fails_until_it_is_accepted_and_again_when_it_
     report = make_report(every_verdict=False)
     bad = [str(row.port) for row in report.comparisons if row.is_bad]
     known = baseline_of(report)
-    assert base.check({"case0": report}, known, model="net").exit_code == 1, "updating alone does not accept"
-    accepted = base.check({"case0": report}, known, model="net", accept=bad)
+    assert drift.check({"case0": report}, known, model="net").exit_code == 1, "updating alone does not accept"
+    accepted = drift.check({"case0": report}, known, model="net", accept=bad)
     assert accepted.passed
-    base.write(base.updated(accepted, "net"), tmp_path / "b")
+    baseline.write(drift.updated(accepted, "net"), tmp_path / "b")
     assert (tmp_path / "b").read_text().count('"accepted": true') == len(bad)
-    again = base.read(tmp_path / "b")
-    assert base.check({"case0": report}, again, model="net").passed
-    assert base.check({"case0": scaled(report, 3.0, bad[0])}, again, model="net").exit_code == 1
+    again = baseline.read(tmp_path / "b")
+    assert drift.check({"case0": report}, again, model="net").passed
+    assert drift.check({"case0": scaled(report, 3.0, bad[0])}, again, model="net").exit_code == 1
 
 
 def test_accepting_a_port_that_is_not_there_is_an_error() -> None:
     with pytest.raises(InputError, match="no such port"):
-        base.check({"a": healthy()}, None, accept=["conv:output:0"])
+        drift.check({"a": healthy()}, None, accept=["conv:output:0"])
 
 
 def test_the_sketch_estimates_the_distance_between_two_releases() -> None:
@@ -153,18 +154,18 @@ def test_the_sketch_estimates_the_distance_between_two_releases() -> None:
     for seed in range(12):
         y = x + 0.1 * np.random.default_rng(seed).standard_normal(x.shape).astype(np.float32)
         before, now = (
-            base.Entry("p", "c", "match", count=x.size, norm=norm, sketch=text)
-            for norm, text in (base.sketch(TensorRef.of(x)), base.sketch(TensorRef.of(y)))
+            baseline.Entry("p", "c", "match", count=x.size, norm=norm, sketch=text)
+            for norm, text in (sketch(TensorRef.of(x)), drift.sketch(TensorRef.of(y)))
         )
         true = float(np.linalg.norm(y - x) / np.linalg.norm(x))
-        estimates.append((base.moved(before, now) or 0) / true)
+        estimates.append((drift.moved(before, now) or 0) / true)
     assert 0.85 < np.mean(estimates) < 1.15
     assert all(0.5 < value < 1.6 for value in estimates)
 
 
 def test_the_sketch_of_nan_inf_and_empty_tensors_is_finite() -> None:
     for array in (np.array([np.nan, np.inf, 1.0]), np.zeros((0, 3)), np.zeros(5), np.array([1 + 1j, 2])):
-        norm, text = base.sketch(TensorRef.of(array))
+        norm, text = sketch(TensorRef.of(array))
         assert math.isfinite(norm)
         assert len(text) > 0
 
@@ -183,13 +184,13 @@ def test_the_sketch_of_nan_inf_and_empty_tensors_is_finite() -> None:
 def test_a_damaged_baseline_says_where_and_how_to_make_a_new_one(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "b").write_text(text)
     with pytest.raises((InputError, FormatError), match=message) as caught:
-        base.read(tmp_path / "b")
+        baseline.read(tmp_path / "b")
     assert "--update" in str(caught.value)
 
 
 def test_a_missing_baseline_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--update"):
-        base.read(tmp_path / "none")
+        baseline.read(tmp_path / "none")
 
 
 def test_a_baseline_of_another_model_is_refused() -> None:
@@ -197,41 +198,41 @@ def test_a_baseline_of_another_model_is_refused() -> None:
         replace(row, port=row.port._replace(node="other" + row.port.node)) for row in healthy().comparisons
     ))
     with pytest.raises(InputError, match="of the model 'resnet'"):
-        base.check({"a": healthy()}, base.Baseline("resnet", base.entries_of({"a": other})), model="net")
+        drift.check({"a": healthy()}, baseline.Baseline("resnet", baseline.entries_of({"a": other})), model="net")
 
 
 def test_hostile_names_survive_the_file(tmp_path: Path) -> None:
     report = hostile_report()
-    base.write(baseline_of(report), tmp_path / "b")
-    again = base.read(tmp_path / "b")
+    baseline.write(baseline_of(report), tmp_path / "b")
+    again = baseline.read(tmp_path / "b")
     assert (tmp_path / "b").read_bytes().isascii()
     assert {port.rpartition(":output")[0] for port, _ in again.entries} >= set(HOSTILE)
 
 
 def test_nothing_compared_is_no_pass() -> None:
-    assert base.check({"a": Report(())}, None).exit_code == 3
+    assert drift.check({"a": Report(())}, None).exit_code == 3
 
 
 def test_verdicts_that_become_worse_fail_and_better_ones_are_listed() -> None:
     report = healthy()
     first, *others = report.comparisons
     drifted = replace(report, comparisons=(replace(first, verdict=Verdict.DRIFT), *others))
-    checked = base.check({"case0": drifted}, baseline_of(report), model="net")
+    checked = drift.check({"case0": drifted}, baseline_of(report), model="net")
     assert [change.kind for change in checked.changes] == ["worse verdict"]
-    back = base.check({"case0": report}, baseline_of(drifted), model="net")
+    back = drift.check({"case0": report}, baseline_of(drifted), model="net")
     assert [change.kind for change in back.changes] == ["better verdict"]
     assert back.passed
 
 
 KILLED = """
 import sys
-from acccmp.releases import baseline as base
-known = base.read(sys.argv[1])
-other = base.read(sys.argv[2])
+from acccmp.releases import baseline
+known = baseline.read(sys.argv[1])
+other = baseline.read(sys.argv[2])
 print("ready", flush=True)
 while True:
-    base.write(other, sys.argv[1])
-    base.write(known, sys.argv[1])
+    baseline.write(other, sys.argv[1])
+    baseline.write(known, sys.argv[1])
 """
 
 
@@ -239,8 +240,8 @@ while True:
 def test_killed_at_random_moments_the_baseline_is_always_the_old_or_the_new_one(tmp_path: Path) -> None:
     old, new = baseline_of(healthy(40)), baseline_of(scaled(healthy(40), 2.0))
     target, other = tmp_path / "b", tmp_path / "other"
-    base.write(old, target)
-    base.write(new, other)
+    baseline.write(old, target)
+    baseline.write(new, other)
     rounds = int(os.environ.get("ACCCMP_KILLS", "6"))
     moments = random.Random(5)
     for _ in range(rounds):
@@ -250,7 +251,7 @@ def test_killed_at_random_moments_the_baseline_is_always_the_old_or_the_new_one(
         time.sleep(moments.uniform(0, 0.05))
         child.send_signal(signal.SIGKILL)
         child.wait()
-        assert base.read(target) in (old, new)
+        assert baseline.read(target) in (old, new)
 
 
 def test_the_p_value_is_scipys() -> None:
@@ -260,13 +261,13 @@ def test_the_p_value_is_scipys() -> None:
     assert stats.wilcoxon(jitter, alternative="greater").pvalue == pytest.approx(2**-16)
 
 
-def entry(error: float, floor: float | None, case: str = "case0", count: int = 1000) -> base.Entry:
-    return base.Entry("p:output:0", case, "match", error=error, floor=floor, count=count)
+def entry(error: float, floor: float | None, case: str = "case0", count: int = 1000) -> baseline.Entry:
+    return baseline.Entry("p:output:0", case, "match", error=error, floor=floor, count=count)
 
 
-def kinds(before: list[base.Entry], now: base.Entry) -> list[str]:
+def kinds(before: list[baseline.Entry], now: baseline.Entry) -> list[str]:
     known = {(e.port, e.case): e for e in before}
-    changes, _ = base.changes_since(known, {(now.port, now.case): now}, base.Tolerance())
+    changes, _ = drift.changes_since(known, {(now.port, now.case): now}, drift.Tolerance())
     return [change.kind for change in changes]
 
 
@@ -297,10 +298,10 @@ def test_a_missing_output_can_be_accepted_and_stays_accepted(tmp_path: Path) -> 
     *inner, output = report.comparisons
     missing = replace(report, comparisons=(*inner, replace(output, verdict=Verdict.NO_NPU, npu=None)))
     known = baseline_of(missing)
-    assert base.check({"case0": missing}, known, model="net").exit_code == 1
-    accepted = base.check({"case0": missing}, known, model="net", accept=[str(output.port)])
-    base.write(base.with_accepted(accepted, [str(output.port)]), tmp_path / "b")
-    assert base.check({"case0": missing}, base.read(tmp_path / "b"), model="net").passed
+    assert drift.check({"case0": missing}, known, model="net").exit_code == 1
+    accepted = drift.check({"case0": missing}, known, model="net", accept=[str(output.port)])
+    baseline.write(drift.with_accepted(accepted, [str(output.port)]), tmp_path / "b")
+    assert drift.check({"case0": missing}, baseline.read(tmp_path / "b"), model="net").passed
 
 
 def test_an_accepted_drift_that_becomes_nan_fails() -> None:
@@ -310,16 +311,16 @@ def test_an_accepted_drift_that_becomes_nan_fails() -> None:
     broken = replace(report, comparisons=(
         replace(first, verdict=Verdict.NONFINITE, error=math.nan, reason="NaN at 3 places"), *others,
     ))
-    accepted = base.check({"case0": drifted}, baseline_of(drifted), accept=[str(first.port)])
-    known = base.updated(accepted, "net")
-    checked = base.check({"case0": broken}, known)
+    accepted = drift.check({"case0": drifted}, baseline_of(drifted), accept=[str(first.port)])
+    known = drift.updated(accepted, "net")
+    checked = drift.check({"case0": broken}, known)
     assert checked.exit_code == 1
     assert checked.drifts[0].reason == "was drift, is nonfinite: NaN at 3 places"
 
 
 def test_changes_come_in_order_of_execution() -> None:
     report = healthy()
-    checked = base.check({"case0": scaled(report, 5.0)}, baseline_of(report), model="net")
+    checked = drift.check({"case0": scaled(report, 5.0)}, baseline_of(report), model="net")
     order = {str(row.port): row.order for row in report.comparisons}
     places = [order[change.port] for change in checked.drifts]
     assert places == sorted(places)
@@ -333,13 +334,13 @@ def test_a_hundred_layers_of_many_cases_are_only_paired_when_there_are_enough_ca
     }
     rng = np.random.default_rng(1)
     now = {key: replace(e, error=(e.error or 0) * (1 + 0.01 * rng.random())) for key, e in before.items()}
-    _, method = base.changes_since(before, now, base.Tolerance())
+    _, method = drift.changes_since(before, now, drift.Tolerance())
     assert "15 common cases would be paired" in method
 
 
 def test_the_spread_over_the_cases_is_that_of_numpy() -> None:
     cases = {f"case{i}": healthy(seed=i) for i in range(5)}
-    found = {row.port: row for row in base.spread(cases)}
+    found = {row.port: row for row in drift.spread(cases)}
     for row in cases["case0"].judged:
         errors = np.array([report[row.port].error_over_floor for report in cases.values()])
         told = found[str(row.port)]
@@ -347,4 +348,4 @@ def test_the_spread_over_the_cases_is_that_of_numpy() -> None:
         assert (told.least, told.median, told.largest) == pytest.approx(
             (errors.min(), np.median(errors), errors.max()), rel=1e-5,
         )
-    assert base.spread({"alone": cases["case0"]}) == ()
+    assert drift.spread({"alone": cases["case0"]}) == ()

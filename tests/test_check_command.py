@@ -21,7 +21,7 @@ from report_factory import HOSTILE, hostile_report
 from acccmp import cli
 from acccmp.emulator.emulate import Fault, emulate
 from acccmp.models.load import load
-from acccmp.releases import baseline as base
+from acccmp.releases import baseline, drift
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,14 @@ def test_several_cases_are_compared_with_the_spread_of_all(acccmp: Any, dumps: P
     made = acccmp(*cases(dumps, "healthy"), "--baseline", tmp_path / "b", "--update")
     assert made.code == 0
     assert "220 new" in made.out
-    assert base.read(tmp_path / "b").cases == ("picture0", "picture1", "picture2", "picture3")
+    assert baseline.read(tmp_path / "b").cases == ("picture0", "picture1", "picture2", "picture3")
     assert acccmp(*cases(dumps, "again"), "--baseline", tmp_path / "b").code == 0
     ran = acccmp(*cases(dumps, "noisy"), "--baseline", tmp_path / "b", "--json")
     assert ran.code == 1
     told = json.loads(ran.out)
     widest = told["spread"][0]
     assert widest["largest"] >= widest["median"] >= widest["least"]
-    assert {row["port"] for row in told["spread"]} == {port for port, _ in base.read(tmp_path / "b").entries}
+    assert {row["port"] for row in told["spread"]} == {port for port, _ in baseline.read(tmp_path / "b").entries}
     drifted = {(c["port"], c["case"]) for c in told["changes"] if c["kind"] == "drift"}
     assert {("block2/conv2block2/bn2:output:0", f"picture{i}") for i in range(4)} <= drifted
     assert not any(port.startswith(("stem", "block1", "block2/conv1")) for port, _ in drifted), "nothing before it"
@@ -210,7 +210,7 @@ def test_an_update_of_one_case_keeps_the_others(acccmp: Any, dumps: Path, tmp_pa
     only: list[object] = ["--case", f"picture1={dumps / 'model.onnx'},{dumps / 'noisy1' / 'npu'}"]
     only += ["--mapping", dumps / "mapping.json", "--baseline", tmp_path / "b"]
     assert acccmp("check", *only, "--update").code == 0
-    known = base.read(tmp_path / "b")
+    known = baseline.read(tmp_path / "b")
     assert len(known.cases) == 4
     errors = {case: known.entries["block2/conv2block2/bn2:output:0", case].over_floor for case in known.cases}
     assert [case for case, error in errors.items() if error and error > 2] == ["picture1"]
@@ -364,11 +364,11 @@ def test_a_baseline_of_other_sizes_is_of_another_model(acccmp: Any, dumps: Path,
 def test_hostile_names_come_back_and_steer_nothing(acccmp: Any, tmp_path: Path) -> None:
     """Operator names out of an untrusted model, through every output of a check."""
     report = hostile_report()
-    known = base.Baseline("net", base.entries_of({"default": report}))
+    known = baseline.Baseline("net", baseline.entries_of({"default": report}))
     worse = replace(report, comparisons=tuple(
         replace(row, error=row.error * 4) if row.is_judged else row for row in report.comparisons
     ))
-    checked = base.check({"default": worse}, known)
+    checked = drift.check({"default": worse}, known)
     options = {"junit": tmp_path / "j", "sarif": tmp_path / "s", "markdown": tmp_path / "m", "out": tmp_path / "o",
                "as_json": False, "baseline": "b"}
     cli._write_pipeline_files(checked, options)
@@ -380,7 +380,7 @@ def test_hostile_names_come_back_and_steer_nothing(acccmp: Any, tmp_path: Path) 
 
 def test_hostile_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     report = hostile_report()
-    checked = base.check({"\x1b[31mcase": report}, None)
+    checked = drift.check({"\x1b[31mcase": report}, None)
     cli._show_check(checked, {"as_json": False, "baseline": "\x1b[2Jb"}, "\x1b[2J was written")
     out = capsys.readouterr().out
     assert not any(ord(c) < 32 and c != "\n" for c in out)

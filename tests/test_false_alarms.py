@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from acccmp.releases import baseline as base
+from acccmp.releases import baseline, drift
 from benchmarks.false_alarms import CASES, PAIRED, Bench, Outcome, judge, single
 
 LARGE = "block2/conv2block2/bn2"
@@ -15,7 +15,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def alone(bench: Bench, layer: str, step: str, level: float, known: base.Baseline, image: int) -> Outcome:
+def alone(bench: Bench, layer: str, step: str, level: float, known: baseline.Baseline, image: int) -> Outcome:
     report = bench.report(image, 777, [bench.noise(image, layer, level, seed=3)])
     return judge(bench, {"new": report}, known, level, layer, step)
 
@@ -44,7 +44,7 @@ def test_with_fourteen_pictures_even_ten_numbers_tell_a_doubled_error(bench: Ben
     worse = {
         f"picture {i}": bench.report(i, 400 + i, [bench.noise(i, "fc", 2.0, seed=i)]) for i in range(PAIRED)
     }
-    checked = base.check(worse, known)
+    checked = drift.check(worse, known)
     assert "Wilcoxon" in checked.method
     assert any(change.case == "" for change in checked.drifts), "found by the paired test"
     assert judge(bench, worse, known, 2.0, "fc", "fc").named

@@ -14,7 +14,7 @@ import pytest
 from report_factory import HOSTILE, hostile_report, make_report
 from test_check_command import acccmp  # noqa: F401  (a fixture)
 
-from acccmp.reports import tables
+from acccmp.reports import report_json
 from acccmp.reports.plots import plot_series
 from acccmp.reports.report import Report
 
@@ -30,7 +30,7 @@ def healthy(factor: float = 1.0) -> Report:
 
 def saved(folder: Path, report: Report, name: str = "report.json") -> Path:
     path = folder / name
-    path.write_text(tables.to_json(report), encoding="utf-8")
+    path.write_text(report_json.to_json(report), encoding="utf-8")
     return path
 
 

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from report_factory import HOSTILE, comparison, hostile_report
 from rich.console import Console
 
-from acccmp.reports import ci, html, safe, tables
+from acccmp.reports import ci, html, markdown, report_csv, report_json, safe, terminal
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
 
@@ -91,11 +91,12 @@ def is_formula(cell: str) -> bool:
 
 @given(NAMES)
 def test_no_cell_of_the_csv_begins_a_formula(name: str) -> None:
-    text = tables.to_csv(one(name))
+    text = report_csv.to_csv(one(name))
     header, *rows = csv.reader(io.StringIO(text))
     assert len(rows) == 1
-    assert len(rows[0]) == len(header) == len(tables.CSV_COLUMNS)
-    numbers = {place for place, column in enumerate(header) if column in tables.VENDOR_METRICS or column == "SNR(dB)"}
+    assert len(rows[0]) == len(header) == len(report_csv.CSV_COLUMNS)
+    numeric = {*report_csv.VENDOR_METRICS, "SNR(dB)"}
+    numbers = {place for place, column in enumerate(header) if column in numeric}
     for place, cell in enumerate(rows[0]):
         if place not in numbers:
             assert not is_formula(cell), (header[place], cell)
@@ -104,7 +105,7 @@ def test_no_cell_of_the_csv_begins_a_formula(name: str) -> None:
 
 
 def test_names_in_the_csv_are_whole() -> None:
-    _, *rows = csv.reader(io.StringIO(tables.to_csv(hostile_report())))
+    _, *rows = csv.reader(io.StringIO(report_csv.to_csv(hostile_report())))
     for name, row in zip(HOSTILE, rows, strict=False):
         assert row[7].replace("'", "") == f"{safe.visible(name, None)}:output:0".replace("'", "")
 
@@ -136,7 +137,7 @@ MARKDOWN_TAGS = {
 @pytest.mark.parametrize("form", ["report", "comment"])
 def test_markdown_renders_names_as_text(name: str, form: str) -> None:
     changes = ci.Changes(new=(ci.Change(f"{name}:output:0", name, name),))
-    text = tables.to_markdown(one(name)) if form == "report" else ci.markdown({name: one(name)}, changes)
+    text = markdown.to_markdown(one(name)) if form == "report" else ci.markdown({name: one(name)}, changes)
     page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
     found = set(re.findall(r"<([a-z0-9]+)", page))
     assert found <= MARKDOWN_TAGS, found - MARKDOWN_TAGS
@@ -148,7 +149,7 @@ def test_markdown_renders_names_as_text(name: str, form: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_markdown_mentions_nobody_and_links_nowhere(name: str) -> None:
-    text = tables.to_markdown(one(name))
+    text = markdown.to_markdown(one(name))
     outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
     assert not re.search(r"@\w", outside)
     assert not re.search(r"#\d", outside)
@@ -212,9 +213,9 @@ def test_sarif_is_json_and_keeps_the_name(name: str) -> None:
 
 @given(NAMES)
 def test_json_keeps_names_as_they_are(name: str) -> None:
-    text = tables.to_json(one(name))
+    text = report_json.to_json(one(name))
     assert text.isascii()
-    back = tables.from_json(text)
+    back = report_json.from_json(text)
     assert back.comparisons[0].port.node == name
     assert back.subject["golden"] == name
 
@@ -225,7 +226,7 @@ def test_json_keeps_names_as_they_are(name: str) -> None:
 def printed(report: Report, colours: bool) -> str:
     out = io.StringIO()
     console = Console(file=out, width=100, color_system="truecolor" if colours else None, force_terminal=colours)
-    console.print(tables.terminal(report, 100, saved=[row.port.node for row in report.comparisons]))
+    console.print(terminal.terminal(report, 100, saved=[row.port.node for row in report.comparisons]))
     return out.getvalue()
 
 
@@ -234,7 +235,7 @@ def test_no_name_steers_the_terminal(name: str) -> None:
     text = printed(one(name), colours=False)
     assert is_harmless(text)
     assert recognisable(name) in text.replace("\n", "")
-    assert is_harmless(tables.one_line(one(name)), lines=False)
+    assert is_harmless(terminal.one_line(one(name)), lines=False)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -253,8 +254,9 @@ def test_percent_signs_do_no_harm_anywhere() -> None:
     """The vendor's writer used names as format strings: a name with %12 ended it."""
     name = "100%12 and %s {0} %(x)d"
     report = one(name)
-    for text in (tables.to_csv(report), tables.to_json(report), tables.to_markdown(report), html.report_html(report),
-                 ci.junit(report), ci.sarif(report), tables.one_line(report), printed(report, False)):
+    for text in (report_csv.to_csv(report), report_json.to_json(report), markdown.to_markdown(report),
+                 html.report_html(report), ci.junit(report), ci.sarif(report), terminal.one_line(report),
+                 printed(report, False)):
         assert name in text
 
 
@@ -262,7 +264,7 @@ def test_all_hostile_names_together() -> None:
     report = hostile_report()
     assert is_harmless(printed(report, colours=False))
     assert len(json.loads(ci.sarif(report))["runs"][0]["results"]) > len(HOSTILE) / 2
-    assert len(list(csv.reader(io.StringIO(tables.to_csv(report))))) == len(report) + 1
-    assert tables.from_json(tables.to_json(report)).comparisons[0].port == report.comparisons[0].port
+    assert len(list(csv.reader(io.StringIO(report_csv.to_csv(report))))) == len(report) + 1
+    assert report_json.from_json(report_json.to_json(report)).comparisons[0].port == report.comparisons[0].port
     twice = replace(report, comparisons=report.comparisons * 2)
-    assert len(tables.to_frame(twice)) == 2 * len(report)
+    assert len(report_csv.to_frame(twice)) == 2 * len(report)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from device_models import golden, mapping, npu, op, original, out
 
-from acccmp.comparison.pairing import compose, compose_unfused, pair
+from acccmp.comparison.pairing import pair
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import InputError, MappingError
+from acccmp.mapping.compose import compose, compose_unfused
 from acccmp.reports.pair import Pair, Verdict
 
 ONE = np.ones((2, 3), np.float32)

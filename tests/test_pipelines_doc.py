@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from acccmp.releases.baseline import ALPHA, PAIRED_CASES, Tolerance
+from acccmp.releases.drift import ALPHA, PAIRED_CASES, Tolerance
 
 TEXT = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|yaml)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

@@ -264,10 +264,10 @@ def test_what_cannot_be_drawn_says_why() -> None:
 
 
 def test_a_report_read_back_says_that_its_arrays_are_gone() -> None:
-    from acccmp.reports import tables
+    from acccmp.reports import report_json
 
     with pytest.raises(InputError, match="compare again"):
-        tables.from_json(tables.to_json(make_report())).plot_layer("stage1/block2/conv9")
+        report_json.from_json(report_json.to_json(make_report())).plot_layer("stage1/block2/conv9")
 
 
 # -- heat map ----------------------------------------------------------------------------------------------------

@@ -23,11 +23,11 @@ from acccmp.emulator.emulate import Fault, emulate
 from acccmp.errors import InputError, MappingError, SliceError, UnknownName
 from acccmp.jobs import compare as workflow
 from acccmp.jobs import slice as handover
+from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Quantisation
 from acccmp.models.load import load
 from acccmp.slicing import bundle
 from acccmp.slicing.cut import cut
-from acccmp.slicing.entrance import dequantised
 
 CLI = [sys.executable, "-m", "acccmp"]
 

@@ -28,7 +28,7 @@ from acccmp.dumps.read import read_dump
 from acccmp.models.atc_json import load
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
-from acccmp.reports.tables import to_csv
+from acccmp.reports.report_csv import to_csv
 
 RNG = np.random.default_rng(8)
 Y = RNG.normal(size=(1, 20, 6, 7)).astype(np.float32)

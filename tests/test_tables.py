@@ -20,17 +20,17 @@ from report_factory import comparison, make_report, ref_on_disk
 
 from acccmp.core.dump import Port
 from acccmp.errors import FormatError
-from acccmp.reports import tables
+from acccmp.reports import markdown, report_csv, report_json, terminal
 from acccmp.reports.legend import LOOKS, METRICS
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
 
-SCHEMA = Path(tables.__file__).with_name("report.schema.json")
+SCHEMA = Path(report_csv.__file__).with_name("report.schema.json")
 EMPTY = Report((), {"golden": "a", "npu": "b"})
 
 
 def cells(report: Report) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(tables.to_csv(report))))
+    return list(csv.reader(io.StringIO(report_csv.to_csv(report))))
 
 
 # -- CSV ---------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_csv_rows_go_by_the_vendors_index() -> None:
 
 def test_pandas_reads_the_csv_with_its_numbers() -> None:
     report = make_report()
-    frame = pd.read_csv(io.StringIO(tables.to_csv(report)))
+    frame = pd.read_csv(io.StringIO(report_csv.to_csv(report)))
     by_port = frame.set_index("TensorIndex")
     for row in report.judged:
         read = by_port.loc[str(row.port)]
@@ -111,9 +111,9 @@ def test_the_frame_is_tidy_one_row_per_port_with_types() -> None:
     assert frame["port"].is_unique
     assert list(frame["verdict"].cat.categories) == [str(v) for v in Verdict]
     assert frame["verdict"].value_counts().loc["drift"] == report.counts[Verdict.DRIFT]
-    for name in (*tables.FLOATS, "error", "limit", "floor"):
+    for name in (*report_csv.FLOATS, "error", "limit", "floor"):
         assert frame[name].dtype == np.float64, name
-    for name in (*tables.COUNTS, "order", "elements"):
+    for name in (*report_csv.COUNTS, "order", "elements"):
         assert frame[name].dtype == pd.Int64Dtype(), name
     assert frame["address"].dtype == pd.UInt64Dtype()
     assert frame.loc[frame["verdict"] == "fused", "error"].isna().all()
@@ -122,13 +122,13 @@ def test_the_frame_is_tidy_one_row_per_port_with_types() -> None:
 
 
 def test_an_empty_report_has_the_same_columns_with_the_same_types() -> None:
-    full, empty = tables.to_frame(make_report()), tables.to_frame(EMPTY)
+    full, empty = report_csv.to_frame(make_report()), report_csv.to_frame(EMPTY)
     assert len(empty) == 0
     assert dict(empty.dtypes) == dict(full.dtypes)
 
 
 def test_a_frame_keeps_addresses_beyond_63_bits() -> None:
-    frame = tables.to_frame(Report((comparison("a", 0, address=2**64 - 1),)))
+    frame = report_csv.to_frame(Report((comparison("a", 0, address=2**64 - 1),)))
     assert frame["address"].iloc[0] == 2**64 - 1
 
 
@@ -154,14 +154,14 @@ def same(a: Report, b: Report) -> None:
 
 def test_json_gives_the_same_report_back() -> None:
     report = replace(make_report(), strict=True, min_coverage=0.5, extra_failures=("one", "two"))
-    back = tables.from_json(tables.to_json(report))
+    back = report_json.from_json(report_json.to_json(report))
     same(report, back)
     assert (back.passed, back.failures, back.counts) == (report.passed, report.failures, report.counts)
 
 
 def test_json_keeps_where_the_tensors_lie() -> None:
     row = comparison("conv", 0, npu=ref_on_disk())
-    back = tables.from_json(tables.to_json(Report((row,))))
+    back = report_json.from_json(report_json.to_json(Report((row,))))
     assert back.comparisons[0].npu == ref_on_disk()
 
 
@@ -170,21 +170,21 @@ def test_json_keeps_every_float_text_and_address(number: float, text: str, addre
     row = comparison("a", 0, error=1.0, metrics={text: number}, reason=text, address=address, notes=(text,))
     row = replace(row, error=number, limit=-number, port=Port(text, "input", 7))
     report = Report((row,), {text: text}, (text,))
-    same(report, tables.from_json(tables.to_json(report)))
+    same(report, report_json.from_json(report_json.to_json(report)))
 
 
 def test_json_is_strict_and_fits_its_schema() -> None:
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     for report in (make_report(), EMPTY, make_report(3, None, False)):
-        text = tables.to_json(report)
+        text = report_json.to_json(report)
         assert text.isascii()
         jsonschema.validate(json.loads(text, parse_constant=pytest.fail), schema)
 
 
 def test_the_schema_refuses_what_no_report_says() -> None:
     schema = json.loads(SCHEMA.read_text())
-    good = json.loads(tables.to_json(make_report(2, None, False)))
+    good = json.loads(report_json.to_json(make_report(2, None, False)))
     for broken in (
         {**good, "schema": "acccmp.report/2"},
         {**good, "passed": "yes"},
@@ -197,9 +197,9 @@ def test_the_schema_refuses_what_no_report_says() -> None:
 
 
 def test_a_report_that_claims_to_have_passed_is_not_believed() -> None:
-    stored = json.loads(tables.to_json(make_report()))
+    stored = json.loads(report_json.to_json(make_report()))
     stored |= {"passed": True, "exit_code": 0, "failures": []}
-    assert not tables.from_json(json.dumps(stored)).passed
+    assert not report_json.from_json(json.dumps(stored)).passed
 
 
 @pytest.mark.parametrize(("where", "value", "message"), [
@@ -217,31 +217,31 @@ def test_a_report_that_claims_to_have_passed_is_not_believed() -> None:
     (("notes",), ["a", 3], "notes should be str"),
 ])
 def test_nonsense_in_json_is_named_in_one_line(where: tuple[str | int, ...], value: object, message: str) -> None:
-    stored = json.loads(tables.to_json(make_report(2, None, False)))
+    stored = json.loads(report_json.to_json(make_report(2, None, False)))
     inside = stored
     for step in where[:-1]:
         inside = inside[step]
     inside[where[-1]] = value
     with pytest.raises(FormatError, match=message) as caught:
-        tables.from_json(json.dumps(stored))
+        report_json.from_json(json.dumps(stored))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", "{", "[" * 100_000, b"\xff\xfe\x00", '{"schema": 1e999}'])
 def test_text_that_is_no_report_is_a_format_error(text: str | bytes) -> None:
     with pytest.raises(FormatError):
-        tables.from_json(text)
+        report_json.from_json(text)
 
 
 def test_damaged_json_never_crashes_with_anything_but_our_error() -> None:
-    text = tables.to_json(make_report(3))
+    text = report_json.to_json(make_report(3))
     rng = np.random.default_rng(5)
     for _ in range(300):
         raw = bytearray(text.encode())
         for _ in range(int(rng.integers(1, 4))):
             raw[int(rng.integers(len(raw)))] = int(rng.integers(256))
         with contextlib.suppress(FormatError):
-            tables.from_json(bytes(raw[: int(rng.integers(1, len(raw)))] if rng.random() < 0.3 else raw))
+            report_json.from_json(bytes(raw[: int(rng.integers(1, len(raw)))] if rng.random() < 0.3 else raw))
 
 
 # -- Markdown ----------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def rendered(markdown: str) -> str:
 
 def test_markdown_renders_with_the_first_bad_layer_and_the_worst_ones() -> None:
     report = make_report(every_verdict=False)
-    page = rendered(tables.to_markdown(report))
+    page = rendered(markdown.to_markdown(report))
     assert "<h2>NOT PASSED</h2>" in page
     assert "<code>stage1/block2/conv9:output:0</code>" in page
     assert "it may be inherited" in page
@@ -271,18 +271,18 @@ def test_markdown_of_ten_thousand_rows_fits_a_comment() -> None:
     many = tuple(replace(rows[i % 50], order=i, is_output=i % 3 == 0) for i in range(10_000))
     subject = {f"key {'k' * 90}{i}": "v" * 4000 for i in range(200)}
     noisy = Report(many, subject, tuple("note " * 200 for _ in range(500)))
-    assert len(tables.to_markdown(noisy).encode()) < 60_000
+    assert len(markdown.to_markdown(noisy).encode()) < 60_000
 
 
 def test_every_verdict_and_every_metric_column_is_in_the_legend() -> None:
     assert set(LOOKS) == set(Verdict)
     assert len({(look.colour, look.marker) for look in LOOKS.values()}) == len(LOOKS)
-    assert set(tables.CSV_COLUMNS[9:19]) | set(tables.CSV_COLUMNS[22:]) == set(METRICS)
+    assert set(report_csv.CSV_COLUMNS[9:19]) | set(report_csv.CSV_COLUMNS[22:]) == set(METRICS)
 
 
 def test_an_empty_report_never_looks_like_a_pass() -> None:
-    assert "NOTHING WAS COMPARED" in tables.to_markdown(EMPTY)
-    assert tables.one_line(EMPTY).startswith("NOT PASSED")
+    assert "NOTHING WAS COMPARED" in markdown.to_markdown(EMPTY)
+    assert terminal.one_line(EMPTY).startswith("NOT PASSED")
     assert len(cells(EMPTY)) == 1
-    stored = json.loads(tables.to_json(EMPTY))
+    stored = json.loads(report_json.to_json(EMPTY))
     assert (stored["passed"], stored["exit_code"], stored["coverage"]) == (False, 3, None)

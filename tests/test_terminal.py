@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from acccmp.core.dump import Port
-from acccmp.reports import summary, tables
+from acccmp.reports import summary, terminal
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
 
@@ -19,7 +19,8 @@ from acccmp.reports.report import Report
 def shown(report: Report, width: int = 100, **options: object) -> str:
     """What is printed on a plain terminal of that width, without colours."""
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None, highlight=False).print(tables.terminal(report, width, **options))
+    console = Console(file=out, width=width, color_system=None, highlight=False)
+    console.print(terminal.terminal(report, width, **options))
     return out.getvalue()
 
 
@@ -62,7 +63,7 @@ def test_a_healthy_report_says_passed_and_how_far_the_worst_is() -> None:
     assert text.splitlines()[0].strip() == "PASSED"
     assert "the model output is within its limits" in text
     assert "first bad" not in text
-    line = tables.one_line(report)
+    line = terminal.one_line(report)
     assert line.startswith("PASSED: 40 ports judged, coverage 100 %; worst ")
     assert "\n" not in line
 

@@ -19,7 +19,7 @@ from acccmp.core import layout
 from acccmp.core.dump import Dump, Port
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import InputError
-from acccmp.jobs import compare as workflow
+from acccmp.jobs import feeding
 from acccmp.reports.pair import Verdict
 
 
@@ -76,7 +76,7 @@ def test_with_aipp_the_model_is_fed_with_what_the_aipp_op_made_padding_channels_
         Port("aipp", "output", 0): aipp,
         Port("conv", "output", 0): on_device(convolved(prepared.astype(np.float16), weights)),
     })
-    feeds, notes = workflow.feeds_from_dump(graph, npu, mapping)
+    feeds, notes = feeding.feeds_from_dump(graph, npu, mapping)
     np.testing.assert_array_equal(feeds["image"], prepared.astype(np.float16).astype(np.float32))
     assert "pre-processing stay invisible" in notes[0]
     report = acccmp.compare(graph, npu, mapping=mapping)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acccmp.comparison.fitting import fitted
-from acccmp.comparison.lookup import Dumped, Found, Golden, flat, why
+from acccmp.comparison.lookup import Dumped, Found, Golden, why
 from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Port
 from acccmp.core.graph import Node
+from acccmp.mapping.names import flat
 from acccmp.mapping.trace import Trail
 from acccmp.models.device_graph import TASKLESS, split_input
 from acccmp.reports.pair import Pair, Verdict

@@ -10,11 +10,11 @@ from functools import partial
 
 from acccmp.comparison.explain import explained
 from acccmp.comparison.judging import Thresholds, judge, judge_dtypes
-from acccmp.comparison.metrics import Measured, measure, squeezed
+from acccmp.comparison.metrics import Measured, measure
 from acccmp.comparison.pairing import pair
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
-from acccmp.core.layout import LayoutError
+from acccmp.core.layout import LayoutError, squeezed
 from acccmp.errors import FormatError, InputError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import Comparison, Report

@@ -9,10 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from acccmp.comparison.metrics import squeezed
 from acccmp.core import layout as layouts
 from acccmp.core.graph import Origin, TensorSpec
-from acccmp.core.layout import Shape
+from acccmp.core.layout import Shape, squeezed
 from acccmp.core.tensor import TensorRef
 from acccmp.mapping.trace import Trail
 from acccmp.reports.pair import Pair, Verdict

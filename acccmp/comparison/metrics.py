@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
-from acccmp.core.layout import Shape
+from acccmp.core.layout import Shape, squeezed
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.reports.legend import METRICS as LEGEND
 
@@ -202,11 +202,6 @@ class _Pair:
             return self.npu.read(region)
         moving = iter([part for part, n in zip(region, self.extent, strict=True) if n != 1])
         return self.npu.read(tuple(slice(0, 1) if n == 1 else next(moving) for n in shape))
-
-
-def squeezed(shape: Shape) -> Shape:
-    """`shape` without its dimensions of 1."""
-    return tuple(n for n in shape if n != 1)
 
 
 Kind = Literal["float", "long", "complex", "bool"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from acccmp.comparison.lookup import Golden, flat
+from acccmp.comparison.lookup import Golden
 from acccmp.core.graph import Graph, Node
+from acccmp.mapping.names import flat
 from acccmp.mapping.trace import Trace
 
 

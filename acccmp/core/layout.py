@@ -438,3 +438,8 @@ def _grouped_fractal(
     area = size["H"] * size["W"]
     row = (group // g.e) * (g.c_opt // c0) * area + (ci // c0) * area + h * size["W"] + w
     return np.asarray(((row * stored[1] + co // N0) * N0 + co % N0) * c0 + ci % c0)
+
+
+def squeezed(shape: Shape) -> Shape:
+    """`shape` without its dimensions of 1."""
+    return tuple(n for n in shape if n != 1)

@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from acccmp.comparison.compare import compare as compare_dumps
 from acccmp.comparison.judging import Thresholds
-from acccmp.core import layout as layouts
-from acccmp.core.dump import Dump, Port, flatten_name
+from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
-from acccmp.core.tensor import TensorRef
 from acccmp.dumps.arrays import sha256, sound
 from acccmp.dumps.read import read_dump
-from acccmp.errors import AcccmpError, FormatError, InputError, MappingError
-from acccmp.inputs.files import read_inputs
-from acccmp.mapping.trace import Trace
-from acccmp.models.identify import identify
+from acccmp.errors import AcccmpError, InputError
+from acccmp.jobs.feeding import _feeds
+from acccmp.jobs.sources import DEVICE_KINDS, MODEL_KINDS, Options, device_model_of, kind_at, npu_dump_of, words_for
+from acccmp.mapping.belongs import _check_names
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
 from acccmp.reports.report import Report
 from acccmp.runners.run import run
 from acccmp.slicing.bundle import is_slice
-from acccmp.slicing.entrance import Entrance, dequantised, find_entrance, seen_as_original
 from acccmp.version import VERSION
-
-MODEL_KINDS = ("onnx", "caffe", "tensorflow")
-DEVICE_KINDS = ("om", "atc_json", "build_pbtxt")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Which run of a dump is taken, and how the comparison is judged. The defaults are those of the command line.
-
-    `floor`: emulate the NPU's storage to know each tensor's precision floor; `flush_subnormals`: of a chip that turns
-    subnormal numbers into 0.
-    """
-
-    run: str | None = None
-    device: str | None = None
-    npu_model: str | None = None
-    step: str | None = None
-    valid: tuple[str, ...] = ()
-    min_coverage: float = 0.9
-    strict: bool = False
-    floor: bool = True
-    flush_subnormals: bool = False
-    runner: str | None = None
-    executor: Executor | None = field(default=None, repr=False)
-    progress: Callable[[int, int], None] | None = field(default=None, repr=False)
 
 
 def compare(
@@ -117,59 +87,6 @@ def compare(
 # -- what was given ----------------------------------------------------------------------------------------------
 
 
-def npu_dump_of(npu: Dump | str | Path, options: Options, role: str = "NPU") -> Dump:
-    if isinstance(npu, Dump):
-        return npu
-    kind = kind_at(npu)
-    if kind != "dump":
-        advice = ""
-        if kind in DEVICE_KINDS:
-            advice = "; --mapping takes this file"
-        elif role == "NPU":
-            advice = "; the order is GOLDEN NPU"
-        raise InputError(f"{npu} is {words_for(kind)}, but {role} must be what the device dumped{advice}")
-    return read_dump(
-        npu, run=options.run, device=options.device, model=options.npu_model, step=options.step,
-    )
-
-
-_WORDS = {
-    "onnx": "an ONNX model", "caffe": "a Caffe model", "caffemodel": "Caffe weights",
-    "tensorflow": "a TensorFlow model", "om": "a model compiled for the device (.om)",
-    "atc_json": "a compiled model as JSON",
-    "build_pbtxt": "a build graph of a compiled model", "dump": "a dump",
-}
-
-
-def words_for(kind: str) -> str:
-    """A kind of file for people."""
-    return _WORDS.get(kind, f"a {kind} file")
-
-
-def load_original(path: str | Path, weights: str | Path | None = None) -> Graph:
-    """Load a model that can be run or cut here. Raises InputError for compiled models and for dumps."""
-    kind = kind_at(path)
-    if kind in DEVICE_KINDS:
-        raise InputError(
-            f"{path} is {words_for(kind)}, which cannot run here; MODEL is the original, --mapping takes this file"
-        )
-    if kind == "dump":
-        raise InputError(f"{path} is a folder without a model in it; MODEL is the file of the original model")
-    return load(path, weights)
-
-
-def kind_at(path: str | Path) -> str:
-    """What lies at `path` by its bytes; "dump" for folders that are no model. Raises InputError when it is missing."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file or folder")
-    try:
-        return identify(path)
-    except FormatError:
-        if Path(path).is_dir():
-            return "dump"
-        raise
-
-
 def _golden(golden: Graph | Dump | str | Path, weights: str | Path | None) -> tuple[Graph | None, Dump | None]:
     """The model to run, or the dump that was made already."""
     if isinstance(golden, Graph):
@@ -200,41 +117,6 @@ def _check_order(golden: Any, golden_dump: Dump | None, npu: Dump) -> None:
         )
 
 
-def _check_names(golden: Dump, npu: Dump) -> None:
-    """Raises MappingError for two dumps of different models: few names in common, and those of other sizes."""
-    mine = {flatten_name(port.node): ref for port, ref in golden.items() if port.side == "output" and not port.index}
-    theirs = {flatten_name(port.node): ref for port, ref in npu.items() if port.side == "output" and not port.index}
-    common = mine.keys() & theirs.keys()
-    if not common or 2 * len(common) >= min(len(mine), len(theirs)):
-        return
-    odd = [name for name in common if not _could_be(mine[name], theirs[name])]
-    if 2 * len(odd) > len(common):
-        raise MappingError(
-            f"the NPU dump {npu.path} is not of the model of the golden dump {golden.path}: only {len(common)} of its "
-            f"{len(theirs)} ops have a name of golden's, and {len(odd)} of those cannot hold golden's tensor "
-            f"(such as {sorted(odd)[0]!r})"
-        )
-
-
-def _could_be(golden: TensorRef, npu: TensorRef) -> bool:
-    """Could the NPU's tensor hold golden's, by their sizes?"""
-    if layouts.is_plain(npu.layout) or npu.original_shape is not None:
-        return math.prod(golden.own_shape) == math.prod(npu.own_shape)
-    return bool(layouts.candidates(npu.layout, npu.shape, golden.own_shape))
-
-
-def device_model_of(mapping: Graph | str | Path | None) -> Graph | None:
-    if mapping is None or isinstance(mapping, Graph):
-        return mapping
-    kind = kind_at(mapping)
-    if kind not in DEVICE_KINDS:
-        raise InputError(
-            f"{mapping} is {words_for(kind)}, but --mapping wants the device's model: the .om, its JSON "
-            "(atc --mode=1) or ge_*_Build.pbtxt"
-        )
-    return load(mapping)
-
-
 def _composed(
     mapping: Graph | None, unfused: Graph | str | Path | None, quant_rule: Graph | str | Path | None,
 ) -> Graph | None:
@@ -242,7 +124,7 @@ def _composed(
         return mapping
     if mapping is None:
         raise InputError("--mapping-unfused and --quant-rule refine a mapping; give --mapping too")
-    from acccmp.comparison.pairing import compose, compose_unfused
+    from acccmp.mapping.compose import compose, compose_unfused
 
     if quant_rule is not None:
         rule = device_model_of(quant_rule)
@@ -275,90 +157,6 @@ def _subject(
 
 
 # -- what the model is fed with ----------------------------------------------------------------------------------
-
-
-def _feeds(
-    graph: Graph, inputs: Mapping[str, Any] | None, npu: Dump, mapping: Graph | None,
-) -> tuple[dict[str, Any], list[str]]:
-    if inputs:
-        return given_inputs(graph, inputs), []
-    return feeds_from_dump(graph, npu, mapping)
-
-
-def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays or files given for the model's inputs, read and checked.
-
-    Raises InputError; where a file does not fit, the error says what its bytes likely are.
-    """
-    try:
-        return read_inputs(graph, inputs)
-    except (InputError, FormatError) as error:
-        from acccmp.inputs.preflight import check_inputs
-
-        files = {name: what for name, what in inputs.items() if isinstance(what, str | Path) and Path(what).is_file()}
-        try:
-            bad = [fit for fit in check_inputs(graph, files) if not fit.fits]
-        except AcccmpError:
-            bad = []
-        if not bad:
-            raise
-        told = "; ".join(line.strip() for line in bad[0].lines[:3])
-        raise InputError(f"--input {bad[0].name}={files.get(bad[0].name, '')} does not fit: {told}") from error
-
-
-def feeds_from_dump(graph: Graph, npu: Dump, mapping: Graph | None = None) -> tuple[dict[str, Any], list[str]]:
-    """Arrays for the model's inputs, taken from the device's dump, and what is to be said about that.
-
-    The dumped model inputs are taken, or what an Aipp op made of them (pre-processing compiled in), or else the inputs
-    of the first ops. Raises InputError with advice when an input was not dumped.
-    """
-    trace = Trace(mapping, graph) if mapping is not None else None
-    feeds: dict[str, Any] = {}
-    sources: list[str] = []
-    missing: list[str] = []
-    everything = {node.name for node in graph.nodes}
-    for tensor in graph.inputs:
-        at, spec = _aipp_port(tensor, npu, mapping), graph.spec(tensor)
-        if at is not None:
-            found = Entrance(at, seen_as_original(graph, tensor, npu[at], trace, at))
-        else:
-            search = find_entrance(graph, tensor, everything, npu, trace, outputs_first=True)
-            if search.entrance is None:
-                missing.append(f"{tensor} ({'; '.join(search.reasons[:2])})" if search.reasons else tensor)
-                continue
-            found = search.entrance
-        array, _ = dequantised(found.ref, spec, found.quantisation)
-        if spec.dtype is not None and spec.dtype.numpy is not None and array.dtype != spec.dtype.numpy:
-            array = array.astype(spec.dtype.numpy)
-        feeds[tensor] = array
-        sources.append(f"{tensor} from {found.at}")
-    if missing:
-        raise InputError(
-            f"the dump at {npu.path} holds nothing to feed {', '.join(missing)} with; "
-            "give the input that the device was fed with: --input NAME=FILE.npy"
-        )
-    return feeds, [
-        f"the model was fed with the device's own dumped inputs ({', '.join(sources)}): "
-        "faults of pre-processing stay invisible"
-    ]
-
-
-def _aipp_port(tensor: str, npu: Dump, mapping: Graph | None) -> Port | None:
-    """Output of the Aipp op that prepares this input on the device, if there is one and it was dumped."""
-    if mapping is None:
-        return None
-    for node in mapping.nodes:
-        if node.op_type != "Aipp":
-            continue
-        fed_by = [mapping.producer(t) for t in node.inputs if t]
-        port = Port(node.name, "output", 0)
-        if port in npu and any(p is not None and _same(p.node, tensor) for p in fed_by):
-            return port
-    return None
-
-
-def _same(a: str, b: str) -> bool:
-    return a == b or flatten_name(a) == flatten_name(b)
 
 
 # -- the precision floor -----------------------------------------------------------------------------------------

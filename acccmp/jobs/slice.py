@@ -14,25 +14,17 @@ import numpy as np
 from acccmp.comparison.compare import compare as compare_dumps
 from acccmp.comparison.judging import Thresholds
 from acccmp.comparison.metrics import measure
-from acccmp.core.dump import Dump, Port, flatten_name
+from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.arrays import read_npy, sha256, sound
 from acccmp.dumps.read import read_dump
-from acccmp.errors import FormatError, InputError, MappingError, MissingExtra, RunError, SliceError
+from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError
 from acccmp.inputs.files import random_inputs
-from acccmp.jobs.compare import (
-    Options,
-    compare,
-    device_model_of,
-    feeds_from_dump,
-    given_inputs,
-    kind_at,
-    load_original,
-    npu_dump_of,
-    words_for,
-)
-from acccmp.mapping.trace import PASSING
+from acccmp.jobs.compare import compare
+from acccmp.jobs.feeding import feeds_from_dump, given_inputs
+from acccmp.jobs.sources import Options, device_model_of, kind_at, load_original, npu_dump_of, words_for
+from acccmp.mapping.belongs import check_belongs
 from acccmp.models.load import load
 from acccmp.reports.report import Report
 from acccmp.runners.pieces import run_lean
@@ -76,43 +68,6 @@ def slice_model(
     return replace(part, log=(*notes, *part.log))
 
 
-def check_belongs(graph: Graph, mapping: Graph | None, npu: Dump | None) -> list[str]:
-    """Do mapping and dump belong to this model? Raises MappingError when fewer than half of the original names exist.
-
-    Only another model name gives a note.
-    """
-    notes = []
-    if mapping is not None:
-        named = {name for node in mapping.nodes for name in (node.origins or ())}
-        known = {name for name in named if name in graph or name in graph.inputs}
-        if named and len(known) * 2 < len(named):
-            raise MappingError(
-                f"the mapping is of the model {mapping.name!r}, not of {graph.name!r}: only {len(known)} of its "
-                f"{len(named)} original ops exist in the model; give the mapping that belongs to it"
-            )
-        if mapping.name and graph.name and mapping.name != graph.name:
-            notes.append(f"the mapping calls its model {mapping.name!r}, this one is {graph.name!r}; their ops agree")
-    if npu is not None and mapping is not None and npu.ops:
-        device = {flatten_name(node.name) for node in mapping.nodes}
-        strangers = [name for name in npu.ops if flatten_name(name) not in device]
-        if len(strangers) * 2 > len(npu.ops):
-            raise MappingError(
-                f"the dump at {npu.path} is not of the mapping's model {mapping.name!r}: "
-                f"{len(strangers)} of its {len(npu.ops)} ops are unknown to it (such as {strangers[0]!r})"
-            )
-    elif npu is not None and npu.ops:
-        mine = {flatten_name(node.name) for node in graph.nodes} | {flatten_name(name) for name in graph.inputs}
-        computing = [name for name, op in npu.ops.items() if op is None or op.op_type not in PASSING] or list(npu.ops)
-        found = [name for name in computing if flatten_name(name) in mine]
-        if len(found) * 2 < len(computing):
-            raise MappingError(
-                f"the dump at {npu.path} ({npu.model or 'no model name'}) is not of the model {graph.name!r}: "
-                f"only {len(found)} of the dump's {len(computing)} ops have a name of its nodes; "
-                "give the device's model as --mapping, or the dump of this model"
-            )
-    return notes
-
-
 def run_slice(
     part: Slice, inputs: Mapping[str, Any] | None = None, *, runner: str | None = None,
     wanted: Sequence[str] | None = None,
@@ -133,8 +88,6 @@ def run_slice(
     if wanted is None:
         return run(part.graph, feeds, runner=runner)
     return run_lean(part.graph, feeds, runner=runner, wanted=wanted)
-
-
 
 
 # -- proving and writing ------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 
 from acccmp.reports import safe, summary
 from acccmp.reports.legend import FIRST_BAD, LOOKS
+from acccmp.reports.markdown import markdown_first_bad, markdown_rows
 from acccmp.reports.pair import BAD, FATAL, Verdict
 from acccmp.reports.report import Comparison, Report
-from acccmp.reports.tables import markdown_first_bad, markdown_rows
 
 Reports = Report | Mapping[str, Report]
 MOST_RESULTS = 5000  # of a SARIF run: what code scanning services take in

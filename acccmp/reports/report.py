@@ -187,7 +187,7 @@ class Report:
     # -- views, bound lazily -------------------------------------------------------------------------------------
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per port, typed columns, verdicts as a category; see `acccmp.reports.tables.to_frame`."""
+        """One row per port, typed columns, verdicts as a category; see `acccmp.reports.report_csv.to_frame`."""
         from acccmp.plugins import find
 
         frame: pandas.DataFrame = find("methods", "Report.to_frame")(self)

@@ -27,9 +27,9 @@ from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
 from acccmp.dumps.arrays import write_golden
 from acccmp.dumps.names import MAPPING_FILE
 from acccmp.errors import FormatError, InputError
+from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Trace
 from acccmp.slicing.cut import Slice
-from acccmp.slicing.entrance import dequantised
 
 SCHEMA = "acccmp.slice/1"  # version of manifest.json
 FORMS = ("npy", "bin", "dumped", "golden")  # files of one input

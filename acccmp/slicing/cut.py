@@ -10,8 +10,9 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import Array, TensorRef
 from acccmp.errors import InputError, SliceError
+from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Quantisation, Trace
-from acccmp.slicing.entrance import Entrance, dequantised, find_entrance
+from acccmp.slicing.entrance import Entrance, find_entrance
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from acccmp.inputs.preflight import Fit
-from acccmp.releases.baseline import Check, spread
+from acccmp.releases.drift import Check, spread
 from acccmp.releases.history import Point, Run
 from acccmp.slicing.bundle import Bundle
 from acccmp.slicing.cut import Slice

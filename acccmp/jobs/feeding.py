@@ -1,0 +1,99 @@
+"""What a model is fed with: what was given, else what the device itself was fed with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from acccmp.core.dump import Dump, Port, flatten_name
+from acccmp.core.graph import Graph
+from acccmp.errors import AcccmpError, FormatError, InputError
+from acccmp.inputs.files import read_inputs
+from acccmp.mapping.reading import dequantised
+from acccmp.mapping.trace import Trace
+from acccmp.slicing.entrance import Entrance, find_entrance, seen_as_original
+
+
+def _feeds(
+    graph: Graph, inputs: Mapping[str, Any] | None, npu: Dump, mapping: Graph | None,
+) -> tuple[dict[str, Any], list[str]]:
+    if inputs:
+        return given_inputs(graph, inputs), []
+    return feeds_from_dump(graph, npu, mapping)
+
+
+def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays or files given for the model's inputs, read and checked.
+
+    Raises InputError; where a file does not fit, the error says what its bytes likely are.
+    """
+    try:
+        return read_inputs(graph, inputs)
+    except (InputError, FormatError) as error:
+        from acccmp.inputs.preflight import check_inputs
+
+        files = {name: what for name, what in inputs.items() if isinstance(what, str | Path) and Path(what).is_file()}
+        try:
+            bad = [fit for fit in check_inputs(graph, files) if not fit.fits]
+        except AcccmpError:
+            bad = []
+        if not bad:
+            raise
+        told = "; ".join(line.strip() for line in bad[0].lines[:3])
+        raise InputError(f"--input {bad[0].name}={files.get(bad[0].name, '')} does not fit: {told}") from error
+
+
+def feeds_from_dump(graph: Graph, npu: Dump, mapping: Graph | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Arrays for the model's inputs, taken from the device's dump, and what is to be said about that.
+
+    The dumped model inputs are taken, or what an Aipp op made of them (pre-processing compiled in), or else the inputs
+    of the first ops. Raises InputError with advice when an input was not dumped.
+    """
+    trace = Trace(mapping, graph) if mapping is not None else None
+    feeds: dict[str, Any] = {}
+    sources: list[str] = []
+    missing: list[str] = []
+    everything = {node.name for node in graph.nodes}
+    for tensor in graph.inputs:
+        at, spec = _aipp_port(tensor, npu, mapping), graph.spec(tensor)
+        if at is not None:
+            found = Entrance(at, seen_as_original(graph, tensor, npu[at], trace, at))
+        else:
+            search = find_entrance(graph, tensor, everything, npu, trace, outputs_first=True)
+            if search.entrance is None:
+                missing.append(f"{tensor} ({'; '.join(search.reasons[:2])})" if search.reasons else tensor)
+                continue
+            found = search.entrance
+        array, _ = dequantised(found.ref, spec, found.quantisation)
+        if spec.dtype is not None and spec.dtype.numpy is not None and array.dtype != spec.dtype.numpy:
+            array = array.astype(spec.dtype.numpy)
+        feeds[tensor] = array
+        sources.append(f"{tensor} from {found.at}")
+    if missing:
+        raise InputError(
+            f"the dump at {npu.path} holds nothing to feed {', '.join(missing)} with; "
+            "give the input that the device was fed with: --input NAME=FILE.npy"
+        )
+    return feeds, [
+        f"the model was fed with the device's own dumped inputs ({', '.join(sources)}): "
+        "faults of pre-processing stay invisible"
+    ]
+
+
+def _aipp_port(tensor: str, npu: Dump, mapping: Graph | None) -> Port | None:
+    """Output of the Aipp op that prepares this input on the device, if there is one and it was dumped."""
+    if mapping is None:
+        return None
+    for node in mapping.nodes:
+        if node.op_type != "Aipp":
+            continue
+        fed_by = [mapping.producer(t) for t in node.inputs if t]
+        port = Port(node.name, "output", 0)
+        if port in npu and any(p is not None and _same(p.node, tensor) for p in fed_by):
+            return port
+    return None
+
+
+def _same(a: str, b: str) -> bool:
+    return a == b or flatten_name(a) == flatten_name(b)

@@ -1,0 +1,78 @@
+"""Device models put one after the other: what a quantised or unfused model stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from acccmp.core.graph import Graph, Origin
+from acccmp.models.device_graph import all_nodes
+
+
+def compose(mapping: Graph, rule: Graph) -> Graph:
+    """`mapping` with its originals, which are ops of a quantised model, replaced by what `rule` says they stand for.
+
+    `rule` is the quantisation tool's JSON, read like a mapping: quantised op -> ops of the float model.
+    """
+    def node_origins(name: str) -> tuple[str, ...]:
+        if name not in rule:
+            return (name,)
+        found = rule[name].origins
+        return (name,) if found is None else found
+
+    def tensor_origin(origin: Origin) -> Origin:
+        if origin.node not in rule:
+            return origin
+        written = rule.spec(f"{origin.node}:{origin.index}").origin
+        if written is not None and written.node:
+            return replace(written, layout=written.layout or origin.layout, shape=written.shape or origin.shape)
+        names = node_origins(origin.node)
+        return replace(origin, node=names[0] if len(names) == 1 else "")
+
+    return _rewritten(mapping, node_origins, tensor_origin)
+
+
+def compose_unfused(mapping: Graph, unfused: Graph) -> Graph:
+    """`mapping` with its originals replaced by the ops of `unfused`, a device model built with fusion switched off.
+
+    A comparison with the dump of that model (both dumps are of the device then) goes through the result.
+    """
+    carriers: dict[str, list[str]] = {}
+    outputs: dict[tuple[str, int], tuple[str, int]] = {}
+    for node in all_nodes(unfused):
+        for name in node.origins if node.origins is not None else (node.name,):
+            carriers.setdefault(name, []).append(node.name)
+        for place, tensor in enumerate(node.outputs):
+            origin = unfused.spec(tensor).origin
+            if origin is not None and origin.node:
+                outputs[origin.node, origin.index] = (node.name, place)
+            elif node.origins is None or len(node.origins) == 1:
+                outputs.setdefault(((node.origins or (node.name,))[0], place), (node.name, place))
+
+    def tensor_origin(origin: Origin) -> Origin:
+        node, index = outputs.get((origin.node, origin.index), ("", origin.index))
+        return replace(origin, node=node, index=index)
+
+    def node_origins(name: str) -> tuple[str, ...]:
+        return tuple(carriers.get(name, ()))
+
+    return _rewritten(mapping, node_origins, tensor_origin)
+
+
+def _rewritten(
+    mapping: Graph, node_origins: Callable[[str], tuple[str, ...]], tensor_origin: Callable[[Origin], Origin],
+) -> Graph:
+    nodes = []
+    tensors = dict(mapping.tensors)
+    for node in mapping.nodes:
+        subgraphs = {name: _rewritten(inner, node_origins, tensor_origin) for name, inner in node.subgraphs.items()}
+        if node.origins is None:
+            origins = None if node_origins(node.name) == (node.name,) else node_origins(node.name)
+        else:
+            origins = tuple(dict.fromkeys(new for old in node.origins for new in node_origins(old)))
+        nodes.append(replace(node, origins=origins, subgraphs=subgraphs))
+        for tensor in node.outputs:
+            spec = tensors.get(tensor)
+            if spec is not None and spec.origin is not None and spec.origin.node:
+                tensors[tensor] = replace(spec, origin=tensor_origin(spec.origin))
+    return replace(mapping, nodes=tuple(nodes), tensors=tensors)

@@ -1,0 +1,167 @@
+"""A report on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from acccmp.reports import safe, summary
+from acccmp.reports.legend import LOOKS
+from acccmp.reports.report import Report
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+from acccmp.reports.markdown import _cosine
+
+
+def one_line(report: Report) -> str:
+    """The whole report in one line, for logs: `NOT PASSED: 4 bad ports, first bad conv3:output:0 (drift, ...)`."""
+    text = f"{summary.headline(report)}: {len(report.judged)} ports judged, coverage {summary.percent(report.coverage)}"
+    bad = sum(row.is_bad for row in report.comparisons)
+    first = report.first_bad
+    if first is not None:
+        text += f"; {bad} bad, first bad {safe.visible(first.port, 120)} ({first.verdict}, {summary.amount(first)})"
+    elif report.judged:
+        worst = report.worst(1)[0]
+        text += f"; worst {safe.visible(worst.port, 120)}: {summary.amount(worst)}"
+    if not report.passed and (first is None or report.extra_failures):
+        text += f"; {safe.visible(report.failures[0])}"
+    return text
+
+
+def terminal(report: Report, width: int = 100, saved: Iterable[str] = ()) -> RenderableType:
+    """One screen for people, made for `width` columns: the headline with why, error by depth, the first bad layer, the
+    worst ten, counts, coverage, notes, and where the report lies (`saved`).
+
+    A renderable of rich. Everything is told without colour too. Nothing in a name steers the terminal.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = [_headline(report)]
+    parts += [_indented(why) for why in summary.whys(report)]
+    parts += [Text(""), _facts((key, value) for key, value in report.subject.items())]
+    if report.judged:
+        parts += [Text(""), *_spark_lines(report, width)]
+    parts += _first_bad_lines(report)
+    if report.judged:
+        parts += [Text(""), _worst_table(report, width)]
+    parts += [Text(""), _counts_lines(report, width), Text.assemble(("coverage ", "bold"), summary.coverage(report))]
+    notes = list(report.notes)
+    parts += [Text.assemble(("note: ", "yellow"), safe.visible(note, 300)) for note in notes[:12]]
+    if len(notes) > 12:
+        parts.append(Text(f"and {len(notes) - 12} more notes in the report", "yellow"))
+    files = [safe.visible(line, 300) for line in saved]
+    if files:
+        parts += [Text(""), Text.assemble(("report ", "bold"), "  ".join(files))]
+    return Group(*parts)
+
+
+def _headline(report: Report) -> Text:
+    from rich.text import Text
+
+    text = summary.headline(report)
+    return Text(text, "bold green" if text == "PASSED" else "bold red")
+
+
+def _facts(pairs: Iterable[tuple[str, str]]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for key, value in pairs:
+        grid.add_row(Text(safe.visible(key, 40)), Text(safe.visible(value, 300)))
+    return grid
+
+
+def _spark_lines(report: Report, width: int) -> list[Text]:
+    from rich.text import Text
+
+    bars = summary.spark(report, width)
+    places = len(summary.by_depth(report))
+    each = f", about {places / len(bars):.2g} to a column" if len(bars) < places else ""
+    each = f", {places / len(bars):.2g} to a column" if len(bars) < places else ""
+    lines = [Text.assemble(("error by depth  ", "bold"), (f"{places} layers{each}; {summary.SPARK}", "dim"))]
+    broad = max(1, min(4, width // len(bars)))  # a few layers get broad bars with a gap between
+    bar = Text()
+    for part in bars:
+        column = part.sign * max(1, broad - 1) if part.sign in summary.STEPS else part.sign.center(max(1, broad - 1))
+        bar.append(column + " " * (broad > 1), LOOKS[part.row.verdict].style)
+    lines.append(bar)
+    first = next((place * broad for place, part in enumerate(bars) if part.is_first_bad), None)
+    if first is not None and report.first_bad is not None:
+        room = max(8, width - 4)
+        label = safe.short(report.first_bad.port.node, min(48, room))
+        text = f"▲ {label}" if first + 2 + len(label) <= width else f"{label} ▲"
+        lines.append(Text(" " * (first if text.startswith("▲") else max(0, first - len(label) - 1)) + text, "red"))
+    return lines
+
+
+def _indented(line: str) -> RenderableType:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text(safe.visible(line, 300)), (0, 0, 0, 2), expand=False)
+
+
+def _first_bad_lines(report: Report) -> list[RenderableType]:
+    from rich.text import Text
+
+    row = report.first_bad
+    if row is None:
+        return []
+    title = Text.assemble("\n", ("first bad layer ", "bold"), (safe.visible(row.port, 160), "bold red"))
+    if row.op_type:
+        title.append(f" ({safe.visible(row.op_type, 60)})")
+    lines: list[RenderableType] = [title]
+    if summary.stands_for(row):
+        lines.append(_indented(f"stands for {safe.visible(summary.stands_for(row), 160)}"))
+    return lines + [_indented(line) for line in summary.first_bad(report)]
+
+
+def _worst_table(report: Report, width: int) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = summary.worst(report)
+    wide = width >= 92
+    # what the other columns take, two blanks between columns
+    room = max(16, width - (54 if wide else 34) - 2)
+    named = f"the worst {len(rows)} of {len(report.judged)} judged ports"
+    table = Table(title=named, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("port", no_wrap=True)
+    if wide:
+        table.add_column("type", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("error", justify="right", no_wrap=True)
+    table.add_column("x limit", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("cosine", justify="right", no_wrap=True)
+    for row in rows:
+        verdict = Text(str(row.verdict), LOOKS[row.verdict].style)
+        cells = [Text(safe.short(row.port, room))]
+        cells += [Text(safe.short(row.op_type, 14))] if wide else []
+        cells += [verdict, Text(summary.number(row.error)), Text(summary.number(summary.over_limit(row)))]
+        cells += [Text(_cosine(row))] if wide else []
+        table.add_row(*cells)
+    return table
+
+
+def _counts_lines(report: Report, width: int) -> Text:
+    from rich.text import Text
+
+    line = Text.assemble(("verdicts ", "bold"))
+    used = len(line)
+    for place, (verdict, count) in enumerate(summary.counts(report)):
+        piece = f"{count} {verdict}"
+        if used + len(piece) + 3 > width:
+            line.append(",\n         ")
+            used = 9
+        elif place:
+            line.append(", ")
+        line.append(piece, LOOKS[verdict].style)
+        used += len(piece) + 2
+    return line if report.comparisons else line.append("none: there is nothing in this report")
