@@ -155,7 +155,7 @@ def test_the_sketch_estimates_the_distance_between_two_releases() -> None:
         y = x + 0.1 * np.random.default_rng(seed).standard_normal(x.shape).astype(np.float32)
         before, now = (
             baseline.Entry("p", "c", "match", count=x.size, norm=norm, sketch=text)
-            for norm, text in (sketch(TensorRef.of(x)), drift.sketch(TensorRef.of(y)))
+            for norm, text in (sketch(TensorRef.of(x)), sketch(TensorRef.of(y)))
         )
         true = float(np.linalg.norm(y - x) / np.linalg.norm(x))
         estimates.append((drift.moved(before, now) or 0) / true)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from acccmp.comparison.fitting import fitted
 from acccmp.comparison.lookup import Dumped, Found, Golden, why
-from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Port
-from acccmp.core.graph import Node
+from acccmp.core.graph import Graph, Node
 from acccmp.mapping.names import flat
-from acccmp.mapping.trace import Trail
+from acccmp.mapping.trace import Trace, Trail
 from acccmp.models.device_graph import TASKLESS, split_input
 from acccmp.reports.pair import Pair, Verdict
 
@@ -167,3 +167,29 @@ def _golden_only(device: Device, gold: Golden, rows: Sequence[Pair]) -> list[Pai
             npu_ops=tuple(n.name for n in nodes), group=device.group[into.name] if into else -1,
         ))
     return found
+
+
+class Device(Trace):
+    """A Trace whose originals are those of a golden dump (and of its model, if it is at hand)."""
+
+    def __init__(self, mapping: Graph, gold: Golden) -> None:
+        super().__init__(mapping, gold)
+        self.gold = gold
+        self.order = {node.name: place for place, node in enumerate(self.nodes)}
+
+    def group_originals(self, node: Node) -> tuple[str, ...]:
+        """The originals that the group of `node` implements; () for a compiler-made op."""
+        found: dict[str, None] = {}
+        for member in self.members[self.group[node.name]]:
+            found.update(dict.fromkeys(member.origins if member.origins is not None else (member.name,)))
+        return tuple(found)
+
+    @cached_property
+    def implementers(self) -> dict[str, list[Node]]:
+        """Original name, also flattened -> the device ops that implement it."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in node.origins if node.origins is not None else (node.name,):
+                for key in {name, flat(name)}:
+                    found.setdefault(key, []).append(node)
+        return found

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from acccmp.comparison.by_mapping import Device
 from acccmp.comparison.fitting import shape_text
 from acccmp.comparison.lookup import Golden
-from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Port, Side
 from acccmp.core.graph import Graph
 from acccmp.errors import InputError

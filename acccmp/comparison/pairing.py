@@ -10,11 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from acccmp.comparison.by_mapping import by_mapping
+from acccmp.comparison.by_mapping import Device, by_mapping
 from acccmp.comparison.by_name import by_name
 from acccmp.comparison.lookup import Dumped, Golden
 from acccmp.comparison.outputs import mark_outputs, restrict
-from acccmp.comparison.provenance import Device
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.errors import MappingError
