@@ -10,7 +10,7 @@ import numpy as np
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import DTYPES, TensorRef
-from acccmp.reports.pair import Verdict
+from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import Comparison, Report
 
 HOSTILE = (
@@ -65,9 +65,17 @@ def comparison(
         "reason": "" if verdict is Verdict.MATCH else f"distance {error:.3g} is over the limit 0.005",
         **more,
     }
-    return Comparison(Port(name, "output", 0), verdict, **values)
+    return changed(Comparison(Pair(Port(name, "output", 0)), verdict), **values)
 
 
+def changed(row: Comparison, **values: object) -> Comparison:
+    """The row with other values, of its own or of its pair."""
+    of_pair = {key: value for key, value in values.items() if key in Pair.__dataclass_fields__ and key not in _OWN}
+    own = {key: value for key, value in values.items() if key not in of_pair}
+    return replace(row, pair=replace(row.pair, **of_pair), **own)
+
+
+_OWN = ("verdict", "reason", "notes")  # fields that a pair has as well
 _NO_NUMBERS = {"error": math.nan, "limit": math.nan, "floor": math.nan, "metrics": {}, "max_error_index": None}
 
 
@@ -87,7 +95,7 @@ def make_report(layers: int = 20, fault: int | None = 9, every_verdict: bool = T
         name = f"stage{i * 4 // layers}/block{i % 7}/conv{i}"
         row = comparison(name, i, verdict, error, is_output=i == layers - 1)
         before = rows[-1] if rows else comparison("image", 0, error=1e-4)
-        rows += [replace(before, port=Port(name, "input", 0), order=i, group=i, npu_ops=(name,), is_output=False), row]
+        rows += [changed(before, port=Port(name, "input", 0), order=i, group=i, npu_ops=(name,), is_output=False), row]
     report = Report(
         tuple(rows),
         {"golden": "model.onnx", "npu": "npu_faulty", "mapping": "model.json", "model": f"net (onnx, {layers} nodes)",
@@ -107,20 +115,20 @@ def with_every_verdict(report: Report) -> Report:
         name = f"extra/{verdict}"
         row = comparison(name, order, verdict, 0.02, reason=f"made to be {verdict}")
         if verdict in (Verdict.UNREADABLE, Verdict.NO_NPU, Verdict.FUSED):
-            row = replace(row, npu=None, **_NO_NUMBERS)
+            row = changed(row, npu=None, **_NO_NUMBERS)
         elif verdict in (Verdict.NO_GOLDEN, Verdict.INSERTED):
-            row = replace(row, golden=None, golden_port=None, originals=(), **_NO_NUMBERS)
+            row = changed(row, golden=None, golden_port=None, originals=(), **_NO_NUMBERS)
         elif verdict is Verdict.SHAPE:
-            row = replace(row, npu=TensorRef.of(np.zeros((1, 8, 6, 5), np.float16), "NCHW"), **_NO_NUMBERS)
+            row = changed(row, npu=TensorRef.of(np.zeros((1, 8, 6, 5), np.float16), "NCHW"), **_NO_NUMBERS)
         elif verdict is Verdict.DTYPE:
-            row = replace(row, npu=TensorRef.of(np.zeros((1, 8, 6, 6), bool), "NCHW"), **_NO_NUMBERS)
+            row = changed(row, npu=TensorRef.of(np.zeros((1, 8, 6, 6), bool), "NCHW"), **_NO_NUMBERS)
         elif verdict is Verdict.NONFINITE:
             bad = row.npu.numpy().copy()
             bad[0, 2, 1:3, 1:4] = np.nan
-            row = replace(row, npu=TensorRef.of(bad, "NCHW"), metrics={**row.metrics, "NanNpu": 6.0})
+            row = changed(row, npu=TensorRef.of(bad, "NCHW"), metrics={**row.metrics, "NanNpu": 6.0})
         elif verdict is Verdict.OVERFLOW:
             wild = {"InfNpu": 3.0, "RelativeEuclideanDistance": math.inf, "SNR(dB)": math.nan}
-            row = replace(row, error=math.inf, metrics={**row.metrics, **wild})
+            row = changed(row, error=math.inf, metrics={**row.metrics, **wild})
         rows.append(row)
     rows.sort(key=lambda row: row.order)
     return replace(report, comparisons=tuple(rows))

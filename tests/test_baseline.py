@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_factory import HOSTILE, hostile_report, make_report
+from report_factory import HOSTILE, changed, hostile_report, make_report
 from scipy import stats
 
 from acccmp.core.tensor import TensorRef
@@ -195,7 +195,7 @@ def test_a_missing_baseline_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_a_baseline_of_another_model_is_refused() -> None:
     other = replace(healthy(), comparisons=tuple(
-        replace(row, port=row.port._replace(node="other" + row.port.node)) for row in healthy().comparisons
+        changed(row, port=row.port._replace(node="other" + row.port.node)) for row in healthy().comparisons
     ))
     with pytest.raises(InputError, match="of the model 'resnet'"):
         drift.check({"a": healthy()}, baseline.Baseline("resnet", baseline.entries_of({"a": other})), model="net")
@@ -296,7 +296,7 @@ def test_what_scatters_over_the_cases_may_scatter_on() -> None:
 def test_a_missing_output_can_be_accepted_and_stays_accepted(tmp_path: Path) -> None:
     report = healthy()
     *inner, output = report.comparisons
-    missing = replace(report, comparisons=(*inner, replace(output, verdict=Verdict.NO_NPU, npu=None)))
+    missing = replace(report, comparisons=(*inner, changed(output, verdict=Verdict.NO_NPU, npu=None)))
     known = baseline_of(missing)
     assert drift.check({"case0": missing}, known, model="net").exit_code == 1
     accepted = drift.check({"case0": missing}, known, model="net", accept=[str(output.port)])

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped
 from markdown_it import MarkdownIt
-from report_factory import comparison, hostile_report, make_report
+from report_factory import changed, comparison, hostile_report, make_report
 
 from acccmp.reports import ci
 from acccmp.reports.pair import Verdict
@@ -236,7 +236,7 @@ def test_sarif_fingerprints_stay_when_errors_change() -> None:
 
 def test_sarif_keeps_the_failing_ones_when_there_are_too_many() -> None:
     warning = comparison("inner", 0, Verdict.DRIFT, 0.1)
-    rows = [replace(warning, order=i) for i in range(ci.MOST_RESULTS + 50)]
+    rows = [changed(warning, order=i) for i in range(ci.MOST_RESULTS + 50)]
     last = comparison("broken", 10_000, Verdict.NONFINITE, 0.1)
     passing = Report((*rows, comparison("out", 9_999, is_output=True)))
     failing = Report((comparison("x", 0, Verdict.NONFINITE), last))
@@ -277,7 +277,7 @@ def test_the_comment_says_what_is_new_fixed_and_unchanged() -> None:
 
 def test_a_comment_on_everything_at_its_worst_still_fits() -> None:
     row = comparison("long/" * 400, 0, Verdict.DRIFT, 0.5, reason="because | " * 200, op_type="T" * 999, is_output=True)
-    report = Report(tuple(replace(row, order=i) for i in range(200)), {"golden": "g" * 999}, ("note " * 99,) * 99)
+    report = Report(tuple(changed(row, order=i) for i in range(200)), {"golden": "g" * 999}, ("note " * 99,) * 99)
     changes = ci.Changes(
         new=[ci.Change("new/" * 99 + f"{i}:output:0", "c" * 200, "worse " * 99) for i in range(500)],
         fixed=[ci.Change("old/" * 99 + f"{i}:output:0", "", "better " * 99) for i in range(500)], unchanged=10**6,
@@ -289,5 +289,5 @@ def test_a_comment_on_everything_at_its_worst_still_fits() -> None:
 
 def test_numbers_that_are_none_are_dashes() -> None:
     row = comparison("a", 0, Verdict.UNREADABLE, error=0.1, is_output=True, metrics={})
-    text = ci.markdown(Report((replace(row, error=math.nan, limit=math.nan, floor=math.nan),)))
+    text = ci.markdown(Report((changed(row, error=math.nan, limit=math.nan, floor=math.nan),)))
     assert "nan" not in text.lower()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from device_models import golden, mapping, npu, op, out
 
+import acccmp
 from acccmp.comparison.compare import compare, compare_pair
 from acccmp.comparison.judging import Thresholds
 from acccmp.comparison.pairing import pair
@@ -245,7 +246,7 @@ def test_executor_is_any_executor() -> None:
 def hint(wrong: np.ndarray, gold: np.ndarray = Y) -> str:
     """What the report says of a second layer that comes out as `wrong`."""
     first = RNG.normal(size=gold.shape).astype(np.float32)
-    report = compare(golden({"n0": first, "n1": gold}), npu({"n0": first, "n1": wrong}))
+    report = acccmp.compare(golden({"n0": first, "n1": gold}), npu({"n0": first, "n1": wrong}))
     assert report["n1"].is_bad
     return " ".join(note for note in report["n1"].notes if note.startswith("hint:"))
 
@@ -283,14 +284,16 @@ def test_hints_name_the_pattern_of_the_error() -> None:
 
 def test_stale_buffer_is_named_by_the_layer_it_equals() -> None:
     first, second, third = (RNG.normal(size=(4, 5)).astype(np.float32) for _ in range(3))
-    report = compare(
+    report = acccmp.compare(
         golden({"a": first, "b": second, "c": third}), npu({"a": first, "b": second, "c": first}),
     )
     assert any("equal to a:output:0" in note for note in report["c"].notes)
 
 
 def test_hints_change_no_verdict_and_stay_with_the_first_and_the_worst() -> None:
-    report = chain(*[Y * np.float32(2 + i) for i in range(12)])
+    layers = {f"n{i}": Y for i in range(12)}
+    scaled = {name: y * np.float32(2 + i) for i, (name, y) in enumerate(layers.items())}
+    report = acccmp.compare(golden(layers), npu(scaled))
     with_hints = [row for row in report.comparisons if any(note.startswith("hint:") for note in row.notes)]
     assert 1 <= len(with_hints) <= 5
     assert with_hints[0].port.node == "n0"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from report_factory import HOSTILE, comparison, hostile_report, make_report
+from report_factory import HOSTILE, changed, comparison, hostile_report, make_report
 
 from acccmp.reports import html, safe
 from acccmp.reports.pair import Verdict
@@ -99,7 +99,7 @@ def test_the_chart_marks_every_layer_by_shape_and_colour() -> None:
 
 def test_a_chart_of_many_layers_stays_small_and_keeps_the_one_bad_layer() -> None:
     rows = [comparison("a", 0, error=1e-3)] * 20_000
-    rows = [replace(row, order=i) for i, row in enumerate(rows)]
+    rows = [changed(row, order=i) for i, row in enumerate(rows)]
     rows[7777] = replace(rows[7777], verdict=Verdict.DRIFT, error=0.5)
     source = html.chart(Report(tuple(rows)))
     assert len(source) < 600_000
@@ -116,7 +116,7 @@ def test_a_chart_can_show_any_error(error: float) -> None:
 
 def test_a_long_report_is_cut_and_says_so() -> None:
     row = comparison("a", 0)
-    report = Report(tuple(replace(row, order=i) for i in range(html.MOST_ROWS + 3)))
+    report = Report(tuple(changed(row, order=i) for i in range(html.MOST_ROWS + 3)))
     page = Page(html.report_html(report))
     assert f"({html.MOST_ROWS + 3}, the first {html.MOST_ROWS} of them here" in page.text
 

@@ -72,11 +72,11 @@ def test_index_op_type_and_names_are_the_vendors(case: str, reports: dict[str, R
     found = ours(reports[case])
     for port, row in vendor_rows(shared, case).items():
         mine = found[port]
-        assert mine.group == int(row["Index"])
+        assert mine.pair.group == int(row["Index"])
         assert mine.op_type == row["OpType"]
-        assert ",".join(mine.npu_ops) == row["NPUDump"]
+        assert ",".join(mine.pair.npu_ops) == row["NPUDump"]
         assert (",".join(mine.originals) or "*") == row["GroundTruth"]
-        assert mine.address is None or mine.address == int(row["Address"])
+        assert mine.pair.address is None or mine.pair.address == int(row["Address"])
 
 
 def test_no_port_that_the_vendor_compared_is_missing_and_all_match(reports: dict[str, Report], shared: Path) -> None:

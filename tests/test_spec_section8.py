@@ -231,7 +231,7 @@ def test_13_shapes_of_nd_tensors_are_not_flattened_and_addresses_are_whole(tmp_p
     row = compared(tmp_path, {"a": y}, {"a": raw})["a"]
     assert row.npu is not None
     assert row.npu.own_shape == (2, 3, 4)
-    assert row.address == 20615843020800
+    assert row.pair.address == 20615843020800
     (line,) = csv.DictReader(io.StringIO(to_csv(compare(read_dump(tmp_path / "golden"), read_dump(tmp_path / "npu")))))
     assert line["Shape"] == "[2,3,4]"
     assert line["Address"] == "20615843020800"
@@ -239,7 +239,7 @@ def test_13_shapes_of_nd_tensors_are_not_flattened_and_addresses_are_whole(tmp_p
 
 def test_13_an_unknown_address_is_not_zero(tmp_path: Path) -> None:
     report = compared(tmp_path, {"a": Y}, {"a": Y})
-    assert report["a"].address is None
+    assert report["a"].pair.address is None
 
 
 def test_14_the_whole_tensor_is_compared_not_its_first_elements(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_factory import comparison, make_report, ref_on_disk
+from report_factory import changed, comparison, make_report, ref_on_disk
 
 from acccmp.core.dump import Port
 from acccmp.errors import FormatError
@@ -168,7 +168,7 @@ def test_json_keeps_where_the_tensors_lie() -> None:
 @given(st.floats(), st.text(), st.integers(0, 2**64 - 1))
 def test_json_keeps_every_float_text_and_address(number: float, text: str, address: int) -> None:
     row = comparison("a", 0, error=1.0, metrics={text: number}, reason=text, address=address, notes=(text,))
-    row = replace(row, error=number, limit=-number, port=Port(text, "input", 7))
+    row = changed(row, error=number, limit=-number, port=Port(text, "input", 7))
     report = Report((row,), {text: text}, (text,))
     same(report, report_json.from_json(report_json.to_json(report)))
 
@@ -268,7 +268,7 @@ def test_markdown_of_ten_thousand_rows_fits_a_comment() -> None:
         comparison(f"{'long/' * 60}conv{i}", i, Verdict.DRIFT, 0.5, reason="because " * 80, op_type="T" * 300)
         for i in range(50)
     ]
-    many = tuple(replace(rows[i % 50], order=i, is_output=i % 3 == 0) for i in range(10_000))
+    many = tuple(changed(rows[i % 50], order=i, is_output=i % 3 == 0) for i in range(10_000))
     subject = {f"key {'k' * 90}{i}": "v" * 4000 for i in range(200)}
     noisy = Report(many, subject, tuple("note " * 200 for _ in range(500)))
     assert len(markdown.to_markdown(noisy).encode()) < 60_000

@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from report_factory import comparison, make_report
+from report_factory import changed, comparison, make_report
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -50,7 +50,7 @@ def test_a_layer_with_a_bad_input_is_not_called_suspect() -> None:
     report = make_report(every_verdict=False)
     rows = tuple(
         replace(row, verdict=Verdict.DRIFT, error=0.02) if row.port.node.endswith("conv9") and row.port.side == "input"
-        else replace(row, order=8) if row.port.node.endswith("conv9") else row for row in report.comparisons
+        else changed(row, order=8) if row.port.node.endswith("conv9") else row for row in report.comparisons
     )
     text = shown(replace(report, comparisons=rows))
     assert "the layer itself is suspect" not in text
@@ -125,9 +125,9 @@ def test_the_worst_table_does_not_repeat_an_error_that_is_only_passed_on() -> No
     lone = replace(report, comparisons=tuple(row for row in report.comparisons if row.port.side == "input"))
     assert len(summary.worst(lone)) == 10
     conv = comparison("conv", 0, Verdict.DRIFT, 0.5)
-    cast = replace(conv, port=Port("trans_Cast_1", "output", 0), op_type="Cast", order=1)
-    worse = replace(cast, port=Port("trans_Cast_2", "output", 0), error=0.9, order=2)
-    broken = replace(cast, port=Port("trans_Cast_3", "output", 0), verdict=Verdict.NONFINITE, order=3)
+    cast = changed(conv, port=Port("trans_Cast_1", "output", 0), op_type="Cast", order=1)
+    worse = changed(cast, port=Port("trans_Cast_2", "output", 0), error=0.9, order=2)
+    broken = changed(cast, port=Port("trans_Cast_3", "output", 0), verdict=Verdict.NONFINITE, order=3)
     assert summary.worst(Report((conv, cast, worse, broken))) == [broken, worse, conv]
 
 

@@ -1,4 +1,4 @@
-"""Two dumps in, a Report out: pair, measure, judge, explain."""
+"""Two dumps in, a Report out: pair, measure, judge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from dataclasses import replace
 from functools import partial
 
-from acccmp.comparison.explain import explained
 from acccmp.comparison.judging import Thresholds, judge, judge_dtypes
 from acccmp.comparison.metrics import Measured, measure
 from acccmp.comparison.pairing import pair
@@ -63,22 +62,16 @@ def compare(
         done.append(row)
         if progress is not None:
             progress(len(done), len(pairing.pairs))
-    rows = tuple(explained(done, pairing.pairs))
     return Report(
-        rows, _subject(golden, npu, mapping, model, thresholds, subject),
-        tuple(dict.fromkeys([*notes, *_told(golden, npu, mapping), *pairing.notes, *_limit_notes(rows, thresholds)])),
+        tuple(done), _subject(golden, npu, mapping, model, thresholds, subject),
+        tuple(dict.fromkeys([*notes, *_told(golden, npu, mapping), *pairing.notes, *_limit_notes(done, thresholds)])),
         min_coverage, strict,
     )
 
 
 def compare_pair(pair: Pair, thresholds: Thresholds | None = None) -> Comparison:
     """One port: measured and judged, or passed on with the verdict that the pairing gave. Never raises for bad data."""
-    base = Comparison(
-        pair.port, pair.verdict or Verdict.UNREADABLE, reason=pair.reason, golden_port=pair.golden_port,
-        golden=pair.golden, npu=pair.npu, op_type=pair.op_type, originals=pair.originals, npu_ops=pair.npu_ops,
-        order=pair.order, group=pair.group, is_output=pair.is_output, floor=pair.floor, address=pair.address,
-        notes=pair.notes,
-    )
+    base = Comparison(pair, pair.verdict or Verdict.UNREADABLE, reason=pair.reason, notes=pair.notes)
     if pair.verdict is not None or pair.golden is None or pair.npu is None:
         return base
     thresholds = thresholds or Thresholds.default()

@@ -24,7 +24,7 @@ from acccmp.core.graph import Graph, Node
 from acccmp.core.layout import LayoutError
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.errors import FormatError, InputError
-from acccmp.reports.pair import Verdict
+from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import Comparison, Report
 
 Array = NDArray[Any]
@@ -201,18 +201,18 @@ class _Job:
     def row(self, weight: Weight, order: int) -> Comparison:
         """The verdict of one weight of the original."""
         port = Port(weight.name, "output", 0)
-        base = Comparison(
-            port, Verdict.FUSED, golden_port=port, golden=weight.ref, order=order, is_output=False,
-            op_type=next(iter(sorted(weight.op_types)), ""), originals=tuple(sorted(weight.layers)),
+        pair = Pair(
+            port, golden_port=port, golden=weight.ref, order=order, op_type=next(iter(sorted(weight.op_types)), ""),
+            originals=tuple(sorted(weight.layers)),
         )
         try:
             found = self._find(weight)
             if found is None:
-                return self._absent(weight, base)
+                return self._absent(weight, Comparison(pair, Verdict.FUSED))
             self.used.add(found.npu.name)
-            return self._judged(weight, found, base)
+            return self._judged(weight, found, pair)
         except (FormatError, LayoutError) as error:
-            return replace(base, verdict=Verdict.UNREADABLE, reason=str(error), is_output=True)
+            return Comparison(replace(pair, is_output=True), Verdict.UNREADABLE, reason=str(error))
 
     def _find(self, weight: Weight) -> _Found | None:
         """The best counterpart: equal ones of the same layers, of the same name, of any; then unequal ones."""
@@ -327,12 +327,12 @@ class _Job:
             base, verdict=Verdict.NO_NPU, reason=f"no weight of the device fits {weight.ref.own_shape} of this layer",
         )
 
-    def _judged(self, weight: Weight, found: _Found, base: Comparison) -> Comparison:
+    def _judged(self, weight: Weight, found: _Found, pair: Pair) -> Comparison:
         npu, how = found.npu, found.fit
         notes = [*found.notes, *([how.how] if how and how.how else [])]
-        row = replace(
-            base, npu=npu.ref, npu_ops=tuple(filter(None, (npu.owner, npu.name))), notes=tuple(notes), is_output=True,
-            limit=1.0, judged_by="roundings to the stored type", verdict=Verdict.MATCH,
+        pair = replace(pair, npu=npu.ref, npu_ops=tuple(filter(None, (npu.owner, npu.name))), is_output=True)
+        row = Comparison(
+            pair, Verdict.MATCH, limit=1.0, judged_by="roundings to the stored type", notes=tuple(notes),
         )
         folded = how is not None and "BatchNorm" in how.how
         if not folded and math.prod(weight.ref.own_shape) == math.prod(npu.ref.own_shape):
@@ -363,7 +363,7 @@ class _Job:
 def _folded_away(rows: list[Comparison], job: _Job) -> list[Comparison]:
     """Parameters of BatchNorms whose fold was proven later than their own turn."""
     return [
-        replace(row, verdict=Verdict.FUSED, reason=job.folded[row.port.node], is_output=False)
+        replace(row, pair=replace(row.pair, is_output=False), verdict=Verdict.FUSED, reason=job.folded[row.port.node])
         if row.port.node in job.folded and row.verdict in (Verdict.NO_NPU, Verdict.FUSED, Verdict.DRIFT) else row
         for row in rows
     ]

@@ -11,6 +11,7 @@ from acccmp.comparison.compare import compare as compare_dumps
 from acccmp.comparison.judging import Thresholds
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
+from acccmp.diagnosis.causes.hints import explained
 from acccmp.dumps.arrays import sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError, InputError
@@ -76,12 +77,12 @@ def compare(
     notes += told
     if device is None and golden_dump.kind == "golden" and npu_dump.path is not None:
         notes.append(look_beside([npu_dump.path, *([graph.path] if graph is not None and graph.path else [])]).advice)
-    return compare_dumps(
+    return explained(compare_dumps(
         golden_dump, npu_dump, mapping=_composed(device, mapping_unfused, quant_rule), model=graph, floors=floors,
         thresholds=thresholds, valid=options.valid, min_coverage=options.min_coverage, strict=options.strict,
         executor=options.executor, progress=options.progress, notes=tuple(notes),
         subject=_subject(golden, npu, mapping, graph, golden_dump, npu_dump),
-    )
+    ))
 
 
 # -- what was given ----------------------------------------------------------------------------------------------

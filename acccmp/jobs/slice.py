@@ -17,6 +17,7 @@ from acccmp.comparison.metrics import measure
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.diagnosis.causes.hints import explained
 from acccmp.dumps.arrays import read_npy, sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError
@@ -283,12 +284,12 @@ def compare_slice(
         for tensor in graph.inputs
         if (port := graph.producer(tensor)) is not None and port in golden and tensor in feeds
     }
-    full = compare_dumps(
+    full = explained(compare_dumps(
         golden, npu_dump, mapping=device, model=graph, floors=inherited, thresholds=thresholds,
         valid=options.valid, min_coverage=options.min_coverage, executor=options.executor,
         subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
         notes=("against the full model: what this stretch inherited is part of the error",),
-    )
+    ))
     return own, full
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,14 @@ class Pair:
     `port` is the device's (the original's for `fused` and for what no device op has). `misfit` is why the shapes
     cannot be compared. `axes`: the NPU's tensor is golden transposed by them. `extent`: only so many elements along
     each of golden's axes are valid; along the axes `cut` the NPU's tensor may be larger. `coarsest`: the dtype that
-    fixed limits go by. `quantised`: inside a quantised part of the network.
+    fixed limits go by. `quantised`: inside a quantised part of the network. `order` is the place in execution; `group`
+    numbers the ops that implement the same originals (the vendor's Index).
     """
 
     port: Port
     golden_port: Port | None = None
-    golden: TensorRef | None = None
-    npu: TensorRef | None = None
+    golden: TensorRef | None = field(default=None, repr=False)
+    npu: TensorRef | None = field(default=None, repr=False)
     verdict: Verdict | None = None
     reason: str = ""
     notes: tuple[str, ...] = ()

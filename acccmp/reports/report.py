@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from acccmp.core.dump import Port
 from acccmp.core.tensor import TensorRef
-from acccmp.reports.pair import BAD, FATAL, JUDGED, LISTED, Verdict
+from acccmp.reports.pair import BAD, FATAL, JUDGED, LISTED, Pair, Verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -21,34 +21,61 @@ SCHEMA = "acccmp.report/1"  # version of the JSON that `tables.to_json` writes
 
 @dataclass(frozen=True)
 class Comparison:
-    """One port of the device (or, for `fused` and `no_npu`, of the original) and what became of it.
+    """One port of the device (or, for `fused` and `no_npu`, of the original) and what became of it: its `pair`, judged.
 
     `metrics` are floats by their vendor names (`CosineSimilarity`, `RelativeEuclideanDistance`, ...) and our own
     (`NanNpu`, ...); a metric that could not be computed is absent or NaN. `error` is what is judged, `limit` what it is
-    judged against, `floor` what storage in the NPU's dtype alone explains on this input.
-    `order` is the place in execution; `group` numbers the ops that implement the same originals (the vendor's Index).
+    judged against. The pair's fields that views show can be asked for here, too.
     """
 
-    port: Port
+    pair: Pair
     verdict: Verdict
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     reason: str = ""
-    golden_port: Port | None = None
-    golden: TensorRef | None = field(default=None, repr=False)
-    npu: TensorRef | None = field(default=None, repr=False)
-    op_type: str = ""
-    originals: tuple[str, ...] = ()
-    npu_ops: tuple[str, ...] = ()
-    order: int = 0
-    group: int = 0
-    is_output: bool = False
     error: float = math.nan
     limit: float = math.nan
-    floor: float = math.nan
     judged_by: str = "RelativeEuclideanDistance"
     max_error_index: tuple[int, ...] | None = None
-    address: int | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def port(self) -> Port:
+        return self.pair.port
+
+    @property
+    def golden_port(self) -> Port | None:
+        return self.pair.golden_port
+
+    @property
+    def golden(self) -> TensorRef | None:
+        return self.pair.golden
+
+    @property
+    def npu(self) -> TensorRef | None:
+        return self.pair.npu
+
+    @property
+    def op_type(self) -> str:
+        return self.pair.op_type
+
+    @property
+    def originals(self) -> tuple[str, ...]:
+        return self.pair.originals
+
+    @property
+    def order(self) -> int:
+        """Place in execution."""
+        return self.pair.order
+
+    @property
+    def is_output(self) -> bool:
+        """Does it stand for an output of the model?"""
+        return self.pair.is_output
+
+    @property
+    def floor(self) -> float:
+        """What storage in the NPU's dtype alone explains on this input; NaN when it is not known."""
+        return self.pair.floor
 
     @property
     def is_judged(self) -> bool:

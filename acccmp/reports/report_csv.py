@@ -76,16 +76,16 @@ def to_frame(report: Report) -> pandas.DataFrame:
         "judged_by": texts(row.judged_by for row in rows),
         "is_output": pd.array([row.is_output for row in rows], dtype="bool"),
         "order": whole(row.order for row in rows),
-        "group": whole(row.group for row in rows),
+        "group": whole(row.pair.group for row in rows),
         "golden_port": texts("" if row.golden_port is None else str(row.golden_port) for row in rows),
         "originals": texts(",".join(row.originals) for row in rows),
-        "npu_ops": texts(",".join(row.npu_ops) for row in rows),
+        "npu_ops": texts(",".join(row.pair.npu_ops) for row in rows),
         "golden_dtype": texts("" if row.golden is None else row.golden.dtype.name for row in rows),
         "npu_dtype": texts("" if row.npu is None else row.npu.dtype.name for row in rows),
         "npu_layout": texts("" if row.npu is None else row.npu.layout for row in rows),
         "shape": texts(_shape(_seen(row)) for row in rows),
         "elements": whole(None if _seen(row) is None else math.prod(_seen(row) or ()) for row in rows),
-        "address": whole((row.address for row in rows), "UInt64"),
+        "address": whole((row.pair.address for row in rows), "UInt64"),
         "max_error_index": texts(_shape(row.max_error_index) for row in rows),
         **{name: floats(metric(name)) for name in FLOATS},
         **{name: whole(metric(name)) for name in COUNTS},
@@ -117,7 +117,7 @@ def to_csv(report: Report) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for row in sorted(report.comparisons, key=lambda row: row.group):
+    for row in sorted(report.comparisons, key=lambda row: row.pair.group):
         writer.writerow(_csv_row(row))
     return out.getvalue()
 
@@ -126,8 +126,8 @@ def _csv_row(row: Comparison) -> list[str]:
     seen = _seen(row)
     metrics = row.metrics
     return [
-        str(row.group), safe.csv(row.op_type) or "NaN", safe.csv(",".join(row.npu_ops) or row.port.node),
-        _decoded_as(row.npu), "NaN" if row.address is None else str(row.address),
+        str(row.pair.group), safe.csv(row.op_type) or "NaN", safe.csv(",".join(row.pair.npu_ops) or row.port.node),
+        _decoded_as(row.npu), "NaN" if row.pair.address is None else str(row.pair.address),
         safe.csv(",".join(row.originals)) or "*", _decoded_as(row.golden), safe.csv(row.port),
         "NaN" if seen is None else _shape(seen),
         *(_moments(metrics) if name == "StandardDeviation" else _fixed(metrics.get(name)) for name in VENDOR_METRICS),

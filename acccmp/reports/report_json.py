@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from acccmp.core.dump import Port
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import FormatError
-from acccmp.reports.pair import Verdict
+from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import SCHEMA, Comparison, Report
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ def _stored_row(row: Comparison) -> dict[str, Any]:
         "judged_by": row.judged_by,
         "is_output": row.is_output,
         "order": row.order,
-        "group": row.group,
+        "group": row.pair.group,
         "op_type": row.op_type,
         "golden_port": None if row.golden_port is None else str(row.golden_port),
         "originals": list(row.originals),
-        "npu_ops": list(row.npu_ops),
+        "npu_ops": list(row.pair.npu_ops),
         "metrics": {name: _stored(value) for name, value in row.metrics.items()},
         "max_error_index": None if row.max_error_index is None else [int(i) for i in row.max_error_index],
-        "address": row.address,
+        "address": row.pair.address,
         "notes": list(row.notes),
         "golden": _stored_ref(row.golden),
         "npu": _stored_ref(row.npu),
@@ -121,11 +121,8 @@ def _row(stored: Any, where: str) -> Comparison:
     metrics = _item(stored, "metrics", dict, where)
     index = _optional(stored, "max_error_index", list, where)
     golden_port = _optional(stored, "golden_port", str, where)
-    return Comparison(
+    pair = Pair(
         port=_port(_item(stored, "port", str, where), where),
-        verdict=Verdict(verdict),
-        metrics={name: _number(metrics, name, where) for name in metrics},
-        reason=_item(stored, "reason", str, where),
         golden_port=None if golden_port is None else _port(golden_port, where),
         golden=_ref(stored, "golden", where),
         npu=_ref(stored, "npu", where),
@@ -135,12 +132,18 @@ def _row(stored: Any, where: str) -> Comparison:
         order=_item(stored, "order", int, where),
         group=_item(stored, "group", int, where),
         is_output=_item(stored, "is_output", bool, where),
+        floor=_number(stored, "floor", where),
+        address=_optional(stored, "address", int, where),
+    )
+    return Comparison(
+        pair,
+        Verdict(verdict),
+        metrics={name: _number(metrics, name, where) for name in metrics},
+        reason=_item(stored, "reason", str, where),
         error=_number(stored, "error", where),
         limit=_number(stored, "limit", where),
-        floor=_number(stored, "floor", where),
         judged_by=_item(stored, "judged_by", str, where),
         max_error_index=None if index is None else tuple(_of(i, int, where) for i in index),
-        address=_optional(stored, "address", int, where),
         notes=_texts(stored, "notes", where),
     )
 

@@ -20,8 +20,8 @@ from acccmp.core.dump import Port
 from acccmp.core.layout import LayoutError
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError
-from acccmp.reports.pair import Pair, Verdict
-from acccmp.reports.report import Comparison
+from acccmp.reports.pair import Verdict
+from acccmp.reports.report import Comparison, Report
 
 MOST = 1 << 21  # elements of a tensor that are looked at
 WORST = 4  # ports besides the first bad one
@@ -50,22 +50,23 @@ class Case:
         return norm > 0 and float(np.linalg.norm(a - b)) <= self.limit * norm
 
 
-def explained(rows: Sequence[Comparison], pairs: Sequence[Pair]) -> list[Comparison]:
-    """`rows`, the first bad one and the worst few with hints in their notes. `pairs` are what they were made of."""
+def explained(report: Report) -> Report:
+    """The report, the first bad row and the worst few with hints in their notes."""
+    rows = report.comparisons
     out = list(rows)
     bad = [i for i, row in enumerate(rows) if row.verdict in (Verdict.DRIFT, Verdict.OVERFLOW, Verdict.NONFINITE)]
     if not bad:
-        return out
+        return report
     first = min(bad, key=lambda i: (rows[i].order, rows[i].port.side == "input"))
     worst = sorted(bad, key=lambda i: -rows[i].badness)[:WORST]
     for i in dict.fromkeys([first, *worst]):
-        out[i] = replace(rows[i], notes=(*rows[i].notes, *hints(rows[i], pairs[i], rows)))
-    return out
+        out[i] = replace(rows[i], notes=(*rows[i].notes, *hints(rows[i], rows)))
+    return replace(report, comparisons=tuple(out))
 
 
-def hints(row: Comparison, pair: Pair, rows: Sequence[Comparison] = ()) -> tuple[str, ...]:
+def hints(row: Comparison, rows: Sequence[Comparison] = ()) -> tuple[str, ...]:
     """Lines of advice for one bad pair, the first pattern that fits of each kind; empty if none does."""
-    golden, npu = row.golden, row.npu
+    pair, golden, npu = row.pair, row.golden, row.npu
     if golden is None or npu is None or math.prod(golden.own_shape) > MOST or math.prod(npu.own_shape) > MOST:
         return ()
     try:
