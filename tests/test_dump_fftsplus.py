@@ -140,7 +140,7 @@ def test_an_overflow_is_tied_to_the_op_of_its_task(tmp_path: Path) -> None:
     report(tmp_path, new(0, 1, 7, 4, 0, 65535, 65535, 0x10, 0x20, 2, 5, 0x800000))
     dump = read_dump(tmp_path)
     assert list(dump.ops) == ["conv1", "conv2"]
-    (found,) = dump.meta["overflow"]
+    (found,) = dump.overflows
     assert (found.op, found.unit, found.fields["core_id"], found.fields["status"]) == ("conv2", "AIC", 2, 0x800000)
     assert found.op_path.endswith(f"Conv2D.conv2.4.7.{T + 4}")
     assert any("1 overflows reported, the first: conv2 (AIC, task 4, stream 7, status 0x800000)" in n
@@ -178,7 +178,7 @@ def test_a_report_that_cannot_be_decoded_is_kept_with_its_problem(tmp_path: Path
     report(tmp_path, new(7, 1, 2))
     report(tmp_path, bytes(40), T + 60)
     report(tmp_path, new(0, 1, 7, 99, 0, 65535, 65535, 0, 0, 0, 0, 1), T + 40)
-    found = read_dump(tmp_path).meta["overflow"]
+    found = read_dump(tmp_path).overflows
     assert [item.problem for item in found] == ["", "an overflow of unit 7, which is not known",
                                                 "40 bytes are no overflow report"]
     assert str(found[0]).startswith("an op that was not dumped")
@@ -188,8 +188,8 @@ def test_a_report_that_cannot_be_decoded_is_kept_with_its_problem(tmp_path: Path
 
 def test_of_ops_with_one_task_the_thread_decides_else_the_oldest(tmp_path: Path) -> None:
     common = {"op_type": "A", "task": 3, "stream": 7}
-    known = [DumpedOp("late", time=5, attrs={"thread": "1"}, **common), DumpedOp("b", time=3, attrs={
-        "thread": "2"}, **common), DumpedOp("early", time=1, attrs={"thread": "1"}, **common)]
+    known = [DumpedOp("late", time=5, thread=1, **common), DumpedOp("b", time=3, thread=2, **common),
+             DumpedOp("early", time=1, thread=1, **common)]
     report(tmp_path, new(0, 1, 7, 3, 0, 65535, 1, 0, 0, 0, 0, 1))
     from acccmp.dumps.ascend import read_file
 
@@ -200,4 +200,4 @@ def test_of_ops_with_one_task_the_thread_decides_else_the_oldest(tmp_path: Path)
 def test_an_overflow_file_alone_is_read(tmp_path: Path) -> None:
     dump = read_dump(report(tmp_path, new(0, 1, 7, 4, 0, 65535, 65535, 0, 0, 0, 0, 1)))
     assert len(dump) == 0
-    assert dump.meta["overflow"][0].fields["task_id"] == 4
+    assert dump.overflows[0].fields["task_id"] == 4

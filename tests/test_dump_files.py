@@ -35,10 +35,9 @@ from dump_bytes import (
     varint,
 )
 
-from acccmp.core.dump import DumpedOp, Port
-from acccmp.core.graph import Origin
+from acccmp.core.dump import DumpedOp, Origin, Port
 from acccmp.core.tensor import DTYPES, TensorRef
-from acccmp.dumps.ascend import origins, read_file, write_file
+from acccmp.dumps.ascend import read_file, write_file
 from acccmp.dumps.read import read_dump
 from acccmp.errors import FormatError, InputError
 
@@ -111,7 +110,7 @@ def test_spec8_13_the_shape_of_an_nd_tensor_stays_and_addresses_of_64_bits_are_n
     told = output(FLOAT16, ND, (2, 3, 4), 48, (2, 3, 4), extra=number(9, 0xFFFF_8000_0000_1000))
     content = read_file(put(tmp_path, NAME, big(header("conv1", (told,)), x.tobytes())))
     assert content.refs[Port("conv1", "output", 0)].own_shape == (2, 3, 4)
-    assert int(content.op.attrs["address:output:0"]) == 0xFFFF_8000_0000_1000
+    assert content.op.addresses["output", 0] == 0xFFFF_8000_0000_1000
 
 
 def test_a_size_larger_than_needed_is_accepted_and_the_next_tensor_begins_behind_it(tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_exception_dumps_write_their_generic_inputs_last(tmp_path: Path) -> None
     for index, want in enumerate((first, generic, second)):
         assert np.array_equal(content.refs[Port("conv1", "input", index)].numpy(), want)
     assert np.array_equal(content.refs[Port("conv1", "output", 0)].numpy(), out)
-    assert content.op.attrs["dfx_message"] == "aicore exception"
+    assert content.op.dfx_message == "aicore exception"
     assert (content.op.task, content.op.stream) == (3, 1)
 
 
@@ -232,7 +231,7 @@ def test_the_original_of_an_output_is_kept_for_pairing(tmp_path: Path) -> None:
     path = put(tmp_path, NAME, big(
         header("", (output(FLOAT16, NC1HWC0, x.shape, x.nbytes, (1, 2, 2, 9), origin=origin),)), x.tobytes()))
     content = read_file(path)
-    assert origins(content.op) == {0: Origin("model/relu:x", 1, "NHWC", None, DTYPES["float32"])}
+    assert content.op.origins == {0: Origin("model/relu:x", 1, "NHWC", None, DTYPES["float32"])}
     ref = content.refs[Port("conv1", "output", 0)]
     assert ref.original_layout == "NHWC"
     assert np.array_equal(ref.numpy(), x.transpose(0, 2, 3, 1, 4).reshape(1, 2, 2, 16)[..., :9])
@@ -306,7 +305,7 @@ def test_a_nano_dump_has_the_numbers_of_ge(tmp_path: Path) -> None:
     assert np.array_equal(content.refs[Port("conv1", "input", 0)].numpy(), a.reshape(2, 3))
     want = b.transpose(0, 1, 4, 2, 3).reshape(1, 32, 2, 2)[:, :17]
     assert np.array_equal(content.refs[Port("conv1", "output", 0)].numpy(), want)
-    assert origins(content.op)[0] == Origin("relu", 2, "NCHW", None, DTYPES["float32"])
+    assert content.op.origins[0] == Origin("relu", 2, "NCHW", None, DTYPES["float32"])
 
 
 def test_a_nano_dump_may_have_outputs_only(tmp_path: Path) -> None:
@@ -355,9 +354,11 @@ def test_a_truncated_nano_payload_is_one_broken_tensor(tmp_path: Path) -> None:
 def test_a_written_file_has_the_fields_of_the_specs(tmp_path: Path) -> None:
     stored = halves(1, 2, 3, 3, 16)
     ref = TensorRef("", DTYPES["float16"], stored.shape, 0, None, "NC1HWC0", (1, 20, 3, 3), "NCHW", array=stored)
-    op = DumpedOp("m/conv.1", "Conv2D", "", 1700000000001000, 3, 7, {"address:output:0": "4096"})
-    path = write_file(tmp_path, op, [np.arange(4, dtype=np.int64)], [ref],
-                      origins={0: Origin("relu", 1, "NHWC", None, DTYPES["float32"])})
+    op = DumpedOp(
+        "m/conv.1", "Conv2D", "", 1700000000001000, 3, 7, addresses={("output", 0): 4096},
+        origins={0: Origin("relu", 1, "NHWC", None, DTYPES["float32"])},
+    )
+    path = write_file(tmp_path, op, [np.arange(4, dtype=np.int64)], [ref])
     assert path.name == "Conv2D.m_conv_1.3.7.1700000000001000"
     fields, payload = split(path.read_bytes())
     assert fields == [

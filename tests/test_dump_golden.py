@@ -153,8 +153,8 @@ def test_a_golden_folder_keeps_true_names_though_flattened_ones_collide(tmp_path
     for port, array in TENSORS:
         assert np.array_equal(dump[port].numpy(), array.astype("f4") if port.node == "half" else array)
     assert (dump.kind, dump.model, dump.flat_names) == ("golden", "net", False)
-    assert dump.meta["outputs"] == (Port("a/b.c", "output", 0),)
-    assert dump.meta["tensors"][Port("x", "output", 0)] == "x:0"
+    assert dump.run.outputs == (Port("a/b.c", "output", 0),)
+    assert dump.run.tensors[Port("x", "output", 0)] == "x:0"
     assert dump[Port("x", "output", 0)].layout == "NC"
     assert dump.notes == ()
     assert arrays.check_golden(dump) == []

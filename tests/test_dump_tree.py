@@ -37,7 +37,7 @@ def test_of_two_whole_runs_the_newest_is_read(tmp_path: Path) -> None:
     assert len(dump) == len(OPS)
     assert dump.path == new
     assert dump.model == "net"
-    assert dump.meta["run"] == "20260102000000"
+    assert dump.place.run == "20260102000000"
     assert any("20260101000000" in note for note in dump.notes)
 
 
@@ -117,7 +117,7 @@ def test_single_op_dumps_lie_right_below_the_device(tmp_path: Path) -> None:
     run(tmp_path, "20260101000000/3", mark=3)
     dump = read_dump(tmp_path)
     assert marks(dump) == {3}
-    assert dump.meta["device"] == "3"
+    assert dump.place.device == "3"
 
 
 def test_frameworks_write_rank_folders_without_a_time(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from emulated_nets import Array, device_outputs, model_file, picture, residual_w
 from onnx import helper
 
 from acccmp.comparison.compare import compare
-from acccmp.core.dump import Dump, Port
+from acccmp.core.dump import Dump, Port, RunFacts
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps.read import read_dump
@@ -60,7 +60,8 @@ def spoilt(network: tuple[Graph, dict[str, Array], dict[str, Array]], folder: Pa
 
 def golden_of(graph: Graph, feeds: dict[str, Array]) -> Dump:
     refs = {port: TensorRef.of(array) for port, array in run(graph, feeds).tensors.items()}
-    return Dump(refs, kind="golden", meta={"outputs": [graph.producer(tensor) for tensor in graph.outputs]})
+    outputs = tuple(port for tensor in graph.outputs if (port := graph.producer(tensor)) is not None)
+    return Dump(refs, kind="golden", run=RunFacts(outputs=outputs))
 
 
 def judged(graph: Graph, feeds: dict[str, Array], folder: Path) -> Report:

@@ -62,10 +62,10 @@ def test_a_folder_gives_tensors_constants_and_statistics(tmp_path: Path) -> None
     assert dump.ops["data-5"].op_type == "Parameter"
     assert dump[Port("Default--fc.v2-Dense--MatMul-op1", "output", 1)].layout == "FRACTAL_NZ"
     assert any("bfloat16 tensors were saved in a wider type" in note for note in dump.notes)
-    row = dump.meta["statistics"][Port(CONV, "input", 0)]
+    row = dump.statistics[Port(CONV, "input", 0)]
     assert (row.dtype, row.shape, row.nbytes) == (DTYPES["float32"], (1, 3, 2, 2), 48)
     assert row.values["Max Value"] == 11
-    assert math.isnan(dump.meta["statistics"][Port(CONV, "output", 0)].values["L2Norm Value"])
+    assert math.isnan(dump.statistics[Port(CONV, "output", 0)].values["L2Norm Value"])
 
 
 def test_a_tree_of_ranks_and_iterations_is_read_like_any_other(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_statistics_alone_are_no_tensors_and_say_so(tmp_path: Path) -> None:
     (alone / "statistic.csv").write_text((place / "statistic.csv").read_text())
     dump = dumps.read_folder(alone)
     assert len(dump) == 0
-    assert len(dump.meta["statistics"]) == 2
+    assert len(dump.statistics) == 2
     assert "only statistics" in dump.notes[0]
 
 

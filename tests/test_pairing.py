@@ -10,7 +10,7 @@ from device_models import golden, mapping, npu, op, original, out
 
 from acccmp.comparison.pairing import pair
 from acccmp.core import layout as layouts
-from acccmp.core.dump import Broken, Dump, DumpedOp, Port
+from acccmp.core.dump import Broken, Dump, DumpedOp, Origin, Port, RunFacts
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import InputError, MappingError
@@ -302,7 +302,7 @@ def test_by_name_what_only_one_side_has_is_listed() -> None:
 
 
 def test_by_name_the_header_of_the_dump_may_name_the_original() -> None:
-    ops = {"fused": DumpedOp("fused", "Conv2D", attrs={"origin:0": "relu:0"})}
+    ops = {"fused": DumpedOp("fused", "Conv2D", origins={0: Origin("relu")})}
     found = rows(golden({"conv": ONE, "relu": ONE}), npu({"fused": ONE}, ops=ops))
     assert beside(found) == {"fused:output:0": "relu:output:0"}
 
@@ -348,7 +348,7 @@ def test_outputs_without_any_word_on_them_are_those_of_the_last_op_and_a_note_sa
 
 
 def test_outputs_come_from_the_golden_dump_and_else_from_the_model() -> None:
-    gold = golden({"a": ONE, "b": ONE}, meta={"outputs": ["a:output:0"]})
+    gold = golden({"a": ONE, "b": ONE}, run=RunFacts(outputs=(Port("a", "output", 0),)))
     found = pair(gold, npu({"a": ONE, "b": ONE}))
     assert [str(row.port) for row in found.pairs if row.is_output] == ["a:output:0"]
     model = original(("a", ["x"], ["t"]), ("b", ["x"], ["u"]), inputs=["x"], outputs=["t", "u"])

@@ -60,9 +60,9 @@ def test_a_run_in_memory_is_a_golden_dump_of_every_tensor(tmp_path: Path) -> Non
     for port, answer in reference(graph).items():
         np.testing.assert_allclose(dump[port].numpy(), answer, rtol=1e-4, atol=1e-4)
     assert (dump.kind, dump.model, dump.flat_names) == ("golden", "m", False)
-    assert dump.meta["outputs"] == (Port("split", "output", 1), Port("split", "output", 0))
-    assert dump.meta["runner"] == "onnxruntime"
-    assert dump.meta["tensors"][PORTS[1]] == "c/0"
+    assert dump.run.outputs == (Port("split", "output", 1), Port("split", "output", 0))
+    assert dump.run.runner == "onnxruntime"
+    assert dump.run.tensors[PORTS[1]] == "c/0"
     assert dump[PORTS[1]].layout == "NCHW"
     assert list(run(graph, {"x": X}, wanted=["f"])) == [PORTS[0], PORTS[3]]
 
@@ -224,7 +224,7 @@ def test_your_own_command_is_a_runner(tmp_path: Path, script: Path) -> None:
     assert list(dump) == PORTS[:4]
     for times, port in zip((1, 2, 3, 4), PORTS, strict=False):
         np.testing.assert_array_equal(dump[port].numpy(), X * np.float32(times))
-    assert dump.meta["skipped"] == {"y": "the command did not write it", "z": "the command did not write it"}
+    assert dump.run.skipped == {"y": "the command did not write it", "z": "the command did not write it"}
     assert "nonsense" in dump.notes[0]
     folder = golden_run(graph, {"x": X}, tmp_path / "golden", runner=f"command:{template}")
     assert list(folder) == PORTS[:4]
@@ -263,4 +263,4 @@ def test_a_golden_run_of_a_real_model_up_to_its_custom_operator(shared: Path, tm
     told = json.loads((tmp_path / "golden" / "manifest.json").read_text())
     assert len(told["skipped"]) == 85
     assert any("com.microsoft.extensions.DecodeImage" in reason for reason in told["skipped"].values())
-    assert read_dump(tmp_path / "golden").meta["skipped"] == told["skipped"]
+    assert read_dump(tmp_path / "golden").run.skipped == told["skipped"]

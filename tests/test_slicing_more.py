@@ -437,7 +437,7 @@ def test_all_pieces_of_a_sliced_op_and_damaged_files_travel_along(net: Graph, go
     source.mkdir()
     for number in range(2):
         part = np.ascontiguousarray(relu1[:, 10 * number:10 * number + 10])
-        attrs = {"attr:_ffts": json.dumps(told)}
+        attrs = {"_ffts": json.dumps(told)}
         stamp = 1700000000000000 + number
         piece = DumpedOp(f"relu1_lxslice{number}", "Relu", time=stamp, task=1, stream=1, attrs=attrs)
         write_file(source, piece, [], [part])

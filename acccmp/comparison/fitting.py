@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acccmp.core import layout as layouts
-from acccmp.core.graph import Origin, TensorSpec
+from acccmp.core.dump import Origin
+from acccmp.core.graph import TensorSpec
 from acccmp.core.layout import Shape, squeezed
 from acccmp.core.tensor import TensorRef
 from acccmp.mapping.trace import Trail

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
 
-from acccmp.core.dump import Broken, Dump, Port, Side
-from acccmp.core.graph import Graph, Origin
+from acccmp.core.dump import Broken, Dump, Origin, Port, Side
+from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
 from acccmp.mapping.names import flat
-from acccmp.models.device_graph import split_input
 
 
 def why(broken: Broken) -> str:
@@ -72,17 +71,12 @@ class Dumped:
 
     def address(self, name: str | None, side: Side, index: int) -> int | None:
         op = self.dump.ops.get(name or "")
-        text = op.attrs.get(f"address:{side}:{index}", "") if op is not None else ""
-        return int(text) if text.isdigit() else None
+        return op.addresses.get((side, index)) if op is not None else None
 
     def written_origin(self, name: str, index: int) -> Origin | None:
-        """The original that the dump's own header names for an output, as its reader noted it."""
+        """The original that the dump's own header names for an output."""
         op = self.dump.ops.get(name)
-        text = op.attrs.get(f"origin:{index}", "") if op is not None else ""
-        if op is None or not text:
-            return None
-        node, place = split_input(text)
-        return Origin(node, max(place, 0), op.attrs.get(f"origin_layout:{index}")) if node else None
+        return op.origins.get(index) if op is not None else None
 
 
 class Golden(Dumped):
@@ -93,17 +87,7 @@ class Golden(Dumped):
         super().__init__(dump)
         self.model = model
         self.place = {name: i for i, name in enumerate(self.ports)}
-        self.tensors: dict[str, Port] = {}
-        listed = dump.meta.get("tensors", ()) or ()
-        if isinstance(listed, Mapping):
-            self.tensors.update({str(tensor): port for port, tensor in listed.items() if isinstance(port, Port)})
-            listed = ()
-        for row in listed:
-            if isinstance(row, Mapping) and isinstance(row.get("tensor"), str) and isinstance(row.get("port"), str):
-                try:
-                    self.tensors[row["tensor"]] = Port.parse(row["port"])
-                except ValueError:
-                    continue
+        self.tensors = {tensor: port for port, tensor in dump.run.tensors.items()}
         known: dict[str, set[str]] = {}
         for name in [node.name for node in model.nodes] if model is not None else names:
             known.setdefault(flat(name), set()).add(name)
@@ -150,8 +134,7 @@ class Golden(Dumped):
         return self.name_of(name) is not None or name in self.tensors
 
     def is_input(self, name: str) -> bool:
-        listed = self.dump.meta.get("inputs")
-        if isinstance(listed, Mapping) and name in listed:
+        if name in self.dump.run.inputs:
             return True
         if self.model is None:
             return False

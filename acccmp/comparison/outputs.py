@@ -45,12 +45,7 @@ def _outputs_of_golden(gold: Golden, model: Graph | None, mapping: Graph | None)
             found.append(gold.find(node, index).port)
     if found:
         return found
-    for item in gold.dump.meta.get("outputs", ()) or ():
-        try:
-            port = item if isinstance(item, Port) else Port.parse(str(item))
-        except ValueError:
-            continue
-        found.append(gold.find(port.node, port.index).port)
+    found = [gold.find(port.node, port.index).port for port in gold.dump.run.outputs]
     if not found and model is not None:
         made = [model.producer(tensor) for tensor in model.outputs]
         found = [gold.find(port.node, port.index).port for port in made if port is not None]

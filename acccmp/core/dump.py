@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from pathlib import Path, PurePath
+from typing import Literal, NamedTuple
 
-from acccmp.core.tensor import TensorRef
+from acccmp.core.tensor import DType, TensorRef
 
 Side = Literal["input", "output"]
 
@@ -37,8 +37,23 @@ def flatten_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The tensor of the original model that a device tensor stands for, as the compiler wrote it down."""
+
+    node: str
+    index: int = 0
+    layout: str | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: DType | None = None
+
+
+@dataclass(frozen=True)
 class DumpedOp:
-    """One operator of a dump, as its file says. `time` is in microseconds since 1970 (0 if unknown)."""
+    """One operator of a dump, as its file says. `time` is in microseconds since 1970 (0 if unknown).
+
+    `task_type`, `context`, `thread` and `device` are those of FFTS+ ops. `addresses` are the tensors' on the device,
+    `origins` what the outputs (by index) stand for, `attrs` and `dfx_message` the header's own texts.
+    """
 
     name: str
     op_type: str = ""
@@ -46,7 +61,14 @@ class DumpedOp:
     time: int = 0
     task: int | None = None
     stream: int | None = None
+    task_type: str | None = None
+    context: int | None = None
+    thread: int | None = None
+    device: int | None = None
+    addresses: Mapping[tuple[Side, int], int] = field(default_factory=dict, repr=False, hash=False)
+    origins: Mapping[int, Origin] = field(default_factory=dict, repr=False, hash=False)
     attrs: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    dfx_message: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,13 +85,83 @@ class Broken:
     port: Port | None = None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in a tree of runs a folder of dumps lies: the time folder, the device, the model's name and id, the step;
+    "" for what the path does not say."""
+
+    run: str = ""
+    device: str = ""
+    model: str = ""
+    model_id: str = ""
+    step: str = ""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run tells of itself, as its runner or its manifest has it; empty where that says nothing.
+
+    `inputs` are the names of what was fed, `outputs` the ports of the model's outputs, `tensors` the tensors' names in
+    the model, `sha256` the hashes of their files, `skipped` why a tensor (by name) is not there.
+    """
+
+    runner: str = ""
+    version: str = ""
+    model_path: str = ""
+    model_sha256: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    tensors: Mapping[Port, str] = field(default_factory=dict, repr=False, hash=False)
+    sha256: Mapping[Port, str] = field(default_factory=dict, repr=False, hash=False)
+    skipped: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """One overflow report: which unit raised it, its fields as numbers, and the op it belongs to.
+
+    `op` is None when no dump of the same task lies beside the report; `problem` says why a report cannot be decoded.
+    """
+
+    path: str
+    time: int
+    unit: str = ""
+    fields: Mapping[str, int] = field(default_factory=dict, hash=False)
+    op: str | None = None
+    op_path: str | None = None
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{PurePath(self.path).name}: {self.problem}"
+        where = ", ".join(f"{name.removesuffix('_id')} {self.fields[name]}" for name in ("task_id", "stream_id")
+                          if name in self.fields)
+        return f"{self.op or 'an op that was not dumped'} ({self.unit}, {where}, status {self.fields['status']:#x})"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the device counted of one tensor, under the names of its file (`Max Value`, `L2Norm Value`, ...).
+
+    None or NaN for what it did not count.
+    """
+
+    port: Port
+    dtype: DType | None
+    shape: tuple[int, ...] | None
+    nbytes: int | None
+    op_type: str
+    values: Mapping[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Dump(Mapping[Port, TensorRef]):
     """The tensors of one run: a mapping of Port to TensorRef, in the order of execution as far as it is known.
 
     `flat_names` says that op names are as file names have them (`/` and `.` flattened), because nothing beside the
     files holds the true ones; look-ups then flatten too. `broken` are the files that could not be read; they are part
-    of what was dumped and are judged. `notes` tells what was ignored, chosen and found odd.
+    of what was dumped and are judged. `notes` tells what was ignored, chosen and found odd. `run` is what the run tells
+    of itself, `overflows` and `statistics` are what the device reported beside the tensors.
     """
 
     refs: Mapping[Port, TensorRef] = field(repr=False)
@@ -80,7 +172,10 @@ class Dump(Mapping[Port, TensorRef]):
     model: str = ""
     flat_names: bool = False
     notes: tuple[str, ...] = field(default=(), repr=False)
-    meta: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    run: RunFacts = field(default=RunFacts(), repr=False)
+    place: Place = field(default=Place(), repr=False)
+    overflows: tuple[Overflow, ...] = field(default=(), repr=False)
+    statistics: Mapping[Port, Statistics] = field(default_factory=dict, repr=False, hash=False)
 
     def __getitem__(self, port: Port) -> TensorRef:
         if port in self.refs:

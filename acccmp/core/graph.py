@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from acccmp.core.dump import Port
+from acccmp.core.dump import Origin, Port
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.errors import InputError, UnknownName
 
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
 
 Dim = int | str | None  # a size, the name of a symbolic size, or unknown
 Shape = tuple[Dim, ...]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The tensor of the original model that a device tensor stands for, as the compiler wrote it down."""
-
-    node: str
-    index: int = 0
-    layout: str | None = None
-    shape: tuple[int, ...] | None = None
-    dtype: DType | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from acccmp.core.dump import Broken, Dump, DumpedOp, Port, flatten_name
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port, RunFacts, flatten_name
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
 from acccmp.core.writing import replacing
@@ -402,8 +402,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 def read_golden(folder: str | os.PathLike[str]) -> Dump:
     """Read a golden folder that has our manifest: true names, in the order of execution.
 
-    Headers are checked against the manifest now, hashes when `check_golden` is asked. `meta` holds the whole
-    manifest, with `outputs` as ports, `tensors` (Port -> name of the tensor in the model) and `sha256` (Port -> hex).
+    Headers are checked against the manifest now, hashes when `check_golden` is asked.
     Raises FormatError when there is no manifest or it is damaged.
     """
     folder = Path(folder)
@@ -441,13 +440,28 @@ def read_golden(folder: str | os.PathLike[str]) -> Dump:
         entry.name for entry in os.scandir(folder) if entry.name not in known and not entry.name.startswith(".")
     )
     notes = [f"{folder}: {len(others)} files that the manifest does not list were ignored: {_few(others)}"]
-    outputs = [p for p in map(_port_or_none, told.get("outputs") or ()) if p is not None]
-    model = told.get("model")
     return Dump(
-        refs, ops, tuple(broken), folder, "golden", str(model.get("name", "")) if isinstance(model, dict) else "",
-        False, tuple(notes) if others else (),
-        {**told, "outputs": tuple(outputs), "tensors": tensors, "sha256": hashes},
+        refs, ops, tuple(broken), folder, "golden", _text(told, "model", "name"), False,
+        tuple(notes) if others else (), _run_facts(told, tensors, hashes),
     )
+
+
+def _run_facts(told: Mapping[str, Any], tensors: Mapping[Port, str], hashes: Mapping[Port, str]) -> RunFacts:
+    """What a manifest says of its run; of what has another form than ours nothing is taken."""
+    outputs = told.get("outputs")
+    inputs, skipped = told.get("inputs"), told.get("skipped")
+    return RunFacts(
+        _text(told, "runner", "name"), _text(told, "runner", "version"), _text(told, "model", "path"),
+        _text(told, "model", "sha256"), tuple(inputs) if isinstance(inputs, dict) else (),
+        tuple(p for p in map(_port_or_none, outputs if isinstance(outputs, list) else ()) if p is not None),
+        tensors, hashes, {k: str(v) for k, v in skipped.items()} if isinstance(skipped, dict) else {},
+    )
+
+
+def _text(told: Mapping[str, Any], table: str, key: str) -> str:
+    found = told.get(table)
+    value = found.get(key) if isinstance(found, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def _as_told(ref: TensorRef, row: Mapping[str, Any]) -> TensorRef:
@@ -473,7 +487,7 @@ def check_golden(dump: Dump) -> list[str]:
 
     Reads every file whole. A Dump without a manifest has nothing to be checked against: empty as well.
     """
-    if not isinstance(dump.meta.get("sha256"), Mapping):
+    if not dump.run.sha256:
         return []
     problems = [f"{item.path}: {item.reason}" for item in dump.broken]
     return problems + [f"{item.path}: {item.reason} ({item.port})" for item in _changed(dump)]
@@ -494,12 +508,10 @@ def sound(dump: Dump) -> Dump:
 
 def _changed(dump: Dump) -> list[Broken]:
     """Tensors whose files were changed after the manifest was written."""
-    hashes = dump.meta.get("sha256")
+    hashes = dump.run.sha256
     found: list[Broken] = []
-    if not isinstance(hashes, Mapping):
-        return found
     for port, ref in dump.refs.items():
-        if ref.array is not None or hashes.get(port) is None:
+        if ref.array is not None or port not in hashes:
             continue
         reason = "was changed after it was written: its SHA-256 is not the manifest's"
         try:

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
-from acccmp.core.dump import Broken, DumpedOp, Port, Side
-from acccmp.core.graph import Origin
+from acccmp.core.dump import Broken, DumpedOp, Origin, Port, Side
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 from acccmp.core.wire import BYTES, Damaged, Payload, PayloadTable, fields, thin
@@ -252,32 +251,30 @@ def checked(empty: FileContent, entries: Iterable[Entry], size: int, trailing: i
 
 def _op(path: str, header: Any, file_name: names.DeviceName | None) -> DumpedOp:
     """The op of a file: its header's name (the true one) if it has one, else the file name's."""
-    attrs: dict[str, str] = {f"attr:{attr.name}": attr.value for attr in header.attr}
+    origins: dict[int, Origin] = {}
     for index, output in enumerate(header.output):
         if output.HasField("original_op") and output.original_op.name:
             origin = output.original_op
-            dtype = BY_PROTO.get(origin.data_type)
-            attrs |= origin_attrs(
-                index, Origin(origin.name, origin.output_index, layout_name(origin.format), None, dtype),
-            )
-    for side, tensors in (("input", header.input), ("output", header.output)):
-        attrs |= {f"address:{side}:{i}": str(tensor.address) for i, tensor in enumerate(tensors) if tensor.address}
-    if header.dfx_message:
-        attrs["dfx_message"] = header.dfx_message
+            layout, dtype = layout_name(origin.format), BY_PROTO.get(origin.data_type)
+            origins[index] = Origin(origin.name, origin.output_index, layout, None, dtype)
+    sides: tuple[tuple[Side, Any], ...] = (("input", header.input), ("output", header.output))
+    addresses = {(side, i): tensor.address for side, tensors in sides for i, tensor in enumerate(tensors)
+                 if tensor.address}
     op = named_op(path, file_name, header.op_name)
     stamp = op.time if len(str(op.time)) == 16 else header.dump_time or op.time
-    return replace(op, time=stamp, attrs={**attrs, **op.attrs})
+    return replace(
+        op, time=stamp, addresses=addresses, origins=origins, attrs={attr.name: attr.value for attr in header.attr},
+        dfx_message=header.dfx_message,
+    )
 
 
 def named_op(path: str, file_name: names.DeviceName | None, true_name: str = "") -> DumpedOp:
     """An op from the file's name alone; `true_name` (from a header) replaces the flattened one."""
     if file_name is None:
         return DumpedOp(true_name or os.path.basename(path), path=path)
-    parts = {"task_type": file_name.task_type, "context": file_name.context, "thread": file_name.thread,
-             "device": file_name.device}
     return DumpedOp(
         true_name or file_name.op_name, file_name.op_type, path, file_name.time, file_name.task, file_name.stream,
-        {key: str(value) for key, value in parts.items() if value is not None},
+        file_name.task_type, file_name.context, file_name.thread, file_name.device,
     )
 
 
@@ -343,10 +340,8 @@ def _ref(path: str, entry: Entry, file_size: int) -> TensorRef | str:
 
 
 def _read_nano(path: str, file: BinaryIO, size: int, file_name: names.DeviceName | None) -> FileContent:
-    op = named_op(path, file_name)
     found = nano.read_header(file, size)
-    for index, origin in found.origins.items():
-        op = replace(op, attrs={**op.attrs, **origin_attrs(index, origin)})
+    op = replace(named_op(path, file_name), origins=found.origins)
     at = found.start
     entries = []
     for tensor in found.tensors:
@@ -363,31 +358,6 @@ def _read_nano(path: str, file: BinaryIO, size: int, file_name: names.DeviceName
     return replace(content, notes=(*content.notes, f"{path}: {found.rest} bytes of its header were not understood"))
 
 
-# -- what a header says of the original model --------------------------------------------------------------------
-
-
-def origin_attrs(index: int, origin: Origin) -> dict[str, str]:
-    """How `DumpedOp.attrs` holds the original tensor that output `index` stands for; `origins` is the inverse."""
-    found = {f"origin:{index}": f"{origin.node}:{origin.index}"}
-    if origin.layout:
-        found[f"origin_layout:{index}"] = origin.layout
-    if origin.dtype is not None:
-        found[f"origin_dtype:{index}"] = origin.dtype.name
-    return found
-
-
-def origins(op: DumpedOp) -> dict[int, Origin]:
-    """Output index -> the original tensor it stands for, as far as the dump's own header says so."""
-    found = {}
-    for key, value in op.attrs.items():
-        kind, _, index = key.partition(":")
-        if kind == "origin" and index.isdigit():
-            node, _, place = value.rpartition(":")
-            dtype = DTYPES.get(op.attrs.get(f"origin_dtype:{index}", ""))
-            found[int(index)] = Origin(node, int(place), op.attrs.get(f"origin_layout:{index}"), None, dtype)
-    return found
-
-
 # -- writing -----------------------------------------------------------------------------------------------------
 
 Tensor = TensorRef | NDArray[Any]
@@ -395,17 +365,15 @@ Tensor = TensorRef | NDArray[Any]
 
 def write_file(
     where: str | os.PathLike[str], op: DumpedOp, inputs: Sequence[Tensor | None] = (),
-    outputs: Sequence[Tensor | None] = (), *, origins: Mapping[int, Origin] | None = None,
-    like: FileContent | None = None,
+    outputs: Sequence[Tensor | None] = (), *, like: FileContent | None = None,
 ) -> Path:
     """Write a big dump of one op and return its path.
 
     `where` is an existing folder, in which the file gets the device's name made of `op` (op type, name, task, stream,
     time; now if 0), or the path of the file itself. A TensorRef is written as it is stored: bytes, dtype, stored
     shape, layout, original shape; an array as a tensor in ND. None keeps the place of a tensor that is not there.
-    `origins` says which original tensor an output stands for (by default what `op.attrs` says of it). `like` is a file
-    that was read: what refs do not hold (addresses, unknown fields, attributes) is taken over from its header;
-    buffers and workspaces are not. A name too long for the file system goes into `mapping.csv`.
+    `like` is a file that was read: what neither refs nor op hold (addresses, unknown fields) is taken over from its
+    header; buffers and workspaces are not. A name too long for the file system goes into `mapping.csv`.
     """
     from acccmp.schemas import dump_pb2
 
@@ -419,9 +387,11 @@ def write_file(
     header.dump_time = stamp
     header.op_name = op.name
     _set_attrs(header, op)
-    known = dict(_origins_of(op) if origins is None else origins)
     payloads: list[TensorRef] = []
-    for side, tensors, entries in (("input", inputs, header.input), ("output", outputs, header.output)):
+    sides: tuple[tuple[Side, Sequence[Tensor | None], Any], ...] = (
+        ("input", inputs, header.input), ("output", outputs, header.output),
+    )
+    for side, tensors, entries in sides:
         del entries[len(tensors):]
         for index, tensor in enumerate(tensors):
             entry = entries[index] if index < len(entries) else entries.add()
@@ -429,9 +399,9 @@ def write_file(
                 entry.Clear()
                 continue
             ref = tensor if isinstance(tensor, TensorRef) else TensorRef.of(tensor)
-            _set_entry(entry, ref, op.attrs.get(f"address:{side}:{index}"))
-            if side == "output" and index in known:
-                _set_origin(entry.original_op, known[index])
+            _set_entry(entry, ref, op.addresses.get((side, index)))
+            if side == "output" and index in op.origins:
+                _set_origin(entry.original_op, op.origins[index])
             payloads.append(ref)
     late = [i for i, entry in enumerate(header.input) if entry.input_type == GENERAL_TENSOR]
     if late:  # our order is the header's
@@ -448,19 +418,15 @@ def write_file(
     return path
 
 
-_origins_of = origins
-
-
 def _set_attrs(header: Any, op: DumpedOp) -> None:
-    wanted = {key[5:]: value for key, value in op.attrs.items() if key.startswith("attr:")}
-    if {attr.name: attr.value for attr in header.attr} != wanted:
+    if {attr.name: attr.value for attr in header.attr} != op.attrs:
         header.ClearField("attr")
-        for name, value in wanted.items():
+        for name, value in op.attrs.items():
             header.attr.add(name=name, value=value)
-    header.dfx_message = op.attrs.get("dfx_message", "")
+    header.dfx_message = op.dfx_message
 
 
-def _set_entry(entry: Any, ref: TensorRef, address: str | None) -> None:
+def _set_entry(entry: Any, ref: TensorRef, address: int | None) -> None:
     if ref.layout not in layouts.FORMAT_NUMBERS:
         raise InputError(f"the layout {ref.layout} has no number in dump files")
     entry.data_type = ref.dtype.proto
@@ -477,8 +443,8 @@ def _set_entry(entry: Any, ref: TensorRef, address: str | None) -> None:
         entry.original_shape.Clear()
         entry.original_shape.dim.extend(ref.original_shape)
         entry.original_shape.SetInParent()
-    if address is not None and address.isdigit():
-        entry.address = int(address)
+    if address is not None:
+        entry.address = address
 
 
 def _set_origin(entry: Any, origin: Origin) -> None:
@@ -513,12 +479,9 @@ def pieces(ref: TensorRef) -> Iterator[bytes]:
 def _path_for(where: Path, op: DumpedOp, stamp: int) -> Path:
     if not where.is_dir():
         return where
-    codes = op.attrs
-    context, thread, device = (int(codes[key]) if codes.get(key, "").isdigit() else None
-                               for key in ("context", "thread", "device"))
     real = names.device_name(names.DeviceName(
-        op.op_type or "Op", op.name or "op", op.task or 0, op.stream, stamp, codes.get("task_type"), context, thread,
-        device,
+        op.op_type or "Op", op.name or "op", op.task or 0, op.stream, stamp, op.task_type, op.context, op.thread,
+        op.device,
     ))
     name = names.fitting(real)
     if name != real:

@@ -81,8 +81,8 @@ def merge(contents: Sequence[FileContent]) -> tuple[list[FileContent], list[str]
 
 def _slicing(content: FileContent) -> Mapping[str, Any] | None:
     """The slicing that a file's header tells of, or None for an op that is whole."""
-    for key, value in content.op.attrs.items():
-        if not key.startswith("attr:") or "slice_instance_num" not in value or len(value) > _LONGEST_ATTRIBUTE:
+    for value in content.op.attrs.values():
+        if "slice_instance_num" not in value or len(value) > _LONGEST_ATTRIBUTE:
             continue
         try:
             told = json.loads(value)
@@ -99,8 +99,7 @@ def _thread(content: FileContent) -> int:
         r"_lxslice([0-9]{1,9})\.", os.path.basename(content.op.path))
     if by_name:
         return int(by_name[1])
-    thread = content.op.attrs.get("thread", "")
-    return int(thread) if thread.isdigit() else 0
+    return content.op.thread or 0
 
 
 def _merged(name: str, pieces: list[tuple[FileContent, Mapping[str, Any]]], notes: list[str]) -> FileContent:

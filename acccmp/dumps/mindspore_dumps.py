@@ -15,11 +15,11 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import acccmp.core.layout as layouts
-from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side, Statistics
 from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.dumps import arrays, names
 from acccmp.errors import FormatError, InputError
@@ -29,22 +29,6 @@ CONSTANTS = "constants"
 _LARGEST_TABLE = 1 << 30  # bytes of statistic.csv
 _SIDES: dict[str, Side] = {"input": "input", "output": "output"}
 _DEFAULT = "DefaultFormat"
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """One row of statistic.csv: what was computed of a tensor. Numbers that were not computed are absent.
-
-    `values` are under the names of the file's columns (`Max Value`, `Min Value`, `L2Norm Value`, ...); NaN where the
-    file says so.
-    """
-
-    port: Port
-    dtype: DType | None
-    shape: tuple[int, ...] | None
-    nbytes: int | None = None
-    op_type: str = ""
-    values: dict[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +71,7 @@ def looks_like_mindspore(folder: Path) -> bool:
 
 
 def read_folder(folder: Path) -> Dump:
-    """The npy files of one iteration, and the statistics beside them in `meta["statistics"]` (Port -> Statistics).
+    """The npy files of one iteration, and the statistics beside them.
 
     Where an op was dumped twice the newest file counts. A folder with statistics alone gives a Dump without tensors
     and a note. Parameters in `constants/` are op `data-<id>` of type `Parameter`. Damaged files are in `broken`; one
@@ -126,7 +110,7 @@ def read_folder(folder: Path) -> Dump:
         notes.append(f"only statistics were dumped ({len(statistics)} tensors); dump with saved_data \"tensor\"")
     return Dump(
         refs, ops, tuple(broken.values()), folder, "npu", flat_names=True, notes=tuple(dict.fromkeys(notes)),
-        meta={"framework": "mindspore", "statistics": statistics},
+        statistics=statistics,
     )
 
 

@@ -113,8 +113,7 @@ def read(folder: Path, notes: list[str]) -> Dump:
                 broken.append(Broken(op, path, str(error), "", port))
     if others:
         notes = [*notes, f"{tensors}: {len(others)} files are parameters, gradients or other things and were not read"]
-    return Dump(refs, ops, tuple(broken), folder, "npu", "", False, tuple(notes),
-                {"framework": str(told.get("framework", "")), "level": str(told.get("level", ""))})
+    return Dump(refs, ops, tuple(broken), folder, "npu", "", False, tuple(notes))
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from acccmp.core import layout as layouts
-from acccmp.core.dump import Side
-from acccmp.core.graph import Origin
+from acccmp.core.dump import Origin, Side
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import BY_GE, DType
 from acccmp.errors import FormatError

@@ -5,12 +5,10 @@ Specs of the Ascend dump formats, section 6.10.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from acccmp.core.dump import DumpedOp, Port
+from acccmp.core.dump import DumpedOp, Overflow, Port
 from acccmp.dumps.ascend import FileContent
 from acccmp.errors import FormatError
 
@@ -37,29 +35,6 @@ OLD = (
     ("AI core", 256, 1024, ("kernel_code", "block_idx", "status")),
 )
 _OLD_SIZE = 2048
-
-
-@dataclass(frozen=True)
-class Overflow:
-    """One overflow report: which unit raised it, its fields as numbers, and the op it belongs to.
-
-    `op` is None when no dump of the same task lies beside the report; `problem` says why a report cannot be decoded.
-    """
-
-    path: str
-    time: int
-    unit: str = ""
-    fields: Mapping[str, int] = field(default_factory=dict, hash=False)
-    op: str | None = None
-    op_path: str | None = None
-    problem: str = ""
-
-    def __str__(self) -> str:
-        if self.problem:
-            return f"{os.path.basename(self.path)}: {self.problem}"
-        where = ", ".join(f"{name.removesuffix('_id')} {self.fields[name]}" for name in ("task_id", "stream_id")
-                          if name in self.fields)
-        return f"{self.op or 'an op that was not dumped'} ({self.unit}, {where}, status {self.fields['status']:#x})"
 
 
 def is_overflow(op: DumpedOp) -> bool:
@@ -139,7 +114,7 @@ def _op_of(fields: Mapping[str, int], ops: Sequence[DumpedOp]) -> DumpedOp | Non
     for op in ops:
         if op.task != fields.get("task_id") or (op.stream is not None and op.stream != fields.get("stream_id")):
             continue
-        told = ((op.attrs.get(key), fields.get(f"{key}_id", NONE)) for key in ("context", "thread"))
-        if all(mine is None or theirs == NONE or int(mine) == theirs for mine, theirs in told):
+        told = ((op.context, fields.get("context_id", NONE)), (op.thread, fields.get("thread_id", NONE)))
+        if all(mine is None or theirs in (NONE, mine) for mine, theirs in told):
             found.append(op)
     return min(found, key=lambda op: (op.time, op.path), default=None)

@@ -29,7 +29,7 @@ def read_dump(
     is chosen, `run`, `device`, `model` and `step` choose another), a golden folder, a folder of msprobe
     (`step*/rank*/dump.json`), or one file: a device dump, npy, npz, bin or txt. Files that cannot be read are in
     `Dump.broken`; what was ignored, chosen or odd is in `Dump.notes`. Overflow files (`Opdebug.*`) are decoded into
-    `meta["overflow"]`.
+    `Dump.overflows`.
 
     Raises InputError when the folder is empty or holds something else, or when a choice is not there, and FormatError
     when a single file cannot be read.
@@ -58,8 +58,7 @@ def read_dump(
 def _with_place(dump: Dump, root: Path, leaf: Path) -> Dump:
     """`dump` with the model's name, as far as the folders say it."""
     place = tree.place_of(root, leaf)
-    meta = {**dump.meta, **{key: value for key, value in place.items() if value}}
-    return replace(dump, model=dump.model or place.get("model", ""), meta=meta)
+    return replace(dump, model=dump.model or place.model, place=place)
 
 
 # -- one file ----------------------------------------------------------------------------------------------------
@@ -111,7 +110,7 @@ def _one_array(path: Path) -> Dump:
 
 
 def _overflow_only(content: ascend.FileContent, path: Path) -> Dump:
-    return Dump({}, {}, content.broken, path, "npu", meta={"overflow": opdebug.read_overflow(content)})
+    return Dump({}, {}, content.broken, path, "npu", overflows=opdebug.read_overflow(content))
 
 
 # -- a folder of files -------------------------------------------------------------------------------------------
@@ -246,7 +245,7 @@ def _device_folder(folder: Path, files: Iterable[tuple[str, str]], notes: list[s
         found = opdebug.read_all(overflow, [content.op for content in contents])
         first = f", the first: {found[0]}" if found else ""
         dump = replace(
-            dump, meta={**dump.meta, "overflow": found},
+            dump, overflows=found,
             notes=(*dump.notes, f"{folder}: {len(found)} overflows reported{first}"),
         )
     return dump

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from acccmp.core.dump import Place
 from acccmp.dumps import arrays, ascend, names
 from acccmp.errors import FormatError, InputError
 
@@ -48,20 +49,16 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A folder with dump files, and what its path says. `run` is the time folder, else the path below the root."""
+    """A folder with dump files, and what its path says. Its run is the time folder, else the path below the root."""
 
     path: Path
-    run: str = ""
-    device: str = ""
-    model: str = ""
-    model_id: str = ""
-    step: str = ""
+    place: Place
     files: tuple[str, ...] = ()
 
     @property
     def is_placed(self) -> bool:
         """Does it lie where the writer of a tree puts files?"""
-        return bool(self.device)
+        return bool(self.place.device)
 
     @cached_property
     def ops(self) -> dict[str, int]:
@@ -123,13 +120,6 @@ def find_leaf(root: Path, choice: Choice) -> tuple[Path, list[str]]:
     return leaf.path, notes
 
 
-def place_of(root: Path, leaf: Path) -> dict[str, str]:
-    """What the path of a folder says: run, device, model, model_id, step; "" for what it does not say."""
-    found = _place(root, leaf)
-    return {"run": found.run, "device": found.device, "model": found.model, "model_id": found.model_id,
-            "step": found.step}
-
-
 def find_leaves(root: Path) -> list[Leaf]:
     """Every folder at or below `root` that holds files which could be dumps, by path."""
     found: list[Leaf] = []
@@ -165,8 +155,7 @@ def find_leaves(root: Path) -> list[Leaf]:
             if not arrays.is_special(entry) and _could_be_dump(entry.name, mapping):
                 files.append(entry.name)
         if files:
-            place = _place(root, folder)
-            found.append(Leaf(folder, place.run, place.device, place.model, place.model_id, place.step, tuple(files)))
+            found.append(Leaf(folder, place_of(root, folder), tuple(files)))
     return sorted(found, key=lambda leaf: str(leaf.path))
 
 
@@ -177,8 +166,8 @@ def _could_be_dump(name: str, mapping: dict[str, str]) -> bool:
     return names.parse_device(real) is not None or real.endswith(".npy") or names.parse_converted(real) is not None
 
 
-def _place(root: Path, leaf: Path) -> Leaf:
-    """Where `leaf` stands, read from the whole path, so that `root` may be any level of the tree."""
+def place_of(root: Path, leaf: Path) -> Place:
+    """Where the folder `leaf` stands, read from its whole path, so that `root` may be any level of the tree."""
     parts = leaf.resolve().parts
     times = [i for i, part in enumerate(parts) if _TIME.fullmatch(part)]
     inside = os.path.relpath(leaf, root)
@@ -187,17 +176,17 @@ def _place(root: Path, leaf: Path) -> Leaf:
         run = parts[times[-1]]
         device = _DEVICE.fullmatch(rest[0]) if rest else None
         if device is not None and len(rest) == 1:
-            return Leaf(leaf, run, device[1])
+            return Place(run, device[1])
         if device is not None and len(rest) == 4 and rest[2].isdigit() and rest[3].isdigit():
-            return Leaf(leaf, run, device[1], rest[1], rest[2], rest[3])
-        return Leaf(leaf, run)
+            return Place(run, device[1], rest[1], rest[2], rest[3])
+        return Place(run)
     if len(parts) >= 5 and parts[-1].isdigit() and parts[-2].isdigit():
         device = _DEVICE.fullmatch(parts[-4])
         if device is not None:
-            return Leaf(leaf, _first(inside, 4), device[1], parts[-3], parts[-2], parts[-1])
+            return Place(_first(inside, 4), device[1], parts[-3], parts[-2], parts[-1])
     if inside.isdigit():  # a model's steps, without the folders above
-        return Leaf(leaf, step=inside)
-    return Leaf(leaf, "" if inside == "." else inside)
+        return Place(step=inside)
+    return Place("" if inside == "." else inside)
 
 
 def _first(inside: str, last: int) -> str:
@@ -214,7 +203,7 @@ def _asked_for(root: Path, leaves: Sequence[Leaf], choice: Choice) -> list[Leaf]
             continue
         kept = [leaf for leaf in left if wanted in _answers(leaf, key, root)]
         if not kept:
-            there = sorted({getattr(leaf, key) for leaf in left if getattr(leaf, key)})
+            there = sorted({getattr(leaf.place, key) for leaf in left if getattr(leaf.place, key)})
             raise InputError(f"{root}: no {key} {wanted!r}; there {'is' if len(there) == 1 else 'are'}: "
                              f"{', '.join(there) or 'none'}")
         left = kept
@@ -224,34 +213,35 @@ def _asked_for(root: Path, leaves: Sequence[Leaf], choice: Choice) -> list[Leaf]
 def _answers(leaf: Leaf, key: str, root: Path) -> tuple[str, ...]:
     """The texts by which the user may ask for this leaf."""
     if key == "model":
-        return (leaf.model, leaf.model_id, f"{leaf.model}/{leaf.model_id}")
+        return (leaf.place.model, leaf.place.model_id, f"{leaf.place.model}/{leaf.place.model_id}")
     if key == "run":
         inside = leaf.path.relative_to(root) if leaf.path.is_relative_to(root) else Path()
-        return (leaf.run, str(inside), *inside.parts[:1])
-    return (str(getattr(leaf, key)),)
+        return (leaf.place.run, str(inside), *inside.parts[:1])
+    return (str(getattr(leaf.place, key)),)
 
 
 def _newest_complete(root: Path, leaves: Sequence[Leaf], notes: list[str]) -> Leaf:
     """The newest complete leaf; InputError where two models or devices of its run could be meant."""
-    runs = sorted({leaf.run for leaf in leaves})
+    runs = sorted({leaf.place.run for leaf in leaves})
     if len(runs) > 1 and not any(leaf.is_placed for leaf in leaves):
         raise InputError(f"{root}: holds {len(runs)} folders of dumps ({_few(run or '.' for run in runs)}) that are no "
                          f"runs of one tree; give one of them, or run={runs[-1]}")
     ranked = sorted(leaves, key=_age, reverse=True)
     looked_at = ranked[:_LOOKED_AT]
     why_not = {
-        leaf: _incomplete(leaf, [other for other in looked_at if other.model == leaf.model and other is not leaf])
-        for leaf in looked_at
+        leaf: _incomplete(leaf, [
+            other for other in looked_at if other.place.model == leaf.place.model and other is not leaf
+        ]) for leaf in looked_at
     }
     chosen = next((leaf for leaf in looked_at if not why_not[leaf]), None)
     if chosen is None:
         chosen = looked_at[0]
         notes.append(f"{root}: no run is complete; the newest was read ({_label(chosen)}: {why_not[chosen]})")
-    same_run = [leaf for leaf in leaves if leaf.run == chosen.run]
+    same_run = [leaf for leaf in leaves if leaf.place.run == chosen.place.run]
     for key, option in (("device", "device="), ("model", "model=")):
-        there = sorted({getattr(leaf, key) for leaf in same_run})
+        there = sorted({getattr(leaf.place, key) for leaf in same_run})
         if len(there) > 1:
-            raise InputError(f"{root}: run {chosen.run or '.'} has dumps of {len(there)} {key}s "
+            raise InputError(f"{root}: run {chosen.place.run or '.'} has dumps of {len(there)} {key}s "
                              f"({', '.join(t or '-' for t in there)}); say which: {option}{there[0]}")
     passed = [leaf for leaf in looked_at[: looked_at.index(chosen)] if why_not[leaf]]
     notes += [f"{root}: {_label(leaf)} was not read: {why_not[leaf]}" for leaf in passed[:3]]
@@ -264,9 +254,10 @@ def _newest_complete(root: Path, leaves: Sequence[Leaf], notes: list[str]) -> Le
 
 def _age(leaf: Leaf) -> tuple[str, int, int, int, str]:
     """Newest last: by time folder, model id, step, newest file."""
+    run, model_id, step = leaf.place.run, leaf.place.model_id, leaf.place.step
     return (
-        leaf.run if _TIME.fullmatch(leaf.run) else "", int(leaf.model_id or 0) if leaf.model_id.isdigit() else 0,
-        int(leaf.step or 0) if leaf.step.isdigit() else 0, max(leaf.ops.values(), default=0), str(leaf.path),
+        run if _TIME.fullmatch(run) else "", int(model_id) if model_id.isdigit() else 0,
+        int(step) if step.isdigit() else 0, max(leaf.ops.values(), default=0), str(leaf.path),
     )
 
 
@@ -288,9 +279,10 @@ def _incomplete(leaf: Leaf, siblings: Iterable[Leaf]) -> str:
 
 
 def _label(leaf: Leaf) -> str:
-    parts = [leaf.run or leaf.path.name]
+    place = leaf.place
+    parts = [place.run or leaf.path.name]
     parts += [f"{name} {value}" for name, value in (
-        ("device", leaf.device), ("model", leaf.model), ("id", leaf.model_id), ("step", leaf.step)) if value]
+        ("device", place.device), ("model", place.model), ("id", place.model_id), ("step", place.step)) if value]
     return " ".join(parts)
 
 

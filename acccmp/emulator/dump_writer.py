@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
-from acccmp.core.dump import DumpedOp, Port
-from acccmp.core.graph import Graph, Node, Origin
+from acccmp.core.dump import DumpedOp, Origin, Port, Side
+from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
 from acccmp.dumps.ascend import write_file
 from acccmp.emulator.fusion import EXACT_SLOTS, Plan, Step, attribute
@@ -356,17 +356,16 @@ class DeviceFiles:
         dumped = list(inputs) if self._with_inputs else []
         if not dumped and not outputs:
             return
-        origins = {i: held.origin for i, held in enumerate(outputs) if held.origin is not None}
+        origins = {i: held.origin for i, held in enumerate(outputs) if held.origin is not None} if originals else {}
         refs = [held.ref() for held in dumped], [held.ref() for held in outputs]
-        addresses = {}
-        for side, side_refs in zip(("input", "output"), refs, strict=True):
+        addresses: dict[tuple[Side, int], int] = {}
+        sides: tuple[Side, Side] = ("input", "output")
+        for side, side_refs in zip(sides, refs, strict=True):
             for index, ref in enumerate(side_refs):
-                addresses[f"address:{side}:{index}"] = str(self._address)
+                addresses[side, index] = self._address
                 self._address += -(-ref.nbytes // 512) * 512 + 512
-        write_file(
-            self._files, DumpedOp(name, op_type, "", EPOCH + 1000 * place, place, 1, addresses), *refs,
-            origins=origins if originals else {},
-        )
+        op = DumpedOp(name, op_type, "", EPOCH + 1000 * place, place, 1, addresses=addresses, origins=origins)
+        write_file(self._files, op, *refs)
 
     def _describe(
         self, op_type: str, name: str, inputs: Sequence[_Held], outputs: Sequence[_Held],

@@ -149,11 +149,8 @@ def _subject(
         subject["mapping"] = str(mapping if isinstance(mapping, str | Path) else mapping.path or mapping.name)
     if graph is not None:
         subject["model"] = f"{graph.name} ({graph.format}, {len(graph)} nodes)"
-    runner = golden_dump.meta.get("runner")
-    if isinstance(runner, Mapping):  # a golden folder's manifest
-        subject["runner"] = f"{runner.get('name', '')} {runner.get('version', '')}".strip()
-    elif runner:
-        subject["runner"] = f"{runner} {golden_dump.meta.get('version', '')}".strip()
+    if golden_dump.run.runner:
+        subject["runner"] = f"{golden_dump.run.runner} {golden_dump.run.version}".strip()
     return subject
 
 
@@ -196,13 +193,12 @@ def stored_precision(npu: Dump) -> str | None:
 
 def _model_of(golden: Dump) -> Graph | None:
     """The model that made a golden dump, where its manifest names one that is still the same file; else None."""
-    facts = golden.meta.get("model")
-    if not isinstance(facts, Mapping) or not facts.get("path") or golden.path is None:
+    if not golden.run.model_path or golden.path is None:
         return None
-    named = Path(str(facts["path"]))
+    named = Path(golden.run.model_path)
     for path in (named, golden.path / named, golden.path.parent / named.name):
         if not path.is_file():
             continue
-        if sha256(path) == facts.get("sha256"):
+        if sha256(path) == golden.run.model_sha256:
             return load(path)
     return None

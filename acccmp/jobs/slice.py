@@ -300,8 +300,8 @@ def _with_entrance(golden: Dump, manifest: Mapping[str, Any], graph: Graph) -> D
         before, now = Port.parse(str(facts["port"])), graph.producer(str(facts["name"]))
         if now is not None and before in refs:
             refs[now] = refs.pop(before)
-    outputs = [str(port) for tensor in graph.outputs if (port := graph.producer(tensor)) is not None]
-    return replace(golden, refs=refs, meta={**golden.meta, "outputs": outputs})
+    outputs = tuple(port for tensor in graph.outputs if (port := graph.producer(tensor)) is not None)
+    return replace(golden, refs=refs, run=replace(golden.run, outputs=outputs))
 
 
 def bundled_inputs(folder: Path, manifest: Mapping[str, Any], graph: Graph) -> dict[str, Any]:

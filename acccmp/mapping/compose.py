@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from acccmp.core.graph import Graph, Origin
+from acccmp.core.dump import Origin
+from acccmp.core.graph import Graph
 from acccmp.models.device_graph import all_nodes
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from acccmp.core.dump import Port
-from acccmp.core.graph import Graph, Node, Origin, TensorSpec
+from acccmp.core.dump import Origin, Port
+from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import DType
 from acccmp.models.device_graph import CONSTANTS, INPUT_OPS, all_nodes, split_input
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from acccmp.core.graph import Graph, Node, Origin, TensorSpec
+from acccmp.core.dump import Origin
+from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 
 DEEPEST = 32  # graphs inside of graphs; real models have two or three levels

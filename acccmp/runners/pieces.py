@@ -56,7 +56,7 @@ def run_lean(
                 if tensor in wanted:
                     refs[port] = ran[port]
         values = {tensor: array for tensor, array in values.items() if tensor in later}
-    return replace(ran, refs=refs, meta={**ran.meta, "outputs": ()}, notes=())
+    return replace(ran, refs=refs, run=replace(ran.run, outputs=()), notes=())
 
 
 def _needed(graph: Graph, wanted: Collection[str]) -> set[str]:

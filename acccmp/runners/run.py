@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp import plugins
-from acccmp.core.dump import Dump, Port
+from acccmp.core.dump import Dump, Port, RunFacts
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.dumps import arrays
@@ -52,8 +52,7 @@ def run(
     """Run a model and keep the tensors `wanted` (None: all) in memory, as a golden Dump in the order of execution.
 
     `inputs` maps input names to arrays or files. `runner` is a row of the runners' table, by default that of the
-    format; "command:TEMPLATE" calls a program (see `acccmp.runners.command`). `meta` has `outputs` (ports of the model
-    outputs), `tensors` (port -> name in the model), `skipped` (name -> reason), `runner` and `version`.
+    format; "command:TEMPLATE" calls a program (see `acccmp.runners.command`).
     Raises InputError, MissingExtra, RunError.
     """
     feeds = _feeds(graph, inputs)
@@ -66,10 +65,10 @@ def _dump(graph: Graph, captured: Captured, feeds: Feeds) -> Dump:
     return Dump(
         {port: TensorRef.of(array, _layout(graph, port, array), where) for port, array in captured.tensors.items()},
         kind="golden", model=graph.name, notes=(*feeds.notes, *captured.notes),
-        meta={
-            "outputs": _outputs(graph), "tensors": _tensors(graph, captured), "skipped": dict(captured.skipped),
-            "runner": captured.runner, "version": captured.version,
-        },
+        run=RunFacts(
+            captured.runner, captured.version, outputs=_outputs(graph), tensors=_tensors(graph, captured),
+            skipped=dict(captured.skipped),
+        ),
     )
 
 

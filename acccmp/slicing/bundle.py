@@ -218,7 +218,10 @@ def _write(
     if len(golden):
         write_golden(
             work / "golden", ((port, ref.numpy()) for port, ref in golden.items()),
-            {"model": _model_facts(part.whole), "runner": dict(golden.meta.get("runner_facts", {})), "inputs": {}},
+            {
+                "model": _model_facts(part.whole), "inputs": {},
+                "runner": {"name": golden.run.runner, "version": golden.run.version},
+            },
         )
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
