@@ -12,10 +12,9 @@ SAMPLE = ROOT / "sample_dumps" / "digits_resnet"
 
 def main() -> int:
     """Run the comparison of the sample as a user would; 0 when the planted fault is named first."""
-    from acccmp.cli import _show, _width
+    from acccmp.cli.printing import show, width
     from acccmp.jobs.compare import compare
     from acccmp.reports import terminal
-    from acccmp.reports.files import write_report
 
     truth = json.loads((SAMPLE / "FAULT.json").read_text(encoding="utf-8"))
     command = (
@@ -25,8 +24,8 @@ def main() -> int:
     print(f"$ {command}\n")
     here = SAMPLE.relative_to(Path.cwd()) if SAMPLE.is_relative_to(Path.cwd()) else SAMPLE
     report = compare(here / "resnet.onnx", here / "npu_faulty", mapping=here / "mapping.json")
-    saved = write_report(report, ROOT / "demo_report")
-    _show(terminal.terminal(report, _width(), saved=[str(path.relative_to(ROOT)) for path in saved]))
+    saved = report.save(ROOT / "demo_report")
+    show(terminal.terminal(report, width(), saved=[str(path.relative_to(ROOT)) for path in saved]))
     first = report.first_bad
     named = None if first is None else first.port.node
     print(f"\nThe dump is of an emulated device (nothing here was measured on an NPU), with one planted fault: "

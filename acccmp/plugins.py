@@ -46,6 +46,7 @@ TABLES: dict[str, dict[str, str]] = {
         "Report.plot_layer": "acccmp.reports.plots:plot_layer",
         "Report.plot_heatmap": "acccmp.reports.plots:plot_heatmap",
         "Report.to_frame": "acccmp.reports.report_csv:to_frame",
+        "Report.save": "acccmp.reports.files:write_report",
         "Report.html": "acccmp.reports.html:report_html",
         "Slice.run": "acccmp.jobs.slice:run_slice",
         "Slice.save": "acccmp.jobs.slice:export_slice",

@@ -19,6 +19,7 @@ from junitparser import JUnitXml
 from report_factory import HOSTILE, hostile_report
 
 from acccmp import cli
+from acccmp.cli.check import PipelineFiles, show_check, write_pipeline_files
 from acccmp.emulator.emulate import Fault, emulate
 from acccmp.models.load import load
 from acccmp.releases import baseline, drift
@@ -369,19 +370,17 @@ def test_hostile_names_come_back_and_steer_nothing(acccmp: Any, tmp_path: Path) 
         replace(row, error=row.error * 4) if row.is_judged else row for row in report.comparisons
     ))
     checked = drift.check({"default": worse}, known)
-    options = {"junit": tmp_path / "j", "sarif": tmp_path / "s", "markdown": tmp_path / "m", "out": tmp_path / "o",
-               "as_json": False, "baseline": "b"}
-    cli._write_pipeline_files(checked, options)
+    write_pipeline_files(checked, PipelineFiles(*(str(tmp_path / name) for name in "jsmo")))
     assert {change.port.rpartition(":output")[0] for change in checked.drifts} >= set(HOSTILE)
     ElementTree.parse(tmp_path / "j")
     assert "<script>" not in (tmp_path / "m").read_text().replace("`<script>", "")
-    cli._show_check(checked, options, "")
+    show_check(checked, "b", "")
 
 
 def test_hostile_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     report = hostile_report()
     checked = drift.check({"\x1b[31mcase": report}, None)
-    cli._show_check(checked, {"as_json": False, "baseline": "\x1b[2Jb"}, "\x1b[2J was written")
+    show_check(checked, "\x1b[2Jb", "\x1b[2J was written")
     out = capsys.readouterr().out
     assert not any(ord(c) < 32 and c != "\n" for c in out)
     assert "\u202e" not in out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from acccmp.inputs.preflight import Fit, check_inputs, input_specs
 from acccmp.mapping.trace import Trace
 from acccmp.models.identify import identify
 from acccmp.models.load import load
+from acccmp.reports.canvas import save_figure
+from acccmp.reports.files import write_text
 from acccmp.slicing.bundle import is_slice, read_manifest
 
 MOST_ROWS = 400  # ops of a dump that are listed one by one
@@ -181,13 +182,9 @@ def draw(path: str | Path, target: str | Path, weights: str | Path | None = None
     graph = load(path, weights)
     if not graph.nodes:
         raise InputError(f"{path}: holds no graph to draw")
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
     if out.suffix == ".dot":
-        part.write_text("\n".join(dot_lines(graph)) + "\n", encoding="utf-8")
-    else:
-        graph.plot().savefig(part, bbox_inches="tight")
-    os.replace(part, out)
-    return out
+        return write_text(out, "\n".join(dot_lines(graph)) + "\n")
+    return save_figure(graph.plot(), out, "--graph")
 
 
 def dot_lines(graph: Graph) -> Iterable[str]:

@@ -6,8 +6,11 @@ matplotlib is imported when a picture is drawn, never before.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acccmp.core.writing import replacing
+from acccmp.errors import InputError
 from acccmp.plugins import need
 
 if TYPE_CHECKING:
@@ -45,6 +48,18 @@ def _shown_figure() -> type[Figure]:
             return out.getvalue()
 
     return ShownFigure
+
+
+def save_figure(figure: Figure, path: str | Path, option: str) -> Path:
+    """Write a picture whole or not at all. Raises InputError for an ending that is no kind of picture."""
+    target = Path(path)
+    kind = target.suffix[1:].lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise InputError(f"{option} {target}: wanted a name that ends in .png, .svg or .pdf")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as file:
+        figure.savefig(file, format=kind, bbox_inches="tight")
+    return target
 
 
 def panel(ax: Axes, title: str, x: str, y: str) -> None:

@@ -1,34 +1,44 @@
-"""A report written as files."""
+"""Reports written as files: each appears whole or not at all."""
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 
+from acccmp.core.writing import replacing
 from acccmp.errors import InputError
 from acccmp.reports import html, markdown, report_csv, report_json
 from acccmp.reports.report import Report
 
 
 def write_report(report: Report, folder: str | Path) -> list[Path]:
-    """Write the report in all its forms; each file appears whole or not at all."""
+    """Write report.csv, .json, .md and .html into a folder."""
     out = Path(folder)
     forms = {
         "report.csv": report_csv.to_csv, "report.json": report_json.to_json, "report.md": markdown.to_markdown,
         "report.html": html.report_html,
     }
-    return [_write(out / name, form(report)) for name, form in forms.items()]
+    return [write_text(out / name, form(report)) for name, form in forms.items()]
 
 
-def _write(path: Path, text: str) -> Path:
-    part = path.with_name(path.name + ".part")
+def write_reports(reports: Mapping[str, Report], folder: str | Path) -> list[Path]:
+    """Write the reports of many cases, a folder each; its name is in plain characters, and numbered to be its own."""
+    written: list[Path] = []
+    taken: set[str] = set()
+    for case, report in reports.items():
+        plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in case)[:80] or "case"
+        name = next(n for n in (plain, *(f"{plain}-{i}" for i in range(2, 100_000))) if n.lower() not in taken)
+        taken.add(name.lower())
+        written += write_report(report, Path(folder) / name)
+    return written
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text in UTF-8; folders on the way are made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="")
-        os.replace(part, path)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
     return path

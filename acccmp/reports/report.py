@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acccmp.core.dump import Port
@@ -219,6 +220,13 @@ class Report:
 
         frame: pandas.DataFrame = find("methods", "Report.to_frame")(self)
         return frame
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write report.csv, .json, .md and .html into this folder; see `acccmp.reports.files.write_report`."""
+        from acccmp.plugins import find
+
+        written: list[Path] = find("methods", "Report.save")(self, folder)
+        return written
 
     def plot(self, metric: str = "error", **options: Any) -> Any:
         """The metric against execution order; see `acccmp.reports.plots.plot_report`."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from acccmp.core.dump import Port
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import FormatError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import SCHEMA, Comparison, Report
-
-if TYPE_CHECKING:
-    pass
 
 _INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -48,6 +46,11 @@ def _stored(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return float(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts with their floats as JSON can have them: NaN is null, infinities are texts."""
+    return {key: _stored(value) if isinstance(value, float) else value for key, value in facts.items()}
 
 
 def _stored_row(row: Comparison) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""`acccmp check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from acccmp.cli.compare import compare_runs, options
+from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
+from acccmp.cli.printing import NOT_PASSED, PASSED, complain, print_json, progress, show
+from acccmp.errors import InputError
+
+if TYPE_CHECKING:
+    from acccmp.releases.drift import Check
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What the result is judged against, and what of it becomes the new standard."""
+
+    baseline: str = by(click.option("--baseline", "-b", required=True, type=click.Path(), help="The baseline file."))
+    update: bool = by(click.option(
+        "--update", is_flag=True, help="Rewrite the baseline with this result, and print the change.",
+    ))
+    accept: tuple[str, ...] = by(click.option(
+        "--accept", multiple=True, metavar="PORT", help="Store this port as accepted although beyond its limits.",
+    ))
+
+
+@dataclass(frozen=True)
+class PipelineFiles:
+    """What is left for the pipeline."""
+
+    junit: str | None = by(click.option("--junit", type=click.Path(), help="Write JUnit XML here."))
+    sarif: str | None = by(click.option("--sarif", type=click.Path(), help="Write SARIF here."))
+    markdown: str | None = by(click.option(
+        "--markdown", type=click.Path(), help="Write a summary for a pull request here.",
+    ))
+    out: str | None = by(click.option(
+        "--out", "-o", type=click.Path(), help="Write the reports of all cases into this folder.",
+    ))
+
+
+@dataclass(frozen=True)
+class Past:
+    """Where the result is kept beside those of other releases."""
+
+    history: str | None = by(click.option(
+        "--history", type=click.Path(), help="Keep the result in this history file, too (needs --release).",
+    ))
+    release: str = by(click.option("--release", default="", help="Name of this release in the history."))
+
+
+def _cases(_: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """NAME=GOLDEN,NPU options as a dict."""
+    found: dict[str, tuple[str, str]] = {}
+    for text in given:
+        name, equals, pair = text.partition("=")
+        golden, comma, npu = pair.partition(",")
+        if not (name and equals and golden and comma and npu):
+            raise click.BadParameter(f"{text!r} should read NAME=GOLDEN,NPU")
+        if name in found:
+            raise click.BadParameter(f"the case {name!r} is given twice")
+        found[name] = (golden, npu)
+    return found
+
+
+@click.command(short_help="for pipelines: compare, then judge against a stored baseline")
+@click.argument("golden", type=click.Path(), required=False)
+@click.argument("npu", type=click.Path(), required=False)
+@click.option("--case", "cases", multiple=True, callback=_cases, metavar="NAME=GOLDEN,NPU", help="One of many inputs.")
+@takes(
+    standard=Standard, pairing=Pairing, original=Original, judging=Judging, files=PipelineFiles, past=Past,
+    choice=RunChoice,
+)
+@JOBS
+@JSON
+def check(
+    golden: str | None, npu: str | None, cases: dict[str, tuple[str, str]], standard: Standard, pairing: Pairing,
+    original: Original, judging: Judging, files: PipelineFiles, past: Past, choice: RunChoice, jobs: int | None,
+    as_json: bool,
+) -> int:
+    """Compare GOLDEN with NPU and judge the result against its limits and against the last good release.
+
+    \b
+    Example:
+      acccmp check model.onnx npu_dump/ --mapping model.json --baseline model.baseline --junit junit.xml
+    """
+    from acccmp.releases import baseline, drift, history
+
+    if (golden is None) != (npu is None) or (golden is None) == (not cases):
+        raise InputError("check wants GOLDEN NPU, or --case NAME=GOLDEN,NPU (once for each input)")
+    if golden is not None and npu is not None:
+        cases = {"default": (golden, npu)}
+    if past.history and not past.release:
+        raise InputError("--history keeps this result under a name: add --release NAME")
+    if standard.update:
+        known, lost = baseline.read_to_replace(standard.baseline)
+    else:
+        known, lost = baseline.read(standard.baseline), ""
+    reports = {}
+    with workers(jobs) as executor:
+        for name, (left, right) in cases.items():
+            with progress(f"comparing {name}") as bar:
+                how = options(original, pairing, judging, choice, executor, bar)
+                reports[name] = compare_runs(left, right, original, pairing, judging, how)
+    model = next((r.subject["model"] for r in reports.values() if "model" in r.subject), "")
+    checked = drift.check(reports, known, model=model, accept=standard.accept)
+    write_pipeline_files(checked, files)
+    if past.history:
+        history.add(past.history, reports, release=past.release, model=model)
+    written = _write_baseline(checked, standard, model, lost)
+    show_check(checked, standard.baseline, written, as_json)
+    settled = written and standard.update and checked.exit_code == NOT_PASSED and checked.only_drifts
+    return PASSED if settled else checked.exit_code
+
+
+def _write_baseline(checked: Check, standard: Standard, model: str, lost: str) -> str:
+    """Rewrite the baseline as --update and --accept ask for, and say what changed in it; "" when it is left alone."""
+    from acccmp.releases import baseline, drift
+
+    if not standard.update and not standard.accept:
+        return ""
+    if not any(report.judged for report in checked.reports.values()):
+        complain(f"{standard.baseline} was left alone: nothing was compared")
+        return ""
+    new = drift.updated(checked, model) if standard.update else drift.with_accepted(checked, standard.accept)
+    baseline.write(new, standard.baseline)
+    changed, added, removed = baseline.lines_changed(checked.baseline, new)
+    if lost:
+        complain(f"the old baseline was given up: {lost}")
+    how = "written" if checked.baseline is None else "rewritten"
+    return f"{standard.baseline} was {how}: {changed} lines changed, {added} new, {removed} gone"
+
+
+def write_pipeline_files(checked: Check, files: PipelineFiles) -> None:
+    """Each file that was asked for, whole or not at all."""
+    from acccmp.reports import ci
+    from acccmp.reports.files import write_reports, write_text
+
+    changes = ci.Changes(
+        new=checked.drifts, fixed=checked.improvements, unchanged=checked.unchanged, accepted=checked.accepted,
+    )
+    forms: list[tuple[str | None, Callable[[], str]]] = [
+        (files.junit, lambda: ci.junit(checked.reports, changes)),
+        (files.sarif, lambda: ci.sarif(checked.reports, changes)),
+        (files.markdown, lambda: ci.markdown(checked.reports, changes)),
+    ]
+    for path, form in forms:
+        if path:
+            write_text(Path(path), form())
+    if files.out:
+        write_reports(checked.reports, files.out)
+
+
+def show_check(checked: Check, baseline: str, written: str, as_json: bool = False) -> None:
+    """Print what was found; `written` says what became of the baseline file."""
+    if as_json:
+        from acccmp.releases.drift import spread
+        from acccmp.reports.report_json import plain
+
+        print_json({
+            "schema": "acccmp.check/1", "passed": checked.passed, "exit_code": checked.exit_code,
+            "method": checked.method, "failures": list(checked.failures), "accepted": list(checked.accepted),
+            "unchanged": checked.unchanged, "baseline": written,
+            "spread": [plain({**vars(row), "ratio": row.ratio}) for row in spread(checked.reports)],
+            "changes": [plain(vars(change)) for change in checked.changes],
+        })
+        return
+    from acccmp.ui.screens import check_screen
+
+    show(check_screen(checked, baseline, written))

@@ -1,0 +1,141 @@
+"""`acccmp compare`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
+from acccmp.cli.printing import print_json, progress, show, width
+
+if TYPE_CHECKING:
+    from acccmp.jobs.sources import Options
+    from acccmp.reports.report import Report
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Where a report goes."""
+
+    out: str | None = by(click.option(
+        "--out", "-o", type=click.Path(), help="Write report.csv, .json, .md and .html into this folder.",
+    ))
+    level: str = by(click.option(
+        "--report-level", "level", type=click.Choice(["full", "short", "line"]), default="full", show_default=True,
+        help="short: one line when all is well; line: always one line.",
+    ))
+    as_json: bool = by(JSON)
+
+
+@click.command(short_help="compare a model or a golden dump with a device dump, layer by layer")
+@click.argument("golden", type=click.Path())
+@click.argument("npu", type=click.Path())
+@takes(pairing=Pairing, original=Original, judging=Judging, choice=RunChoice)
+@click.option("--weights-only", is_flag=True, help="Compare weights only: NPU is a compiled model or checkpoint.")
+@JOBS
+@takes(delivery=Delivery)
+def compare(
+    golden: str, npu: str, original: Original, pairing: Pairing, judging: Judging, choice: RunChoice,
+    weights_only: bool, jobs: int | None, delivery: Delivery,
+) -> int:
+    """Compare GOLDEN with NPU, layer by layer.
+
+    GOLDEN is the original model (it is run first), a golden dump folder, or the folder of a slice. NPU is the folder
+    that the device dumped.
+
+    \b
+    Example:
+      acccmp compare model.onnx npu_dump/ --mapping model.json -o report/
+    """
+    from acccmp.jobs.inspect import kind_of
+    from acccmp.slicing.bundle import is_slice
+
+    if weights_only or {kind_of(golden), kind_of(npu)} == {"ckpt"}:
+        return _deliver(_compare_weights(golden, npu, original), delivery)
+    with workers(jobs) as executor, progress("comparing") as bar:
+        how = options(original, pairing, judging, choice, executor, bar)
+        if Path(golden).is_dir() and is_slice(golden):
+            from acccmp.jobs.slice import compare_slice
+
+            own, full = compare_slice(
+                golden, npu, mapping=pairing.mapping, thresholds=judging.thresholds, options=how,
+            )
+            return _deliver_both(own, full, delivery)
+        report = compare_runs(golden, npu, original, pairing, judging, how)
+    return _deliver(report, delivery)
+
+
+def options(
+    original: Original, pairing: Pairing, judging: Judging, choice: RunChoice, executor: Executor | None,
+    bar: Callable[[int, int], None] | None,
+) -> Options:
+    """What the command line says about one comparison, for the job."""
+    from acccmp.jobs.sources import Options
+
+    return Options(
+        run=choice.run, device=choice.device, npu_model=choice.npu_model, step=choice.step, valid=pairing.valid,
+        min_coverage=judging.min_coverage, strict=judging.strict, floor=judging.floor,
+        flush_subnormals=judging.flush_subnormals, runner=original.runner, executor=executor, progress=bar,
+    )
+
+
+def compare_runs(
+    golden: str, npu: str, original: Original, pairing: Pairing, judging: Judging, how: Options,
+) -> Report:
+    """One comparison as the command line says; what `acccmp check` does for each case, too."""
+    from acccmp.jobs.compare import compare
+
+    return compare(
+        golden, npu, mapping=pairing.mapping, mapping_unfused=pairing.mapping_unfused, quant_rule=pairing.quant_rule,
+        model=pairing.model, weights=original.weights, inputs=original.inputs or None, thresholds=judging.thresholds,
+        options=how,
+    )
+
+
+def _compare_weights(golden: str, npu: str, original: Original) -> Report:
+    from acccmp.comparison.weights import compare_weights
+    from acccmp.models.load import load
+
+    return compare_weights(load(golden, original.weights), load(npu))
+
+
+def _deliver(report: Report, delivery: Delivery) -> int:
+    """Write the report's files if asked, show it, and give its exit code."""
+    from acccmp.reports import report_json, terminal
+
+    saved = report.save(delivery.out) if delivery.out else []
+    if delivery.as_json:
+        print_json(report_json.to_json(report))
+    elif delivery.level == "line" or (delivery.level == "short" and report.passed and not report.warnings):
+        click.echo(terminal.one_line(report))
+    else:
+        show(terminal.terminal(report, width(), saved=[str(path) for path in saved]))
+    return report.exit_code
+
+
+def _deliver_both(own: Report, full: Report | None, delivery: Delivery) -> int:
+    """A slice's two reports: its own error, and against the full model, what it inherited included."""
+    from acccmp.reports import report_json
+
+    inner = str(Path(delivery.out) / "full_model") if delivery.out else None
+    if not delivery.as_json:
+        if full is not None:
+            click.echo("against the full model (what this stretch inherited included):")
+            _deliver(full, Delivery(inner, delivery.level, False))
+            click.echo("against the slice alone (its own error):")
+        return _deliver(own, delivery)
+    if delivery.out and inner:
+        own.save(delivery.out)
+        if full is not None:
+            full.save(inner)
+    print_json({
+        "slice": json.loads(report_json.to_json(own)),
+        "full_model": None if full is None else json.loads(report_json.to_json(full)),
+    })
+    return own.exit_code

@@ -1,0 +1,72 @@
+"""`acccmp convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from acccmp.cli.options import JOBS, JSON, workers
+from acccmp.cli.printing import COULD_NOT, NOT_PASSED, PASSED, one_line, print_json
+from acccmp.errors import InputError
+
+
+@click.command(short_help="dump files to npy or bin in a chosen layout and dtype, and back")
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option("--out", "-o", required=True, type=click.Path())
+@click.option("--to", type=click.Choice(["npy", "bin", "dump", "pb"]), default="npy", show_default=True)
+@click.option("--layout", help="NCHW, NHWC, NC1HWC0, ...; by default the tensor's own, padding removed.")
+@click.option("--dtype", help="float16, float32, ...; by default the stored one. Integers are never cast to floats.")
+@JOBS
+@JSON
+def convert(
+    paths: tuple[str, ...], out: str, to: Literal["npy", "bin", "dump", "pb"], layout: str | None, dtype: str | None,
+    jobs: int | None, as_json: bool,
+) -> int:
+    """Convert dump files or whole folders of them; with --to pb, freeze TensorFlow SavedModels into one file each.
+
+    \b
+    Example:
+      acccmp convert npu_dump/ -o arrays/ --to npy --layout NCHW
+    """
+    if to == "pb":
+        return _freeze(paths, out, as_json)
+    from acccmp.dumps.convert import convert as convert_files
+
+    with workers(jobs) as executor:
+        result = convert_files(paths, out, to=to, layout=layout, dtype=dtype, executor=executor)
+    if as_json:
+        print_json({
+            "written": [str(path) for path in result.written],
+            "failed": {failure.path: failure.reason for failure in result.failed},
+            "infinite": result.infinite, "subnormal": result.subnormal, "notes": list(result.notes),
+        })
+    else:
+        click.echo(f"{len(result.written)} files in {out}")
+        for note in result.notes:
+            click.echo(f"note: {note}")
+        for failure in result.failed:
+            click.echo(f"failed: {one_line(f'{failure.path}: {failure.reason}')}", err=True)
+    if not result.written:
+        return COULD_NOT
+    return NOT_PASSED if result.failed else PASSED
+
+
+def _freeze(paths: Sequence[str], out: str, as_json: bool) -> int:
+    from acccmp.jobs.sources import load_original
+    from acccmp.runners.tensorflow import freeze
+
+    graphs = [load_original(path) for path in paths]
+    for path, graph in zip(paths, graphs, strict=True):
+        if graph.format != "tensorflow":
+            raise InputError(f"{path} is a model of {graph.format}; --to pb freezes SavedModels of TensorFlow")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    stems = [Path(path).resolve().name.removesuffix(".pb") for path in paths]
+    made = [freeze(graph, Path(out) / f"{stem}.pb") for graph, stem in zip(graphs, stems, strict=True)]
+    if as_json:
+        print_json({"written": [str(path) for path in made]})
+    else:
+        click.echo("\n".join(str(path) for path in made))
+    return PASSED

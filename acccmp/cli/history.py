@@ -1,0 +1,95 @@
+"""`acccmp history add`, `show` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from acccmp.cli.options import JSON
+from acccmp.cli.printing import PASSED, one_line, print_json, show
+from acccmp.errors import InputError
+
+
+@click.group(short_help="drift of layers over releases")
+def history() -> None:
+    """Keep what was compared in one SQLite file, and show how a layer's error went over releases.
+
+    \b
+    Example:
+      acccmp history add drift.db report/report.json --release 2026.11
+      acccmp history show drift.db conv3:output:0
+    """
+
+
+@history.command("add")
+@click.argument("file", type=click.Path())
+@click.argument("reports", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("--release", required=True, help="Name of the release.")
+@click.option("--case", default="default", show_default=True)
+def history_add(file: str, reports: tuple[str, ...], release: str, case: str) -> int:
+    """Keep reports (report.json files of `acccmp compare -o`) as one release."""
+    from acccmp.releases import history as past
+    from acccmp.reports import report_json
+
+    names = [case if len(reports) == 1 else f"{case} {number}" for number in range(1, len(reports) + 1)]
+    kept = {
+        name: report_json.from_json(Path(report).read_bytes())
+        for name, report in zip(names, reports, strict=True)
+    }
+    model = next((r.subject["model"] for r in kept.values() if "model" in r.subject), "")
+    past.add(file, kept, release=release, model=model)
+    what = "1 report" if len(kept) == 1 else f"{len(kept)} reports"
+    click.echo(one_line(f"{what} kept as {release} in {file}"))
+    return PASSED
+
+
+@history.command("show")
+@click.argument("file", type=click.Path())
+@click.argument("port", required=False)
+@click.option("--plot", "plotted", type=click.Path(), help="Draw the port's error over releases into this file.")
+@JSON
+def history_show(file: str, port: str | None, plotted: str | None, as_json: bool) -> int:
+    """Show the releases in FILE and what jumped in the newest, or one PORT over all of them."""
+    from acccmp.releases import history as past
+    from acccmp.reports.report_json import plain
+    from acccmp.ui.screens import history_screen, series_screen
+
+    if port is None:
+        if plotted:
+            raise InputError("--plot draws one port: acccmp history show FILE PORT --plot OUT.png")
+        listed, jumped = past.runs(file), past.latest_jumps(file)
+        if as_json:
+            print_json({"runs": [plain(vars(run)) for run in listed], "jumped": [point.port for point in jumped]})
+        else:
+            show(history_screen(file, listed, jumped))
+        return PASSED
+    points = past.series(file, port)
+    if plotted:
+        from acccmp.reports.canvas import save_figure
+        from acccmp.reports.plots import plot_series
+
+        rows = [(p.run.release, p.run.case, p.error, p.limit, p.jumped) for p in points]
+        save_figure(plot_series(port, rows), plotted, "--plot")
+    if as_json:
+        numbers = ("verdict", "error", "limit", "floor", "jumped")
+        print_json([{**plain(vars(p.run)), **plain({n: getattr(p, n) for n in numbers})} for p in points])
+    else:
+        show(series_screen(port, points))
+    return PASSED
+
+
+@history.command("export")
+@click.argument("file", type=click.Path())
+@click.option("--csv", "target", type=click.Path(), help="Write here instead of to the standard output.")
+def history_export(file: str, target: str | None) -> int:
+    """Print everything in FILE as CSV."""
+    from acccmp.releases import history as past
+    from acccmp.reports.files import write_text
+
+    text = past.to_csv(file)
+    if target:
+        write_text(Path(target), text)
+    else:
+        click.echo(text, nl=False)
+    return PASSED

@@ -1,0 +1,39 @@
+"""`acccmp inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from acccmp.cli.options import JSON, WEIGHTS, RunChoice, takes
+from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, show
+
+
+@click.command(short_help="say what a file or folder is: a model, a device model, a dump")
+@click.argument("path", type=click.Path())
+@WEIGHTS
+@click.option("--input", "-i", "inputs", multiple=True, metavar="[NAME=]FILE", help="Does this input fit the model?")
+@click.option("--graph", "drawn", type=click.Path(), help="Draw the graph into this .dot, .svg or .png file.")
+@takes(choice=RunChoice)
+@JSON
+def inspect(
+    path: str, weights: str | None, inputs: tuple[str, ...], drawn: str | None, choice: RunChoice, as_json: bool,
+) -> int:
+    """Say what PATH is: a model, a device model, a checkpoint, a dump; its inputs, outputs, shapes and sizes.
+
+    \b
+    Example:
+      acccmp inspect model.om --input image.bin
+    """
+    from acccmp.jobs.inspect import describe, draw, fit_facts, fits
+    from acccmp.ui.screens import screen
+
+    facts = describe(path, weights, run=choice.run, device=choice.device, model=choice.npu_model, step=choice.step)
+    given = {text.rpartition("=")[0]: text.rpartition("=")[2] for text in inputs}
+    checked = fits(path, given, weights) if given else ()
+    if drawn:
+        draw(path, drawn, weights)
+    if as_json:
+        print_json({**facts, **({"fits": [fit_facts(fit) for fit in checked]} if checked else {})})
+    else:
+        show(screen(facts, checked))
+    return PASSED if all(fit.fits for fit in checked) else NOT_PASSED

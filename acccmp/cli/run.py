@@ -1,0 +1,57 @@
+"""`acccmp run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from acccmp.cli.options import JSON, Original, takes
+from acccmp.cli.printing import PASSED, print_json
+from acccmp.errors import InputError
+
+if TYPE_CHECKING:
+    from acccmp.core.graph import Graph
+
+
+@click.command(short_help="run the original model and keep every tensor of every layer")
+@click.argument("model", type=click.Path())
+@takes(original=Original)
+@click.option("--out", "-o", required=True, type=click.Path(), help="The golden dump folder to write (or to resume).")
+@click.option("--force", is_flag=True, help="Overwrite a golden dump of another model or input.")
+@JSON
+def run(model: str, original: Original, out: str, force: bool, as_json: bool) -> int:
+    """Run MODEL on this machine and write every tensor of every layer as a golden dump.
+
+    \b
+    Example:
+      acccmp run model.onnx --input image=cat.npy -o golden/
+    """
+    from acccmp.jobs.feeding import given_inputs
+    from acccmp.jobs.sources import load_original
+    from acccmp.runners.run import golden_run
+
+    graph = load_original(model, original.weights)
+    if graph.inputs and not original.inputs:
+        raise InputError(f"{model} has inputs to feed: {_input_help(graph)}")
+    given_inputs(graph, original.inputs)  # says what a file that does not fit likely is
+    dump = golden_run(graph, original.inputs, out, runner=original.runner, overwrite=force)
+    if as_json:
+        print_json({"folder": str(out), "tensors": len(dump), "notes": list(dump.notes)})
+    else:
+        click.echo(f"{len(dump)} tensors of {graph.name} in {out}")
+        for note in dump.notes:
+            click.echo(f"note: {note}")
+    return PASSED
+
+
+def _input_help(graph: Graph) -> str:
+    return ", ".join(
+        f"--input {name}=FILE ({graph.spec(name).dtype or 'any dtype'} {_shape(graph.spec(name).shape)})"
+        for name in graph.inputs
+    )
+
+
+def _shape(shape: Sequence[int | str | None] | None) -> str:
+    return "of any shape" if shape is None else "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
