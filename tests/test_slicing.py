@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -415,6 +416,22 @@ def test_the_command_prints_both_figures_and_the_conversion_line(
     assert "self-test: passed" in ran.stdout
     assert "own error on the device" in ran.stdout
     assert "--input_fp16_nodes" in ran.stdout
+
+
+def test_golden_folders_say_which_runner_made_them(
+    net: Graph, device: tuple[Path, Path, np.ndarray], tmp_path: Path,
+) -> None:
+    np.save(tmp_path / "x.npy", device[2])
+    ran = run_cli("run", net.path, "--input", f"x={tmp_path / 'x.npy'}", "-o", tmp_path / "golden")
+    assert ran.returncode == 0, ran.stderr
+    onnxruntime = {"name": "onnxruntime", "version": importlib.metadata.version("onnxruntime")}
+    assert json.loads((tmp_path / "golden" / "manifest.json").read_text())["runner"] == onnxruntime
+    for place, given in enumerate((["--golden", tmp_path / "golden"], [])):
+        out = tmp_path / str(place)
+        ran = run_cli("slice", net.path, "--start", "conv2", "--end", "relu2", *given, "-o", out)
+        assert ran.returncode == 0, ran.stderr
+        manifest = next(out.glob("*/golden/manifest.json"))
+        assert json.loads(manifest.read_text())["runner"] == onnxruntime
 
 
 def test_the_command_says_no_in_one_line_and_leaves_nothing(net: Graph, tmp_path: Path) -> None:
