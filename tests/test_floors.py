@@ -9,8 +9,9 @@ import pytest
 from emulated_nets import device_outputs, model_file, picture, residual
 from onnx import TensorProto, helper
 
+from acccmp.core.distance import distance
 from acccmp.core.dump import Port
-from acccmp.emulator.emulate import Storage, distance, emulate, floors
+from acccmp.emulator.emulate import Storage, emulate, floors
 from acccmp.models.onnx import load
 from acccmp.runners.onnxruntime import run
 
@@ -124,6 +125,10 @@ def test_distance_survives_numbers_that_float32_cannot_square() -> None:
     assert distance(golden, golden * np.float32(1.5)) == pytest.approx(0.5)
     assert distance(golden, golden[:1]) == np.inf
     assert distance(golden[:0], golden[:0]) == 0.0
+    assert distance(np.zeros(3), np.zeros(3)) == 0.0
+    assert distance(np.zeros(3), np.array([0, 0, 1e-9])) == np.inf, "a zero golden has no scale of its own"
+    assert distance(np.array([1, np.nan, np.inf]), np.array([1, 2, 3])) == 0.0
+    assert np.isnan(distance(np.array([np.nan]), np.array([np.nan])))
 
 
 @pytest.mark.parametrize("name", [

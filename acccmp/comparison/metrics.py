@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
+from acccmp.core.distance import relative
 from acccmp.core.layout import Shape, squeezed
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.reports.legend import METRICS as LEGEND
@@ -490,16 +491,15 @@ def _means(sums: _Sums) -> dict[str, float]:
     """The metrics that are made of sums over the finite positions."""
     n, scale = sums.finite, sums.scale
     xx, yy, xy, dd = math.fsum(sums.xx), math.fsum(sums.yy), math.fsum(sums.xy), math.fsum(sums.dd)
-    relative, worst = math.fsum(sums.relative), sums.max_relative
+    shares, worst = math.fsum(sums.relative), sums.max_relative
     if sums.largest_y == 0 and dd > 0:  # golden all zero: any error is infinitely large beside it
-        relative = worst = math.inf
+        shares = worst = math.inf
     if xx == 0 and yy == 0:
         cosine = 1.0
     elif xx == 0 or yy == 0:
         cosine = math.nan
     else:
         cosine = max(-1.0, min(1.0, xy / (math.sqrt(xx) * math.sqrt(yy))))
-    distance = math.sqrt(dd) / math.sqrt(yy) if yy > 0 else (math.inf if dd > 0 else 0.0)
     if dd == 0:
         snr = math.inf
     else:
@@ -509,8 +509,8 @@ def _means(sums: _Sums) -> dict[str, float]:
     return {
         "CosineSimilarity": cosine,
         "MaxAbsoluteError": sums.max_error / scale,
-        "AccumulatedRelativeError": relative,
-        "RelativeEuclideanDistance": distance,
+        "AccumulatedRelativeError": shares,
+        "RelativeEuclideanDistance": relative(dd, yy),
         "MeanNpu": mean_x / scale,
         "StdNpu": std_x / scale,
         "MeanGolden": mean_y / scale,
@@ -518,7 +518,7 @@ def _means(sums: _Sums) -> dict[str, float]:
         "MeanAbsoluteError": math.fsum(sums.absolute) / n / scale,
         "RootMeanSquareError": math.sqrt(dd / n) / scale,
         "MaxRelativeError": worst,
-        "MeanRelativeError": relative / n,
+        "MeanRelativeError": shares / n,
         "SNR(dB)": snr,
     }
 

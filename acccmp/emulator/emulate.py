@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acccmp.core.distance import distance
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, decode, encode
@@ -139,10 +140,10 @@ def floors(
 ) -> dict[Port, float]:
     """What storage in `precision` alone does to each floating tensor of the original, on these inputs.
 
-    A healthy emulated run against the exact run: ||npu - golden|| / ||golden|| over the positions where both are
-    finite, for every output port and model input; 0 where the golden is all zero (there is no relative floor), NaN
-    where no position is finite. Tensors inside of fused ops are rounded for the measurement only. A chip that flushes
-    subnormals has higher floors where weights are tiny, and must be asked for. Raises as `emulate`.
+    The distance of a healthy emulated run from the exact run, for every output port and model input; NaN where no
+    position is finite and where the golden is all zero and did not stay so (there is no relative floor). Tensors
+    inside of fused ops are rounded for the measurement only. A chip that flushes subnormals has higher floors where
+    weights are tiny, and must be asked for. Raises as `emulate`.
     """
     storage = Storage(precision, flush_subnormals=flush_subnormals)
     machine = Machine(graph, plan(graph))
@@ -157,35 +158,7 @@ def floors(
                 exact = golden.outputs.get(tensor)
                 if tensor and exact is not None and exact.dtype.kind == "f":
                     found[Port(node.name, "output", index)] = distance(exact, storage.round(npu.outputs[tensor]))
-    return found
-
-
-def distance(golden: Array, npu: Array) -> float:
-    """||npu - golden|| / ||golden|| in float64, over the positions where both are finite.
-
-    0 where the golden is zero there; NaN where no position is finite. Inf where shapes differ.
-    """
-    if golden.shape != npu.shape:
-        return math.inf
-    if not golden.size:
-        return 0.0
-    error = norm = 0.0
-    left, right = golden.reshape(-1), npu.reshape(-1)
-    some = False
-    for start in range(0, left.size, 1 << 20):
-        with np.errstate(invalid="ignore"):  # a flipped bit can make a signalling NaN
-            g = left[start:start + (1 << 20)].astype(np.float64)
-            n = right[start:start + (1 << 20)].astype(np.float64)
-        both = np.isfinite(g) & np.isfinite(n)
-        if not both.all():
-            g, n = g[both], n[both]
-        some = some or bool(g.size)
-        n -= g
-        error += float(n @ n)
-        norm += float(g @ g)
-    if not some:
-        return math.nan
-    return math.sqrt(error / norm) if norm > 0 else 0.0
+    return {port: math.nan if math.isinf(floor) else floor for port, floor in found.items()}
 
 
 # -- running steps -----------------------------------------------------------------------------------------------
