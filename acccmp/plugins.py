@@ -1,44 +1,20 @@
-"""Lazy tables: what can be plugged in, where it is, what to install for it. Nothing is imported before it is asked for.
+"""Lazy names: where a function is, what to install for it, and what other packages add. Nothing is imported before it
+is asked for.
 
-A row is `name -> "module:attribute"`. Other packages add rows through entry points of the group `acccmp.<kind>`
-(`[project.entry-points."acccmp.runners"]`); a row of ours wins over an entry point of the same name.
+A row is `name -> "module:attribute"`. What other packages may add through entry points (`acccmp.kinds`,
+`acccmp.runners`) is said where the tables are: `acccmp.kinds`.
 """
 
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
 from acccmp.errors import InputError, MissingExtra
 
 TABLES: dict[str, dict[str, str]] = {
-    # what a model file is -> a function (path, weights=None) -> Graph
-    "models": {
-        "onnx": "acccmp.models.onnx:load",
-        "caffe": "acccmp.models.caffe:load",
-        "tensorflow": "acccmp.models.tensorflow:load",
-        "om": "acccmp.models.om:load",
-        "atc_json": "acccmp.models.atc_json:load",
-        "build_pbtxt": "acccmp.models.build_pbtxt:load",
-        "mindir": "acccmp.models.mindspore:load",
-        "ckpt": "acccmp.models.mindspore:load_checkpoint",
-        "cambricon": "acccmp.models.cambricon:load",
-    },
-    # format of a Graph -> a function (graph, folder, stem) -> files written
-    "writers": {
-        "onnx": "acccmp.models.onnx:save",
-        "caffe": "acccmp.models.caffe:save",
-        "tensorflow": "acccmp.models.tensorflow:save",
-    },
-    # name of a runner -> a function (graph, inputs, wanted) -> {Port: array}
-    "runners": {
-        "onnxruntime": "acccmp.runners.onnxruntime:run",
-        "opencv": "acccmp.runners.opencv:run",
-        "tensorflow": "acccmp.runners.tensorflow:run",
-        "command": "acccmp.runners.command:run",
-    },
     # methods of nouns that reach upward
     "methods": {
         "Graph.plot": "acccmp.reports.plots:plot_graph",
@@ -73,26 +49,35 @@ EXTRAS = {
 }
 
 
-def names(kind: str) -> tuple[str, ...]:
-    """All names known for `kind`, ours first."""
-    found = dict.fromkeys(TABLES[kind])
-    found.update(dict.fromkeys(point.name for point in entry_points(group=f"acccmp.{kind}")))
-    return tuple(found)
-
-
 def find(kind: str, name: str) -> Any:
-    """The function that row `name` of table `kind` stands for; its module is imported now.
+    """The function that row `name` of table `kind` stands for; its module is imported now."""
+    return attribute(TABLES[kind][name])
 
-    Raises InputError for an unknown name.
-    """
-    row = TABLES[kind].get(name)
-    if row is not None:
-        module, _, attribute = row.partition(":")
-        return getattr(importlib.import_module(module), attribute)
-    for point in entry_points(group=f"acccmp.{kind}"):
-        if point.name == name:
-            return point.load()
-    raise InputError(f"no {kind.rstrip('s')} named {name!r}; there are: {', '.join(names(kind))}")
+
+def attribute(where: str) -> Any:
+    """What "module:name" stands for; "module" is the module itself."""
+    module, _, name = where.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found
+
+
+def points(kind: str) -> tuple[EntryPoint, ...]:
+    """What other packages add to `acccmp.<kind>`, by name."""
+    return tuple(sorted(entry_points(group=f"acccmp.{kind}"), key=lambda point: (point.name, point.value)))
+
+
+def told(point: EntryPoint) -> str:
+    """An entry point in words: `toy = toy.files:TOY (of toy-files)`."""
+    return f"{point.name} = {point.value}" + (f" (of {point.dist.name})" if point.dist is not None else "")
+
+
+def loaded(point: EntryPoint) -> Any:
+    """What an entry point names. InputError, with the package to mend, where that cannot be imported."""
+    try:
+        return point.load()
+    except Exception as error:  # code of others: anything can be wrong with it
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"the entry point {told(point)} cannot be loaded: {what}; mend or uninstall it") from error
 
 
 def need(module: str, what_for: str) -> ModuleType:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from acccmp import plugins
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.errors import AcccmpError, InputError, SliceError
 from acccmp.inputs.files import random_inputs
+from acccmp.kinds import find_kind
 from acccmp.models.load import load
 from acccmp.runners.run import run
 from acccmp.slicing.cut import cut
@@ -93,7 +93,7 @@ def try_pair(graph: Graph, golden: Any, start: str, end: str, tally: Tally) -> N
     try:
         part = cut(graph, start, end)
         with tempfile.TemporaryDirectory() as folder:
-            files = [Path(path) for path in plugins.find("writers", graph.format)(part.graph, folder, "part")]
+            files = [Path(path) for path in find_kind(graph.format).function("save")(part.graph, folder, "part")]
             model = next(path for path in files if path.suffix in (".onnx", ".prototxt", ".pb"))
             weights = next((path for path in files if path.suffix == ".caffemodel"), None)
             again = load(model, weights)

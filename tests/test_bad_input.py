@@ -189,7 +189,8 @@ def test_a_mapping_that_is_none(say: Say, here: Path, resnet: Sample) -> None:
     (here / "list.json").write_text("[1, 2]")
     for given, told in (
         ("text.txt", "text.txt"), ("list.json", "list.json"), (resnet.model, "is an ONNX model, but --mapping wants"),
-        (resnet.npu, "is a dump, but --mapping wants"), ("missing.json", "missing.json: no such file"),
+        (resnet.npu, "is a folder of device dumps, but --mapping wants"),
+        ("missing.json", "missing.json: no such file"),
         (resnet.golden / "manifest.json", "not a compiled model as JSON"),
     ):
         for command in (("compare", resnet.golden, resnet.npu), ("slice", resnet.model, *CUT, "--dump", resnet.npu)):

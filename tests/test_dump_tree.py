@@ -213,7 +213,7 @@ def test_a_folder_without_dumps_says_what_it_holds(tmp_path: Path, files: dict[s
 def test_a_path_that_is_not_there_or_a_model_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         read_dump(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="looks like a model"):
+    with pytest.raises(FormatError, match="its name is that of an ONNX model"):
         read_dump(put(tmp_path, "net.onnx", b"\x08\x0a"))
     with pytest.raises(InputError, match="step '1' chooses within a folder"):
         read_dump(put(tmp_path, f"Op.a.1.1.{T}", simple("a")), step=1)

@@ -14,8 +14,8 @@ from dump_bytes import blob, number
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acccmp.core.identify import identify
 from acccmp.errors import FormatError, InputError
-from acccmp.models.identify import examine, identify
 from acccmp.models.load import load
 
 FOLDERS = {"onnx": {"onnx"}, "caffe": {"caffe"}, "tensorflow": {"tensorflow"}, "om": {"om"}, "atc_json": {"atc_json"},
@@ -26,7 +26,7 @@ def test_every_real_model_is_what_it_is_whatever_its_name(shared: Path, tmp_path
     seen = 0
     for folder, kinds in FOLDERS.items():
         for path in sorted((shared / folder).iterdir()):
-            assert identify(path) in kinds, path.name
+            assert identify(path).kind.name in kinds, path.name
             shutil.copyfile(path, tmp_path / "anything.bin")
             assert identify(tmp_path / "anything.bin") == identify(path)
             seen += 1
@@ -37,7 +37,7 @@ def test_every_real_dump_is_a_dump(shared: Path) -> None:
     files = [p for p in (shared / "peer_results").rglob("*") if p.is_file() and p.parent.name in ("npu", "golden")]
     dumps = [path for path in files if path.suffix == ".npy" or path.suffix[1:].isdigit()]
     assert len(dumps) > 50
-    assert {identify(path) for path in dumps} == {"dump"}
+    assert {identify(path).kind.name for path in dumps} == {"array", "ascend"}
 
 
 HEADER = blob(1, "2.0") + number(2, 1700000000000000) + blob(3, number(1, 1) + number(6, 4)) + blob(6, "conv1")
@@ -58,12 +58,12 @@ BY_HAND = {
     # checkpoint.proto: 1 value {1 tag, 2 tensor {1 dims, 2 tensor_type, 3 content}}
     "ckpt": blob(1, blob(1, "conv.weight") + blob(2, number(1, 2) + blob(2, "Float32") + blob(3, bytes(8)))),
     # dump_data.proto: 1 version, 2 dump_time, 3 output {1 data_type, 5 data}, 6 op_name
-    "dump": blob(1, "2.0") + number(2, 1700000000000000)
+    "ascend": blob(1, "2.0") + number(2, 1700000000000000)
             + blob(3, number(1, 1) + blob(5, bytes(16))) + blob(6, "conv1"),
     # a big dump: u64 length, header, payload
-    "dump ": struct.pack("<Q", len(HEADER)) + HEADER + bytes(4),
+    "ascend ": struct.pack("<Q", len(HEADER)) + HEADER + bytes(4),
     # nano: u64 length, magic at byte 8
-    "dump  ": struct.pack("<QII", 64, 0x5A5A5A5A, 1) + bytes(60),
+    "ascend  ": struct.pack("<QII", 64, 0x5A5A5A5A, 1) + bytes(60),
     "om": b"IMOD" + struct.pack("<II", 256, 0x20000000) + bytes(244),
     "mindir ": struct.pack("<I", 0x7F3A5ED8) + bytes(60),
     "atc_json": b' {"graph": [], "name": "x"}',
@@ -78,12 +78,12 @@ BY_HAND = {
 @pytest.mark.parametrize("kind", BY_HAND, ids=lambda kind: kind.strip())
 def test_bytes_built_by_hand_are_told_apart(kind: str, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(BY_HAND[kind])
-    assert identify(tmp_path / "f") == kind.strip()
+    assert identify(tmp_path / "f").kind.name == kind.strip()
 
 
 WHAT_ELSE = {
     "a Git-LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
-    "is empty": b"",
+    "an empty file": b"",
     "white space": b" \n\t\n",
     "a text file that is no model": b"Epoch 1: loss 0.3\n",
     "Python pickle": b"\x80\x04\x95\x00\x00",
@@ -110,24 +110,25 @@ def test_what_is_no_model_is_told_in_one_line(told: str, tmp_path: Path) -> None
 
 def test_archives_are_told_by_what_they_hold(tmp_path: Path) -> None:
     np.savez(tmp_path / "a", x=np.ones(2))
-    assert identify(tmp_path / "a.npz") == "dump"
+    assert identify(tmp_path / "a.npz").kind.name == "npz"
     for member, kind in (("manifest.json", "om"), ("archive/data.pkl", "PyTorch"), ("readme.md", "no model")):
         raw = io.BytesIO()
         with zipfile.ZipFile(raw, "w") as archive:
             archive.writestr(member, "{}")
         (tmp_path / "b").write_bytes(raw.getvalue())
         if kind == "om":
-            assert identify(tmp_path / "b") == "om"
+            assert identify(tmp_path / "b").kind.name == "om"
         else:
             with pytest.raises(FormatError, match=kind):
                 identify(tmp_path / "b")
 
 
 def test_folders_are_saved_models_or_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="holds nothing"):
-        identify(tmp_path)
+    assert identify(tmp_path).kind.role == "dump"
+    with pytest.raises(InputError, match="not a model"):
+        load(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(WHAT_ELSE["inner file of a SavedModel"])
-    assert identify(tmp_path) == "tensorflow"
+    assert identify(tmp_path).kind.name == "tensorflow"
     with pytest.raises(InputError, match="no such file"):
         identify(tmp_path / "nothing")
 
@@ -142,7 +143,7 @@ def test_load_says_what_was_given_where_a_model_belongs(tmp_path: Path, shared: 
     prototxt, caffemodel = (shared / "caffe" / f"MTCNNv2__det1.{end}" for end in ("prototxt", "caffemodel"))
     with pytest.raises(InputError, match="holds its own weights"):
         load(onnx, caffemodel)
-    with pytest.raises(InputError, match="an ONNX model, where the caffemodel"):
+    with pytest.raises(InputError, match="an ONNX model, where the weights of MTCNNv2__det1"):
         load(prototxt, onnx)
     with pytest.raises(InputError, match="no such file"):
         load(prototxt, tmp_path / "missing.caffemodel")
@@ -155,7 +156,7 @@ def test_a_truncated_model_keeps_its_kind_so_that_its_reader_can_say_more(shared
         raw = path.read_bytes()
         for keep in (len(raw) // 3, len(raw) - 1):
             (tmp_path / "f").write_bytes(raw[:keep])
-            assert identify(tmp_path / "f") == kind
+            assert identify(tmp_path / "f").kind.name == kind
 
 
 @given(st.binary(min_size=1, max_size=300))
@@ -166,7 +167,7 @@ def test_any_bytes_are_named_or_refused(raw: bytes) -> None:
         path = Path(folder) / "f"
         path.write_bytes(raw)
         try:
-            told = examine(path).what
+            told = identify(path).words
         except FormatError as error:
             told = str(error)
     assert told

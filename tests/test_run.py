@@ -249,8 +249,9 @@ def test_a_command_that_hangs_is_stopped(tmp_path: Path) -> None:
     from acccmp.runners import command
 
     with pytest.raises(RunError, match="stopped after"):
-        command.run(network(tmp_path / "m.onnx"), {"x": X}, timeout=0.2,
-                    template=f"{sys.executable} -c 'import time; time.sleep(60)' {{output}}")
+        command.Command(f"{sys.executable} -c 'import time; time.sleep(60)' {{output}}", timeout=0.2).run(
+            network(tmp_path / "m.onnx"), {"x": X},
+        )
 
 
 # -- real models -------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
 from acccmp.models.caffe import load, with_input_shapes
-from acccmp.runners.captured import Captured
 from acccmp.runners.opencv import run, trimmed
+from acccmp.runners.runner import Captured
 
 pytest.importorskip("cv2")
 

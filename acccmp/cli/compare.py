@@ -53,14 +53,14 @@ def compare(
     Example:
       acccmp compare model.onnx npu_dump/ --mapping model.json -o report/
     """
-    from acccmp.jobs.inspect import kind_of
-    from acccmp.slicing.bundle import is_slice
+    from acccmp.core.identify import identify
 
-    if weights_only or {kind_of(golden), kind_of(npu)} == {"ckpt"}:
+    kinds = [identify(path).kind for path in (golden, npu)]
+    if weights_only or [kind.name for kind in kinds] == ["ckpt", "ckpt"]:
         return _deliver(_compare_weights(golden, npu, original), delivery)
     with workers(jobs) as executor, progress("comparing") as bar:
         how = options(original, pairing, judging, choice, executor, bar)
-        if Path(golden).is_dir() and is_slice(golden):
+        if kinds[0].role == "slice":
             from acccmp.jobs.slice import compare_slice
 
             own, full = compare_slice(

@@ -37,7 +37,8 @@ from acccmp.errors import FormatError, InputError
 SCHEMA = "acccmp.golden/1"
 MANIFEST = "manifest.json"
 
-_NPY = b"\x93NUMPY"
+NPY = b"\x93NUMPY"
+SUFFIXES = (".npy", ".npz", ".bin", ".txt")  # of files that hold arrays
 _LONGEST_HEADER = 1 << 16  # bytes of an npy header's dictionary
 _LARGEST_PACKED = 1 << 30  # bytes that the compressed members of one npz may unpack to
 _LARGEST_TEXT = 64 << 20
@@ -105,7 +106,7 @@ def _npy_ref(path: str, file: BinaryIO, size: int, base: int) -> TensorRef:
 
 def _npy_header(path: str, file: BinaryIO, size: int) -> _Header:
     start = file.read(8)
-    if start[:6] != _NPY or len(start) < 8:
+    if start[:6] != NPY or len(start) < 8:
         raise FormatError(f"{path}: not an npy file (it begins with {start[:6]!r})")
     wide = start[6] >= 2
     if start[6] not in (1, 2, 3):
@@ -260,7 +261,7 @@ def read_array(path: str | os.PathLike[str]) -> TensorRef:
             start = file.read(6)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if start == _NPY or path.endswith(".npy"):
+    if start == NPY or path.endswith(".npy"):
         return read_npy(path)
     if start[:4] == b"PK\x03\x04":
         refs, wrong = read_npz(path)
@@ -296,7 +297,7 @@ def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """The bytes of an npy file (version 1.0) that stand before the data in C order."""
     text = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
     text += " " * (-(len(text) + 11) % 64) + "\n"
-    return _NPY + b"\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1")
+    return NPY + b"\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1")
 
 
 def plain(array: Any) -> NDArray[Any]:

@@ -32,21 +32,29 @@ _TORCH = {"half": "float16", "float": "float32", "double": "float64", "long": "i
           "short": "int16"}
 
 
-def find(root: Path, choice: Choice) -> tuple[Path, list[str]] | None:
-    """The folder with a `dump.json` that is read, and what is to be said of the choice; None if there is none.
+def is_in(root: Path) -> bool:
+    """Is this such a folder, or does it hold them?"""
+    return (root / INDEX).is_file() or any(_ranks(root))
+
+
+def _ranks(root: Path) -> Iterator[Path]:
+    for pattern in ("rank*", "step*", "step*/rank*"):
+        yield from (folder for folder in sorted(root.glob(pattern)) if (folder / INDEX).is_file())
+
+
+def load(path: Path, choice: Choice) -> Dump:
+    return _read(*_find(path, choice))
+
+
+def _find(root: Path, choice: Choice) -> tuple[Path, list[str]]:
+    """The folder with a `dump.json` that is read, and what is to be said of the choice.
 
     Of several steps the last is taken; ranks must be chosen between. Raises InputError when the choice is not there.
     """
     if (root / INDEX).is_file():
+        choice.refuse(root, "a single rank")
         return root, []
-    places: list[tuple[str, str, Path]] = []
-    for pattern in ("rank*", "step*", "step*/rank*"):
-        for folder in sorted(root.glob(pattern)):
-            if (folder / INDEX).is_file():
-                step, rank = _part(folder, root, "step"), _part(folder, root, "rank")
-                places.append((step, rank, folder))
-    if not places:
-        return None
+    places = [(_part(folder, root, "step"), _part(folder, root, "rank"), folder) for folder in _ranks(root)]
     places = _kept(root, places, [place[0] for place in places], "step", choice.step)
     places = _kept(root, places, [place[1] for place in places], "device", choice.device)
     step = max((place[0] for place in places), key=lambda text: int(text) if text.isdigit() else -1)
@@ -78,7 +86,7 @@ def _part(folder: Path, root: Path, word: str) -> str:
     return ""
 
 
-def read(folder: Path, notes: list[str]) -> Dump:
+def _read(folder: Path, notes: list[str]) -> Dump:
     """Read the folder of one rank: ops in the order of `dump.json`, arguments numbered in the order of their names.
 
     Parameters and their gradients are counted in a note. Raises FormatError when `dump.json` is damaged, and

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from acccmp import kinds
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port
+from acccmp.core.identify import Found, identify
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.tensor import TensorRef
-from acccmp.dumps import arrays, ascend, fftsplus, mindspore_dumps, msprobe, names, opdebug, tree
+from acccmp.dumps import arrays, ascend, fftsplus, mindspore_dumps, names, opdebug, tree
 from acccmp.errors import FormatError, InputError
 
 # Names that belong beside dumps and are none. Models get their own message.
 _BESIDE = (".csv", ".txt", ".md", ".json", ".log", ".zip", ".gz", ".png", ".html", ".py", ".xml", ".toml", ".yaml")
-_MODELS = (".onnx", ".prototxt", ".pbtxt", ".caffemodel", ".om", ".mindir", ".ckpt", ".air", ".tflite", ".pth", ".h5",
-           ".cambricon", ".cambricon_twins")
 
 
 def read_dump(
@@ -31,28 +31,56 @@ def read_dump(
     `Dump.broken`; what was ignored, chosen or odd is in `Dump.notes`. Overflow files (`Opdebug.*`) are decoded into
     `Dump.overflows`.
 
-    Raises InputError when the folder is empty or holds something else, or when a choice is not there, and FormatError
-    when a single file cannot be read.
+    Raises InputError when it is no dump, when the folder is empty or holds something else, or when a choice is not
+    there, and FormatError when a single file cannot be read.
     """
     path = Path(path)
     choice = tree.Choice(*(None if c is None else str(c) for c in (run, device, model, step)))
     if not path.exists():
         raise InputError(f"no dump at {path}: there is no such file or folder")
-    if not path.is_dir():
-        if not path.is_file():
-            raise InputError(f"{path}: neither a file nor a folder")
-        if choice.asked:
-            raise InputError(f"{path}: {choice.asked} chooses within a folder, this is a file")
-        return _one_file(path)
-    if arrays.read_manifest(path) is not None:
-        return arrays.read_golden(path)
-    probed = msprobe.find(path, choice)
-    if probed is not None:
-        return msprobe.read(*probed)
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{path}: neither a file nor a folder")
+    if not path.is_dir() and choice.asked:
+        raise InputError(f"{path}: {choice.asked} chooses within a folder, this is a file")
+    return _read(path, identify(path), choice)
+
+
+def _read(path: Path, found: Found, choice: tree.Choice) -> Dump:
+    if found.kind.role != "dump":
+        raise InputError(f"{path}: is {found.words}, where a dump folder or file is wanted")
+    dump = found.kind.function("load")(path, choice)
+    assert isinstance(dump, Dump)
+    return dump
+
+
+# -- readers of `acccmp.kinds` -----------------------------------------------------------------------------------
+
+
+def golden(path: Path, choice: tree.Choice) -> Dump:
+    choice.refuse(path, "a golden dump")
+    return arrays.read_golden(path)
+
+
+def mindspore(path: Path, choice: tree.Choice) -> Dump:
+    choice.refuse(path, "a single iteration")
+    return mindspore_dumps.read_folder(path)
+
+
+def npz(path: Path, choice: tree.Choice) -> Dump:
+    return arrays.npz_dump(path)
+
+
+def ascend_dump(path: Path, choice: tree.Choice) -> Dump:
+    """A device's file, a folder of such files, or the one folder that is read of a tree; it may be of another kind."""
+    if path.is_file():
+        content = ascend.read_file(path, names.real_name(path.name, names.read_mapping(path.parent)))
+        return _overflow_only(content, path) if opdebug.is_overflow(content.op) else _from_contents([content], path, ())
     leaf, notes = tree.find_leaf(path, choice)
-    if leaf != path and arrays.read_manifest(leaf) is not None:
-        return replace(arrays.read_golden(leaf), notes=tuple(notes))
-    return _with_place(_folder(leaf, notes), path, leaf)
+    found = None if leaf == path else identify(leaf)
+    if found is None or found.kind.role != "dump" or found.kind.name == "ascend":
+        return _with_place(_folder(leaf, notes), path, leaf)
+    dump = _read(leaf, found, tree.Choice())
+    return _with_place(replace(dump, notes=(*notes, *dump.notes)), path, leaf)
 
 
 def _with_place(dump: Dump, root: Path, leaf: Path) -> Dump:
@@ -61,52 +89,19 @@ def _with_place(dump: Dump, root: Path, leaf: Path) -> Dump:
     return replace(dump, model=dump.model or place.model, place=place)
 
 
-# -- one file ----------------------------------------------------------------------------------------------------
-
-
-def _one_file(path: Path) -> Dump:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(6)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if start[:4] == b"PK\x03\x04" and path.suffix in (".npz", ""):
-        return arrays.npz_dump(path)
-    if start == b"\x93NUMPY" or path.suffix in (".npy", ".bin", ".txt"):
-        if path.suffix == ".bin" and names.parse_converted(path.name) is None:
-            try:  # a dump that somebody called .bin
-                return _from_contents([ascend.read_file(path)], path, ())
-            except FormatError:
-                pass
-        return _one_array(path)
-    if path.suffix in _MODELS:
-        raise InputError(f"{path}: this looks like a model ({path.suffix}), where a dump folder or file is wanted")
-    real = names.real_name(path.name, names.read_mapping(path.parent))
-    try:
-        content = ascend.read_file(path, real)
-    except FormatError as error:
-        if path.suffix == ".pb":
-            raise InputError(
-                f"{path}: no dump; if it is a TensorFlow model, it is not wanted here but as the model ({error})"
-            ) from None
-        raise
-    if opdebug.is_overflow(content.op):
-        return _overflow_only(content, path)
-    return _from_contents([content], path, ())
-
-
-def _one_array(path: Path) -> Dump:
+def one_array(path: Path, choice: tree.Choice) -> Dump:
+    """One tensor, named by its file."""
     ref = arrays.read_array(path)
-    golden = names.parse_golden(path.name)
+    told = names.parse_golden(path.name)
     converted = names.parse_converted(path.name)
     if converted is not None:
         op = ascend.named_op(str(path), converted.dump)
         port = Port(op.name, converted.side, converted.index)
         ref = _in_format(ref, converted)
         return Dump({port: ref}, {op.name: op}, (), path, "npu", "", True)
-    name, index, time = (golden.op, golden.index, golden.time) if golden else (path.stem, 0, 0)
+    name, index, time = (told.op, told.index, told.time) if told else (path.stem, 0, 0)
     return Dump({Port(name, "output", index): ref}, {name: DumpedOp(name, "", str(path), time)}, (), path, "golden",
-                "", golden is not None)
+                "", told is not None)
 
 
 def _overflow_only(content: ascend.FileContent, path: Path) -> Dump:
@@ -130,6 +125,7 @@ class _Sorted:
 
 def _sort(folder: Path) -> _Sorted:
     mapping = names.read_mapping(folder)
+    of_models = kinds.suffixes("original", "device", "parts", "unread")
     dumps, converted, npy, npz, stray, models = [], [], [], [], [], []
     for entry in arrays.scan(folder):
         name = entry.name
@@ -147,12 +143,12 @@ def _sort(folder: Path) -> _Sorted:
             npy.append(name)
         elif name.endswith(".npz"):
             npz.append(name)
-        elif name.endswith(_MODELS):
-            models.append(name)
         elif real.endswith(_BESIDE):
             stray.append(name)
         elif names.parse_device(real) is not None or name in mapping or _begins_like_a_dump(folder / name):
             dumps.append((name, real))
+        elif name.endswith(of_models):
+            models.append(name)
         else:
             stray.append(name)
     return _Sorted(tuple(dumps), tuple(converted), tuple(npy), tuple(npz), tuple(stray), tuple(models))
@@ -170,10 +166,6 @@ def _begins_like_a_dump(path: Path) -> bool:
 def _folder(folder: Path, notes: Iterable[str]) -> Dump:
     files = _sort(folder)
     told = list(notes)
-    has_more = (folder / mindspore_dumps.STATISTICS).is_file() or (folder / mindspore_dumps.CONSTANTS).is_dir()
-    if not files.dumps and has_more and mindspore_dumps.looks_like_mindspore(folder):
-        dump = mindspore_dumps.read_folder(folder)
-        return replace(dump, notes=(*told, *dump.notes))
     stray = [*files.stray, *files.models]
     if not files.dumps and not files.converted:
         if files.npy:

@@ -46,6 +46,11 @@ class Choice:
         """The choices in words, "" without any."""
         return ", ".join(f"{key} {value!r}" for key, value in vars(self).items() if value is not None)
 
+    def refuse(self, path: Path, what: str) -> None:
+        """InputError when a choice was asked for where `path`, which is `what`, has none."""
+        if self.asked:
+            raise InputError(f"{path}: {self.asked} chooses among the runs of a device, this is {what}")
+
 
 @dataclass(frozen=True, eq=False)
 class Leaf:

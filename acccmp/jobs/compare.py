@@ -11,18 +11,18 @@ from acccmp.comparison.compare import compare as compare_dumps
 from acccmp.comparison.judging import Thresholds
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
+from acccmp.core.identify import identify
 from acccmp.diagnosis.causes.hints import explained
 from acccmp.dumps.arrays import sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError, InputError
 from acccmp.jobs.feeding import _feeds
-from acccmp.jobs.sources import DEVICE_KINDS, MODEL_KINDS, Options, device_model_of, kind_at, npu_dump_of, words_for
+from acccmp.jobs.sources import Options, device_model_of, npu_dump_of
 from acccmp.mapping.belongs import _check_names
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
 from acccmp.reports.report import Report
 from acccmp.runners.run import run
-from acccmp.slicing.bundle import is_slice
 from acccmp.version import VERSION
 
 
@@ -94,15 +94,15 @@ def _golden(golden: Graph | Dump | str | Path, weights: str | Path | None) -> tu
         return golden, None
     if isinstance(golden, Dump):
         return None, golden
-    kind = kind_at(golden)
-    if kind in DEVICE_KINDS:
+    found = identify(golden)
+    if found.kind.role == "device":
         raise InputError(
-            f"{golden} is {words_for(kind)}, which cannot run here; "
+            f"{golden} is {found.words}, which cannot run here; "
             "GOLDEN is the original model or a golden dump, --mapping takes this file"
         )
-    if kind in MODEL_KINDS:
+    if found.kind.role == "original":
         return load(golden, weights), None
-    if is_slice(golden):
+    if found.kind.role == "slice":
         raise InputError(f"{golden} is the folder of a slice: compare it with `compare_slice` (the command does so)")
     return None, sound(read_dump(golden))
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
+from acccmp.core.identify import identify
 from acccmp.dumps.read import read_dump
-from acccmp.errors import FormatError, InputError
+from acccmp.errors import InputError
 from acccmp.inputs.preflight import Fit, check_inputs, input_specs
 from acccmp.mapping.trace import Trace
-from acccmp.models.identify import identify
 from acccmp.models.load import load
 from acccmp.reports.canvas import save_figure
 from acccmp.reports.files import write_text
-from acccmp.slicing.bundle import is_slice, read_manifest
+from acccmp.slicing.bundle import read_manifest
 
 MOST_ROWS = 400  # ops of a dump that are listed one by one
 
@@ -29,41 +29,11 @@ def describe(path: str | Path, weights: str | Path | None = None, **chosen: str 
     `chosen` (run, device, model, step) picks one run of a dump tree. Raises InputError when nothing is there,
     FormatError when it is damaged or of no known kind.
     """
-    kind = kind_of(path)
-    if kind == "slice":
-        return {"kind": "slice", "path": str(path), **_slice_facts(path)}
-    if kind == "dump":
-        return {"kind": "dump", "path": str(path), **dump_facts(read_dump(path, **chosen))}
-    if kind in _DESCRIBERS:
-        import importlib
-
-        module, name = _DESCRIBERS[kind]
-        facts: dict[str, Any] = getattr(importlib.import_module(module), name)(path)
-        return {"kind": kind, "path": str(path), **facts}
-    return {"kind": kind, "path": str(path), **graph_facts(load(path, weights))}
-
-
-# Kinds whose readers know more than a Graph says.
-_DESCRIBERS = {
-    "om": ("acccmp.models.om", "describe"),
-    "mindir": ("acccmp.models.mindspore", "describe"),
-    "ckpt": ("acccmp.models.mindspore", "describe"),
-    "cambricon": ("acccmp.models.cambricon", "describe"),
-}
-
-
-def kind_of(path: str | Path) -> str:
-    """`onnx`, `caffe`, `tensorflow`, `om`, ..., `slice` or `dump`. Raises InputError, FormatError."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file or folder")
-    if Path(path).is_dir() and is_slice(path):
-        return "slice"
-    try:
-        return identify(path)
-    except FormatError:
-        if Path(path).is_dir():
-            return "dump"
-        raise
+    kind = identify(path).kind
+    if kind.role == "dump":
+        return {"kind": "dump", "path": str(path), "format": kind.words, **dump_facts(read_dump(path, **chosen))}
+    facts = kind.function("describe")(path) if kind.describe else graph_facts(load(path, weights))
+    return {"kind": kind.name, "path": str(path), **facts}
 
 
 def graph_facts(graph: Graph) -> dict[str, Any]:
@@ -143,7 +113,7 @@ def dump_facts(dump: Dump) -> dict[str, Any]:
     }
 
 
-def _slice_facts(path: str | Path) -> dict[str, Any]:
+def slice_facts(path: str | Path) -> dict[str, Any]:
     folder, manifest = read_manifest(path)
     keys = ("made", "model", "slice", "inputs", "outputs", "golden_from", "device_ops", "dump", "check", "atc", "log")
     return {"folder": str(folder), **{key: manifest.get(key) for key in keys}}

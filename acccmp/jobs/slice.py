@@ -16,6 +16,7 @@ from acccmp.comparison.judging import Thresholds
 from acccmp.comparison.metrics import measure
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
+from acccmp.core.identify import identify
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.diagnosis.causes.hints import explained
 from acccmp.dumps.arrays import read_npy, sha256, sound
@@ -24,13 +25,13 @@ from acccmp.errors import FormatError, InputError, MissingExtra, RunError, Slice
 from acccmp.inputs.files import random_inputs
 from acccmp.jobs.compare import compare
 from acccmp.jobs.feeding import feeds_from_dump, given_inputs
-from acccmp.jobs.sources import Options, device_model_of, kind_at, load_original, npu_dump_of, words_for
+from acccmp.jobs.sources import Options, device_model_of, load_original, npu_dump_of
 from acccmp.mapping.belongs import check_belongs
-from acccmp.models.load import load
 from acccmp.reports.report import Report
 from acccmp.runners.pieces import run_lean
 from acccmp.runners.run import run
 from acccmp.slicing.bundle import Bundle, read_manifest, save_slice
+from acccmp.slicing.bundle import load as load_bundled
 from acccmp.slicing.cut import Slice, cut
 
 # -- cutting and running ------------------------------------------------------------------------------------------
@@ -157,9 +158,9 @@ def _golden_dump(golden: Dump | str | Path) -> Dump:
     """Golden tensors from a folder, its files checked against its manifest."""
     if isinstance(golden, Dump):
         return golden
-    kind = kind_at(golden)
-    if kind != "dump":
-        raise InputError(f"{golden} is {words_for(kind)}, but --golden must be a golden dump; `acccmp run` makes one")
+    found = identify(golden)
+    if found.kind.role != "dump":
+        raise InputError(f"{golden} is {found.words}, but --golden must be a golden dump; `acccmp run` makes one")
     dump = sound(read_dump(golden))
     if dump.kind != "golden":
         raise InputError(f"{golden} is a device dump, but --golden must be of the original model; --dump takes this")
@@ -264,12 +265,7 @@ def compare_slice(
     with: the raw `.bin` inputs.
     """
     options = options or Options()
-    path, manifest = read_manifest(folder)
-    files = {Path(str(f["file"])).suffix: path / Path(str(f["file"])).name for f in manifest["slice"]["files"]}
-    model = next((files[s] for s in (".onnx", ".prototxt", ".pb") if s in files), None)
-    if model is None:
-        raise FormatError(f"{path / 'manifest.json'}: names no model file; write the slice again")
-    graph = load(model, files.get(".caffemodel"))
+    (path, manifest), graph = read_manifest(folder), load_bundled(folder)
     npu_dump, device = npu_dump_of(npu, options), device_model_of(mapping)
     feeds = bundled_inputs(path, manifest, graph)
     own = compare(

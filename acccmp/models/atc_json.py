@@ -19,7 +19,7 @@ from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
 LARGEST = 1 << 30  # bytes; the JSON of a large language model's graph has some 100 MB
 
 
-def load(path: str | Path, weights: object = None) -> Graph:
+def load(path: str | Path) -> Graph:
     """The device Graph (format "om") in ATC's JSON: see `device_graph`. `weights` is not used: the JSON has none.
 
     Attributes are decoded to plain values; one that was printed as null, or as a list with nothing but its type, is

@@ -24,7 +24,7 @@ _DESC = re.compile(r"(input|output)_desc_(.+):(\d+)$", re.DOTALL)
 _MOST_DESCS = 65536
 
 
-def load(path: str | Path, weights: object = None) -> Graph:
+def load(path: str | Path) -> Graph:
     """The device Graph (format "om") of a build graph in text form; `weights` is not used: the text has none.
 
     Raises FormatError for text of another kind, and for a graph dumped without its attributes (`DUMP_GE_GRAPH=3` writes

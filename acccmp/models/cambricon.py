@@ -67,7 +67,7 @@ class Twins:
     notes: tuple[str, ...] = ()
 
 
-def load(path: str | Path, weights: object = None) -> Graph:
+def load(path: str | Path) -> Graph:
     """The inputs and outputs as a Graph (format "cambricon"): a node for each function, no weights.
 
     Tensors are `<function>:input:0`, `<function>:output:0`; layouts are the dim order of the file. `weights` is not

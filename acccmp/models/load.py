@@ -5,36 +5,32 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from acccmp import plugins
 from acccmp.core.graph import Graph
+from acccmp.core.identify import identify
 from acccmp.errors import InputError
-from acccmp.models.identify import examine, identify
 
 
 def load(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> Graph:
-    """The model at `path`, whatever its format; `weights` is the caffemodel that belongs to a prototxt.
+    """The model at `path`, whatever its format; `weights` is the file of weights that belongs to it
+    (a prototxt's caffemodel).
 
     Raises InputError when nothing is there or it is no model (a dump, an array), and FormatError when it is damaged
     or of no known kind.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    kind = identify(path)
-    if kind not in plugins.names("models"):
-        raise InputError(f"{path}: is {examine(path).what}, not a model; `acccmp inspect` shows what is in it")
+    found = identify(path)
+    if found.kind.role == "dump":
+        raise InputError(f"{path}: is {found.words}, not a model; `acccmp inspect` shows what is in it")
     if weights is None:
-        return _checked(plugins.find("models", kind)(path))
-    if kind != "caffe":
+        return _checked(found.kind.function("load")(path))
+    if not found.kind.weights:
+        raise InputError(f"{path}: is {found.words}, which holds its own weights; leave out the weights {weights}")
+    given = identify(weights)
+    if given.kind.name != found.kind.weights:
         raise InputError(
-            f"{path}: is {examine(path).what}, which holds its own weights; leave out the weights {weights}"
+            f"{weights}: is {given.words}, where the weights of {path.name} ({found.kind.words}) are wanted"
         )
-    if not Path(weights).exists():
-        raise InputError(f"{weights}: no such file")
-    of = identify(weights)
-    if of != "caffe":
-        raise InputError(f"{weights}: is {examine(weights).what}, where the caffemodel of {path.name} is wanted")
-    return _checked(plugins.find("models", kind)(path, weights))
+    return _checked(found.kind.function("load")(path, weights))
 
 
 def _checked(graph: object) -> Graph:

@@ -20,7 +20,7 @@ from acccmp.models import mindspore_checkpoint, mindspore_graph
 CIPHERS = {0x7F3A5ED8: "AES-GCM", 0x7F3A5ED9: "AES-CBC", 0x7F3A5EDA: "SM4-CBC"}
 
 
-def load(path: str | Path, weights: object = None) -> Graph:
+def load(path: str | Path) -> Graph:
     """The Graph (format "mindspore") of a .mindir file; weights stay in it, or in the files beside it.
 
     Nodes have the names of their scope (`Default/conv1-Conv2d/Conv2D-op1`), which dumps use too. Nodes that only pass
@@ -32,7 +32,7 @@ def load(path: str | Path, weights: object = None) -> Graph:
     return mindspore_graph.read(where)
 
 
-def load_checkpoint(path: str | Path, weights: object = None) -> Graph:
+def load_checkpoint(path: str | Path) -> Graph:
     """The tensors of a .ckpt file as a Graph (format "checkpoint") without nodes; nothing of them is read.
 
     Tensors cut into pieces are joined, dims of [0] are scalars. Raises FormatError for encrypted and damaged files,

@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from acccmp.core.identify import identify
 from acccmp.errors import AcccmpError
-from acccmp.models.identify import identify
+from acccmp.kinds import all_kinds, suffixes
 
 MOST_FILES = 2000  # files of one folder that are looked at
-_ENDINGS = (".om", ".json", ".pbtxt", ".txt")
-_MAPPINGS = ("om", "atc_json", "build_pbtxt")
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,17 @@ def look_beside(places: Iterable[str | os.PathLike[str]]) -> Neighbours:
         path = Path(place).absolute()
         for folder in (path, path.parent) if path.is_dir() else (path.parent,):
             folders.setdefault(folder)
-    found: dict[str, list[Path]] = {kind: [] for kind in (*_MAPPINGS, "fusion")}
+    found: dict[str, list[Path]] = {kind.name: [] for kind in all_kinds() if kind.role == "device"}
+    fusion: list[Path] = []
     for folder in folders:
         for path in _files(folder):
             if path.name.startswith("fusion_result"):
-                found["fusion"].append(path)
+                fusion.append(path)
                 continue
             kind = _kind(path)
             if kind in found:
                 found[kind].append(path)
-    return Neighbours(tuple(path for kind in _MAPPINGS for path in found[kind]), tuple(found["fusion"]))
+    return Neighbours(tuple(path for paths in found.values() for path in paths), tuple(fusion))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -65,13 +65,13 @@ def _files(folder: Path) -> list[Path]:
             names = sorted(entry.name for _, entry in zip(range(MOST_FILES), entries, strict=False) if entry.is_file())
     except OSError:
         return []
-    return [folder / name for name in names if name.endswith(_ENDINGS)]
+    return [folder / name for name in names if name.endswith(suffixes("device"))]
 
 
 def _kind(path: Path) -> str:
     """The kind of a file by its bytes; JSON counts when it begins like ATC's, not like an index or a manifest."""
     try:
-        kind = identify(path)
+        kind = identify(path).kind.name
         if kind == "atc_json":
             with open(path, "rb") as file:
                 return kind if b'"graph"' in file.read(1 << 16) else ""

@@ -62,7 +62,7 @@ class Model:
     notes: tuple[str, ...] = ()
 
 
-def load(path: str | Path, weights: object = None) -> Graph:
+def load(path: str | Path) -> Graph:
     """The device Graph (format "om") of an .om file; `weights` is not used, the file has its own.
 
     `Graph.weights` are refs into the file: nothing of them is read. `meta["io"]` has the inputs, outputs and gears as

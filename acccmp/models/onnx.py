@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from acccmp.core.graph import Graph, Node, Shape, TensorSpec
+from acccmp.core.identify import identify
 from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import onnx_file
-from acccmp.models.identify import examine
 from acccmp.models.onnx_folding import fold
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class OnnxSource:
 # -- loading -----------------------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str], weights: object = None) -> Graph:
+def load(path: str | os.PathLike[str]) -> Graph:
     """The model in an .onnx file. Weights stay where they are: in the file, or in the files beside it.
 
     Inputs are the graph's inputs without initializers; bodies of If, Loop and Scan and the bodies of local functions
@@ -74,11 +74,9 @@ def load(path: str | os.PathLike[str], weights: object = None) -> Graph:
     that are missing are a note; reading the weight fails then.
     """
     path = Path(path)
-    found = examine(path)
-    if found.kind != "onnx":
-        raise FormatError(f"{path}: is {found.what}, where an ONNX model is wanted")
-    if weights is not None:
-        raise InputError(f"{path}: an ONNX model holds its own weights; leave out {weights}")
+    found = identify(path)
+    if found.kind.name != "onnx":
+        raise FormatError(f"{path}: is {found.words}, where an ONNX model is wanted")
     model = onnx_file.read_skeleton(path)
     if not model.HasField("graph"):
         raise FormatError(f"{path}: an ONNX model without a graph; it may be cut off")

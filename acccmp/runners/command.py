@@ -7,29 +7,28 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acccmp import plugins
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError, RunError
-from acccmp.runners.captured import Captured
+from acccmp.kinds import find_kind
+from acccmp.runners.runner import Captured
 
 TIMEOUT = 3600.0  # seconds
 _LONGEST_NAME = 150
 _PLACES = ("{model}", "{weights}", "{inputs}", "{output}")
 
 
-def run(
-    graph: Graph, inputs: Mapping[str, NDArray[Any]], wanted: Collection[str] | None = None, *, template: str = "",
-    timeout: float = TIMEOUT,
-) -> Captured:
-    """Run `template`, a command line, and capture the tensors that it writes.
+@dataclass(frozen=True)
+class Command:
+    """The `Runner` that calls `template`, a command line, and captures the tensors that it writes.
 
     In the template `{model}` stands for the model's file (written anew in its own format), `{weights}` for a second
     file where the format has one, `{inputs}` for a folder with one npy file for each input and `inputs.json` (input
@@ -39,14 +38,29 @@ def run(
     Raises InputError for a template that is none, and RunError when the command fails, takes longer than `timeout`
     seconds, or writes nothing.
     """
-    words = _words(template)
+
+    template: str
+    timeout: float = TIMEOUT
+
+    def version(self) -> str:
+        return _words(self.template)[0]
+
+    def run(
+        self, graph: Graph, inputs: Mapping[str, NDArray[Any]], wanted: Collection[str] | None = None,
+    ) -> Captured:
+        return _run(graph, inputs, wanted, _words(self.template), self.timeout)
+
+
+def _run(
+    graph: Graph, inputs: Mapping[str, NDArray[Any]], wanted: Collection[str] | None, words: list[str], timeout: float,
+) -> Captured:
     with tempfile.TemporaryDirectory(prefix="acccmp-") as made:
         folder = Path(made)
         output = folder / "output"
         output.mkdir()
         filled = {"{inputs}": str(_write_inputs(folder / "inputs", inputs)), "{output}": str(output)}
         if any("{model}" in word or "{weights}" in word for word in words):
-            files = plugins.find("writers", graph.format)(graph, folder / "model", "model")
+            files = find_kind(graph.format).function("save")(graph, folder / "model", "model")
             filled["{model}"] = str(files[0])
             filled["{weights}"] = str(files[1]) if len(files) > 1 else ""
         _call([_fill(word, filled) for word in words], timeout)

@@ -22,7 +22,7 @@ from acccmp.errors import InputError, RunError, UnknownName
 from acccmp.models.onnx import TYPE_NUMBER, model_proto, source_of
 from acccmp.models.onnx_file import follow_links
 from acccmp.plugins import need
-from acccmp.runners.captured import Captured
+from acccmp.runners.runner import Captured, installed
 
 Array = NDArray[Any]
 
@@ -57,6 +57,10 @@ def run(
     plan = _Plan(_needed(graph, targets), dict(_hidden(graph) if wanted is None else ()))
     plan, values = _computed(ort, graph, plan, feeds, targets, up_to_frontier)
     return _captured(ort, graph, plan, feeds, values, targets)
+
+
+def version() -> str:
+    return installed("onnxruntime", "onnxruntime-gpu")
 
 
 def _onnxruntime() -> Any:

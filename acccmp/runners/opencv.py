@@ -27,7 +27,7 @@ from acccmp.models.caffe_layers import EVALUATION, NOT_INPUTS
 from acccmp.models.caffe_shapes import Params, defaults, fits, weight_shapes
 from acccmp.models.caffe_text import Block, quoted
 from acccmp.models.caffe_weights import caffemodel
-from acccmp.runners.captured import Captured
+from acccmp.runners.runner import Captured, installed
 
 Arrays = dict[str, np.ndarray]
 
@@ -90,6 +90,11 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] 
     if keep is not None:
         skipped = {tensor: reason for tensor, reason in skipped.items() if tensor in keep}
     return Captured(tensors, "opencv", str(cv2.__version__), skipped, tuple(notes))
+
+
+def version() -> str:
+    extra = "opencv-contrib-python"
+    return installed("opencv-python-headless", "opencv-python", f"{extra}-headless", extra)
 
 
 def _opencv() -> Any:

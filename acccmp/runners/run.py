@@ -5,40 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acccmp import plugins
 from acccmp.core.dump import Dump, Port, RunFacts
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.dumps import arrays
 from acccmp.errors import InputError
 from acccmp.inputs.files import Feeds, prepare
-from acccmp.runners.captured import Captured
+from acccmp.kinds import all_kinds
+from acccmp.runners.runner import Captured, Runner, find_runner
 
-RUNNER_OF = {"onnx": "onnxruntime", "caffe": "opencv", "tensorflow": "tensorflow"}
-
-# The packages that a runner's results depend on, as pip names them.
-_PACKAGES = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
-    "tensorflow": ("tensorflow-cpu", "tensorflow"),
-}
 # In a golden folder while it is being written: what the run is of, so that a run that died is gone on with.
 STARTED = ".acccmp-run.json"
 
 
 def default_runner(graph: Graph) -> str:
     """The runner for a model's format. InputError for models that cannot run on this machine."""
-    name = RUNNER_OF.get(graph.format)
-    if name is None:
+    name = next((kind.runner for kind in all_kinds() if kind.name == graph.format), "")
+    if not name:
         raise InputError(
             f"{graph.name or 'this'} is a model of format {graph.format!r}, which cannot run here; give the original "
             "model, or a golden dump that was made of it"
@@ -56,7 +47,7 @@ def run(
     Raises InputError, MissingExtra, RunError.
     """
     feeds = _feeds(graph, inputs)
-    captured = _runner(graph, runner)(graph, feeds.arrays, wanted)
+    captured = _runner(graph, runner).run(graph, feeds.arrays, wanted)
     return _dump(graph, captured, feeds)
 
 
@@ -80,12 +71,8 @@ def _feeds(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
     return Feeds(feeds, dict.fromkeys(feeds, "<array>"))
 
 
-def _runner(graph: Graph, runner: str | None) -> Callable[..., Captured]:
-    name, colon, template = (runner or default_runner(graph)).partition(":")
-    found: Callable[..., Captured] = plugins.find("runners", name)
-    if not colon:
-        return found
-    return lambda graph, inputs, wanted: found(graph, inputs, wanted, template=template)
+def _runner(graph: Graph, runner: str | None) -> Runner:
+    return find_runner(runner or default_runner(graph))
 
 
 def _outputs(graph: Graph) -> tuple[Port, ...]:
@@ -117,14 +104,13 @@ def golden_run(
     """
     folder = Path(folder)
     feeds = _feeds(graph, inputs)
-    name = (runner or default_runner(graph)).partition(":")[0]
-    about = _about(graph, feeds, runner or name, wanted)
+    about = _about(graph, feeds, runner or default_runner(graph), wanted)
     stamp, again = time_us, ""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file, where a folder for the golden dump is wanted")
     told = arrays.read_manifest(folder) if folder.is_dir() else None
     if told is not None:
-        other = _difference(told, about, name)
+        other = _difference(told, about, _runner(graph, runner).version())
         if other and not overwrite:
             raise InputError(
                 f"{folder}: holds the golden dump of {other}; choose another folder, or overwrite it with --force"
@@ -149,7 +135,7 @@ def _write(
 ) -> Dump:
     import time
 
-    captured = _runner(graph, runner)(graph, feeds.arrays, wanted)
+    captured = _runner(graph, runner).run(graph, feeds.arrays, wanted)
     stamp = time.time_ns() // 1000 if stamp is None else stamp
     _mark(folder, {**about, "time_us": stamp})
     manifest = {
@@ -221,8 +207,8 @@ def _file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _difference(told: Mapping[str, Any], about: Mapping[str, Any], runner: str) -> str:
-    """In what another run differs from this one, in words; "" when it does not."""
+def _difference(told: Mapping[str, Any], about: Mapping[str, Any], version: str) -> str:
+    """In what another run differs from this one, by a runner of this version, in words; "" when it does not."""
     def entry(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         found = table.get(key)
         return found if isinstance(found, Mapping) else {}
@@ -236,19 +222,8 @@ def _difference(told: Mapping[str, Any], about: Mapping[str, Any], runner: str) 
     if told.get("asked") != about["asked"]:
         return "another runner, or another choice of tensors"
     made = entry(told, "runner")
-    installed = _installed(runner)
-    if made and installed and not installed.startswith(str(made.get("version"))):
-        return f"{made.get('name')} {made.get('version')} (installed is {installed})"
-    return ""
-
-
-def _installed(runner: str) -> str:
-    """The installed version of the package behind a runner; "" where that is not known."""
-    for package in _PACKAGES.get(runner, ()):
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    if made and version and not version.startswith(str(made.get("version"))):
+        return f"{made.get('name')} {made.get('version')} (installed is {version})"
     return ""
 
 

@@ -26,7 +26,7 @@ from acccmp.core.graph import Graph, Node
 from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError, UnknownName
 from acccmp.models.tensorflow import graph_def, load
 from acccmp.models.tensorflow_write import STANDS_FOR
-from acccmp.runners.captured import Captured
+from acccmp.runners.runner import Captured, installed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -56,6 +56,10 @@ def run(graph: Graph, inputs: Mapping[str, Any], wanted: Collection[str] | None 
         return _run_plain(tf, graph, feeds, asked, notes)
     with tempfile.TemporaryDirectory(prefix="acccmp-") as folder:
         return _run_inlined(tf, graph, feeds, asked, notes, Path(folder))
+
+
+def version() -> str:
+    return installed("tensorflow-cpu", "tensorflow")
 
 
 def freeze(graph: Graph, path: str | Path) -> Path:

@@ -20,15 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from acccmp import plugins
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
+from acccmp.core.identify import Evidence
 from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
 from acccmp.dumps.arrays import write_golden
 from acccmp.dumps.names import MAPPING_FILE
 from acccmp.errors import FormatError, InputError
+from acccmp.kinds import find_kind
 from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Trace
+from acccmp.models.load import load as load_model
 from acccmp.slicing.cut import Slice
 
 SCHEMA = "acccmp.slice/1"  # version of manifest.json
@@ -169,6 +171,24 @@ def _is_whole(data: Mapping[str, Any]) -> bool:
     return True
 
 
+def load(folder: str | Path, weights: object = None) -> Graph:
+    """The sub-model in the folder of a slice. Raises InputError when there is none, FormatError when it is damaged."""
+    path, manifest = read_manifest(folder)
+    return _loaded(path / Path(str(facts["file"])).name for facts in manifest["slice"]["files"])
+
+
+def _loaded(files: Iterable[Path]) -> Graph:
+    """The model among these files, with its weights."""
+    found = sorted(files, key=lambda path: path.suffix == ".caffemodel")
+    if not found:
+        raise FormatError("the manifest of the slice names no model file; write the slice again")
+    return load_model(*found[:2])
+
+
+def sniff(evidence: Evidence) -> str:
+    return "the folder of a slice" if evidence.is_folder and is_slice(evidence.path) else ""
+
+
 def is_slice(folder: str | Path) -> bool:
     """Is this the folder of a slice, or one that holds such folders?"""
     try:
@@ -204,7 +224,7 @@ def _zip(folder: Path, name: str) -> Path:
 def _write(
     part: Slice, work: Path, dtype: DType, check: dict[str, Any], golden: Dump, golden_from: str, when: datetime,
 ) -> dict[str, Any]:
-    model_files = [Path(path) for path in plugins.find("writers", part.graph.format)(part.graph, work, "dump")]
+    model_files = [Path(path) for path in find_kind(part.graph.format).function("save")(part.graph, work, "dump")]
     names = _names_in_file(part.graph, model_files)
     inputs = [
         {"name": name, "layer": layer, **_write_input(part, order, tensor, work / "inputs", dtype, golden)}
@@ -259,9 +279,7 @@ def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str
     """Each input (tensor, name, layer) in the order of the sub-model's file, which is that of the compiled model: what
     it is called there (Caffe's keep the blob's name, whatever its version), and the layer that makes it (an Input
     layer, a Placeholder; for ONNX the name again)."""
-    files = {path.suffix: path for path in written}
-    model = next(files[suffix] for suffix in (".onnx", ".prototxt", ".pb") if suffix in files)
-    again: Graph = plugins.find("models", graph.format)(model, files.get(".caffemodel"))
+    again = _loaded(written)
     named = {tensor: tensor for tensor in graph.inputs}
     if graph.format == "caffe":
         from acccmp.models.caffe_writing import blob_names
@@ -270,7 +288,7 @@ def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str
         named = {tensor: blobs[tensor] for tensor in graph.inputs}
     tensors = {name: tensor for tensor, name in named.items()}
     if sorted(named.values()) != sorted(again.inputs):
-        raise FormatError(f"{model.name}: has the inputs {again.inputs}, the slice {(*tensors,)}; please report this")
+        raise FormatError(f"{again.path}: has the inputs {again.inputs}, the slice {(*tensors,)}; please report this")
     made = {name: again.producer(name) for name in again.inputs}
     return [(tensors[name], name, port.node if port else name) for name, port in made.items()]
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from acccmp.inputs.preflight import Fit
+from acccmp.kinds import find_kind
 from acccmp.releases.drift import Check, spread
 from acccmp.releases.history import Point, Run
 from acccmp.slicing.bundle import Bundle
@@ -52,16 +53,8 @@ def screen(facts: Mapping[str, Any], fits: Sequence[Fit] = ()) -> Group:
 
 
 def _title(facts: Mapping[str, Any]) -> Text:
-    return Text.assemble((_text(facts["path"]), "bold"), f"  is {_KINDS.get(facts['kind'], facts['kind'])}")
-
-
-_KINDS = {
-    "onnx": "an ONNX model", "caffe": "a Caffe model", "tensorflow": "a TensorFlow model",
-    "om": "an Ascend device model", "atc_json": "a device model as JSON (ATC)",
-    "build_pbtxt": "a device build graph", "mindir": "a MindSpore model",
-    "ckpt": "a MindSpore checkpoint", "cambricon": "a Cambricon model description", "dump": "a dump",
-    "slice": "a slice of a model",
-}
+    words = "a dump" if facts["kind"] == "dump" else find_kind(facts["kind"]).words
+    return Text.assemble((_text(facts["path"]), "bold"), f"  is {words}")
 
 
 def _value(key: str, value: Any) -> str:
