@@ -222,7 +222,9 @@ def _is_caffe(evidence: Evidence) -> bool:
     layer, old = top.first(100), top.first(2)
     if layer is not None:
         inside = evidence.inside(layer)
-        return not inside.strange and evidence.string(inside.first(2), 256) is not None
+        told = evidence.string(inside.first(2), 256) is not None
+        named = evidence.string(inside.first(1), 1024) is not None and inside.first(7) is not None  # weights alone
+        return not inside.strange and (told or named)
     if old is None:
         return False
     inside = evidence.inside(old)

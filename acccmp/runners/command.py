@@ -19,7 +19,7 @@ from acccmp.core.graph import Graph
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError, RunError
 from acccmp.kinds import find_kind
-from acccmp.runners.runner import Captured
+from acccmp.runners.runner import Captured, check_names
 
 TIMEOUT = 3600.0  # seconds
 _LONGEST_NAME = 150
@@ -48,7 +48,9 @@ class Command:
     def run(
         self, graph: Graph, inputs: Mapping[str, NDArray[Any]], wanted: Collection[str] | None = None,
     ) -> Captured:
-        return _run(graph, inputs, wanted, _words(self.template), self.timeout)
+        words = _words(self.template)
+        check_names(graph, inputs, wanted)
+        return _run(graph, inputs, wanted, words, self.timeout)
 
 
 def _run(

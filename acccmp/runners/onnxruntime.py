@@ -22,7 +22,7 @@ from acccmp.errors import InputError, RunError, UnknownName
 from acccmp.models.onnx import TYPE_NUMBER, model_proto, source_of
 from acccmp.models.onnx_file import follow_links
 from acccmp.plugins import need
-from acccmp.runners.runner import Captured, installed
+from acccmp.runners.runner import Captured, check_names, installed
 
 Array = NDArray[Any]
 
@@ -77,13 +77,7 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
     A dtype is changed only where every value survives (float16 to float32, int32 to int64). Sizes of the same symbolic
     name must agree. Raises InputError where an input is missing, not known, of another dtype or of another shape.
     """
-    for name in inputs:
-        if name not in graph.inputs:
-            raise UnknownName("input", name, graph.inputs, graph.name or "the model")
-    missing = [name for name in graph.inputs if name not in inputs]
-    if missing:
-        raise InputError(f"{graph.name or 'the model'} also needs the input{'s' * (len(missing) > 1)} "
-                         f"{', '.join(missing[:5])}{', ...' * (len(missing) > 5)}")
+    check_names(graph, inputs)
     sizes: dict[str, tuple[int, str]] = {}
     feeds = {}
     for name in graph.inputs:

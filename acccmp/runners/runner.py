@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from acccmp import plugins
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
-from acccmp.errors import InputError
+from acccmp.errors import InputError, UnknownName
 from acccmp.kinds import RUNNERS
 
 
@@ -91,6 +91,22 @@ def _entry(name: str) -> Any:
             return plugins.loaded(point)
     known = [*RUNNERS, *(point.name for point in others)]
     raise InputError(f"no runner named {name!r}; there are: {', '.join(dict.fromkeys(known))}")
+
+
+def check_names(graph: Graph, inputs: Collection[str], wanted: Collection[str] | None = None) -> None:
+    """Are all inputs given that a model has, and no others, and does it have what is wanted? As `Runner.run` raises."""
+    where = graph.name or "the model"
+    for name in inputs:
+        if name not in graph.inputs:
+            raise UnknownName("input", name, graph.inputs, where)
+    missing = [name for name in graph.inputs if name not in inputs]
+    if missing:
+        raise InputError(f"{where} also needs the input{'s' * (len(missing) > 1)} {', '.join(missing[:5])}"
+                         f"{', ...' * (len(missing) > 5)}")
+    known = {*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)}
+    for name in wanted or ():
+        if name not in known:
+            raise UnknownName("tensor", name, known, where)
 
 
 def installed(*packages: str) -> str:

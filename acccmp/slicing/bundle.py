@@ -25,7 +25,7 @@ from acccmp.core.graph import Graph
 from acccmp.core.identify import Evidence
 from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
 from acccmp.dumps.arrays import write_golden
-from acccmp.dumps.names import MAPPING_FILE
+from acccmp.dumps.names import MAPPING_FILE, parse_device
 from acccmp.errors import FormatError, InputError
 from acccmp.kinds import find_kind
 from acccmp.mapping.reading import dequantised
@@ -186,18 +186,22 @@ def _loaded(files: Iterable[Path]) -> Graph:
 
 
 def sniff(evidence: Evidence) -> str:
-    return "the folder of a slice" if evidence.is_folder and is_slice(evidence.path) else ""
-
-
-def is_slice(folder: str | Path) -> bool:
-    """Is this the folder of a slice, or one that holds such folders?"""
+    """The folder of a slice, or one that holds such folders and no dumps beside them."""
+    if not evidence.is_folder or (not evidence.has("manifest.json") and _holds_more(evidence.path)):
+        return ""
     try:
-        read_manifest(folder)
+        read_manifest(evidence.path)
     except FormatError:  # a damaged slice: whoever reads it says what is wrong
-        return (Path(folder) / "reproduce.py").is_file()
-    except (InputError, OSError):
-        return False
-    return True
+        return "the folder of a damaged slice" if evidence.has("reproduce.py") else ""
+    except InputError:
+        return ""
+    return "the folder of a slice"
+
+
+def _holds_more(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        beside = [entry for entry in entries if not entry.name.startswith("dump_result_")]
+    return any(entry.is_dir() or parse_device(entry.name) is not None for entry in beside)
 
 
 def _free(path: Path) -> Path:
