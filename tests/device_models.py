@@ -11,6 +11,7 @@ from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import TensorRef
 from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
+from acccmp.models.om_io import model_io
 
 ABSENT = object()
 
@@ -46,7 +47,7 @@ def mapping(*ops: DeviceOp, **options: Any) -> Graph:
         DeviceOp(o.name, o.op_type, place, o.inputs, o.input_descs, o.output_descs, o.attrs, o.subgraphs)
         for place, o in enumerate(ops)
     ]
-    return device_graph("net", numbered, **options)
+    return device_graph("net", numbered, io=model_io(numbered, options.get("attrs") or {}), **options)
 
 
 def _refs(tensors: Mapping[str, Any]) -> dict[Port, TensorRef]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.errors import FormatError
 from acccmp.models.atc_json import load
@@ -48,8 +49,8 @@ def test_real_file_tells_inputs_outputs_and_how_it_was_made(real: Graph) -> None
     assert real.format == "om"
     assert real.inputs == ("boxes_all:0", "scores_all:0")
     assert real.outputs == ("trans_Cast_6:0", "trans_Cast_7:0", "Cast_1206:0")
-    assert real.meta["outputs"][0] == ("output0", "Cast_1219", 0)
-    assert [row[0] for row in real.meta["outputs"]] == ["output0", "output2", "output1"]
+    assert (real.io.outputs[0].original, real.io.outputs[0].made_by) == ("output0", Port("Cast_1219", "output", 0))
+    assert [tensor.original for tensor in real.io.outputs] == ["output0", "output2", "output1"]
     assert real.meta["soc_version"] == "Ascend310"
     assert "--framework=5" in real.meta["atc_cmdline"]
 

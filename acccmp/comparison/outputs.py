@@ -40,9 +40,9 @@ def mark_outputs(
 
 def _outputs_of_golden(gold: Golden, model: Graph | None, mapping: Graph | None) -> list[Port]:
     found: list[Port] = []
-    for _, node, index in mapping.meta.get("outputs", ()) if mapping is not None else ():
-        if node:
-            found.append(gold.find(node, index).port)
+    for tensor in mapping.io.outputs if mapping is not None else ():
+        if tensor.made_by is not None:
+            found.append(gold.find(tensor.made_by.node, tensor.made_by.index).port)
     if found:
         return found
     found = [gold.find(port.node, port.index).port for port in gold.dump.run.outputs]

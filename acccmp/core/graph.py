@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Dim = int | str | None  # a size, the name of a symbolic size, or unknown
 Shape = tuple[Dim, ...]
+Dims = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,63 @@ class TensorSpec:
     @property
     def is_static(self) -> bool:
         return self.shape is not None and all(isinstance(dim, int) and dim >= 0 for dim in self.shape)
+
+
+@dataclass(frozen=True)
+class ModelTensor:
+    """One input or output of a compiled model.
+
+    A dynamic size is -1 in `shape`; `nbytes`, what the runtime wants or gives, is None then. `original` is the name of
+    the original model's tensor and `made_by` its output port there, where the compiler wrote them. `ranges` are (least,
+    most) of each dimension. `aipp` is what the compiled-in pre-processing does, empty without one.
+    """
+
+    name: str
+    dtype: DType | None = None
+    shape: Dims | None = None
+    layout: str | None = None
+    nbytes: int | None = None
+    original: str = ""
+    made_by: Port | None = None
+    ranges: tuple[tuple[int, int], ...] = ()
+    aipp: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON-able facts; what is not known is None or left out."""
+        found: dict[str, Any] = {
+            "name": self.name, "dtype": self.dtype.name if self.dtype else None,
+            "shape": None if self.shape is None else list(self.shape), "layout": self.layout, "bytes": self.nbytes,
+        }
+        if self.original:
+            found["original"] = self.original
+        if self.ranges:
+            found["ranges"] = [list(pair) for pair in self.ranges]
+        if self.aipp:
+            found["aipp"] = dict(self.aipp)
+        return found
+
+
+@dataclass(frozen=True)
+class Gear:
+    """One setting that a dynamic model was compiled for: its values, the graph that answers it, the input shapes."""
+
+    values: Dims
+    branch: str = ""
+    inputs: Mapping[str, Dims] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class ModelIO:
+    """What goes into a compiled model and comes out, as its user sees it.
+
+    `dynamic` says what varies between the gears: batch, image size or dimensions.
+    """
+
+    inputs: tuple[ModelTensor, ...] = ()
+    outputs: tuple[ModelTensor, ...] = ()
+    gears: tuple[Gear, ...] = ()
+    dynamic: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +132,8 @@ class Graph:
 
     `inputs` and `outputs` are tensor names. In Caffe, TensorFlow and device models an input is also the output of a
     node (`Input`, `Placeholder`, `Data`); in ONNX it is not. `weights` maps tensor names to refs. `aliases` maps names
-    that the file used more than once to the unique names given here. `notes` is what the loader has to say.
+    that the file used more than once to the unique names given here. `io` is filled for device models only. `notes` is
+    what the loader has to say.
     """
 
     name: str
@@ -89,6 +148,7 @@ class Graph:
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     source: Any = field(default=None, repr=False, compare=False)
+    io: ModelIO = field(default=ModelIO(), repr=False)
 
     def __repr__(self) -> str:
         return (

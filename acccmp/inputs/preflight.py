@@ -62,7 +62,7 @@ def check_inputs(
 
 def _aipp_advice(model: Graph, name: str) -> list[str]:
     """What is to be said of pre-processing that was compiled into the model."""
-    for tensor in getattr(model.meta.get("io"), "inputs", ()):
+    for tensor in model.io.inputs:
         if tensor.name == name and tensor.aipp:
             takes = tensor.aipp.get("input_format")
             return [
@@ -74,19 +74,18 @@ def _aipp_advice(model: Graph, name: str) -> list[str]:
 
 def input_specs(model: Graph) -> list[TensorSpec]:
     """The inputs as the user feeds them: of a device model without what is added for the device."""
-    given = getattr(model.meta.get("io"), "inputs", None)
-    if not given:
+    if not model.io.inputs:
         return [model.spec(name) for name in model.inputs]
     return [
         TensorSpec(
             t.name, t.dtype, None if t.shape is None else tuple(n if n >= 0 else None for n in t.shape), t.layout,
             nbytes=t.nbytes,
-        ) for t in given
+        ) for t in model.io.inputs
     ]
 
 
 def _gears(model: Graph) -> list[Mapping[str, tuple[int, ...]]]:
-    return [gear.inputs for gear in getattr(model.meta.get("io"), "gears", ())]
+    return [gear.inputs for gear in model.io.gears]
 
 
 def check_input(

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from acccmp.core.dump import Origin, Port
-from acccmp.core.graph import Graph, Node, TensorSpec
+from acccmp.core.graph import Graph, ModelTensor, Node, TensorSpec
 from acccmp.core.tensor import DType
 from acccmp.models.device_graph import CONSTANTS, INPUT_OPS, all_nodes, split_input
 
@@ -125,11 +125,11 @@ class Trace:
                     for place, tensor in enumerate(inner.outputs):
                         self.redirect[f"{node.name}:{place}"] = tensor
 
-    def _output_hints(self) -> dict[str, tuple[str, str, int]]:
-        listed = self.mapping.meta.get("outputs", ())
-        if len(listed) != len(self.mapping.outputs):
+    def _output_hints(self) -> dict[str, ModelTensor]:
+        told = self.mapping.io.outputs
+        if len(told) != len(self.mapping.outputs):
             return {}
-        return {tensor: tuple(row) for tensor, row in zip(self.mapping.outputs, listed, strict=True)}
+        return dict(zip(self.mapping.outputs, told, strict=True))
 
     def _group(self) -> None:
         keys: dict[Any, int] = {}
@@ -355,10 +355,10 @@ class _Way:
     def end(self, key: tuple[str, int] | None, reason: str = "", note: str = "") -> Trail:
         trace = self.trace
         hint = trace.hints.get(self.start)
-        if key is None and hint is not None and hint[1] and trace.known.knows(hint[1]):
-            key, reason = (hint[1], hint[2]), ""
-        elif key is None and hint is not None and hint[0] and trace.known.knows(hint[0]):
-            key, reason = (hint[0], 0), ""
+        if key is None and hint is not None and hint.made_by is not None and trace.known.knows(hint.made_by.node):
+            key, reason = (hint.made_by.node, hint.made_by.index), ""
+        elif key is None and hint is not None and hint.original and trace.known.knows(hint.original):
+            key, reason = (hint.original, 0), ""
         spec = trace.spec(self.start)
         return Trail(
             key, spec.origin if spec else None, spec, reason, tuple(self.steps), tuple(self.visited), self.axes,

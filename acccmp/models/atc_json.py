@@ -15,6 +15,7 @@ from typing import Any
 from acccmp.core.graph import Graph
 from acccmp.errors import FormatError
 from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
+from acccmp.models.om_io import model_io
 
 LARGEST = 1 << 30  # bytes; the JSON of a large language model's graph has some 100 MB
 
@@ -64,7 +65,7 @@ def graph_of(decoded: Decoded, path: Path) -> Graph:
     """The device Graph of what was decoded."""
     return device_graph(
         decoded.name, decoded.ops, attrs=decoded.attrs, subgraphs=decoded.graphs, path=path, notes=decoded.notes,
-        meta=decoded.meta,
+        meta=decoded.meta, io=model_io(decoded.ops, decoded.attrs),
     )
 
 

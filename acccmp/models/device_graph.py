@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.dump import Origin
-from acccmp.core.graph import Graph, Node, TensorSpec
+from acccmp.core.graph import Graph, ModelIO, Node, TensorSpec
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 
+NO_IO = ModelIO()
 DEEPEST = 32  # graphs inside of graphs; real models have two or three levels
 
 INPUT_OPS = frozenset({"Data", "AippData", "AnnData", "RefData"})
@@ -84,24 +85,22 @@ def device_graph(
     meta: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     source: Any = None,
+    io: ModelIO = NO_IO,
 ) -> Graph:
     """The Graph of a device model: nodes in id order, tensors `op:index`, origins of ops and of their outputs.
 
     `attrs` are the model's attributes, `subgraphs` the ops of the other graphs by graph name (an op names those it
-    owns), `weights` refs by tensor name, `inner_weights` those of the other graphs by
-    graph name. Names that the file uses twice get a suffix `@2` and an alias.
-    `meta["outputs"]` lists, for each tensor of `Graph.outputs`, the names its original goes by: a tuple of
-    (tensor name or "", original node or "", original output index).
+    owns), `weights` refs by tensor name, `inner_weights` those of the other graphs by graph name, `io` what its user
+    sees of it (`om_io.model_io`). Names that the file uses twice get a suffix `@2` and an alias.
     """
     attrs = attrs or {}
     unused = dict(subgraphs or {})
     facts: dict[str, Any] = {"model": name, **{key: attrs[key] for key in _META if attrs.get(key) is not None}}
     facts.update(meta or {})
     graph = _graph(name, ops, _Others(unused, inner_weights or {}), frozenset(), weights or {}, path, source)
-    facts["outputs"] = _original_outputs(ops, attrs)
     return Graph(
         name, "om", graph.nodes, graph.inputs, graph.outputs, graph.tensors, dict(weights or {}), graph.aliases,
-        path, facts, (*graph.notes, *notes), source,
+        path, facts, (*graph.notes, *notes), source, io,
     )
 
 
@@ -137,7 +136,7 @@ def origins_of(attrs: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The originals that an op implements: None when nothing was written, () for an op that the compiler made."""
     if "_datadump_original_op_names" not in attrs:
         return None
-    return tuple(dict.fromkeys(text for text in _texts(attrs["_datadump_original_op_names"]) if text))
+    return tuple(dict.fromkeys(text for text in attr_texts(attrs["_datadump_original_op_names"]) if text))
 
 
 def origin_of(desc: DeviceTensor, place: int) -> Origin | None:
@@ -146,15 +145,15 @@ def origin_of(desc: DeviceTensor, place: int) -> Origin | None:
     The index defaults to the output's `place`. `node` is "" where only layout or shape are known.
     """
     attrs = desc.attrs
-    node = _text(attrs.get("_datadump_origin_name"))
+    node = attr_text(attrs.get("_datadump_origin_name"))
     layout = _layout(attrs.get("_datadump_origin_format")) or _layout(attrs.get("origin_format"))
     shape = attrs.get("origin_shape")
     sizes = tuple(int(n) for n in shape) if isinstance(shape, tuple | list) else None
     if sizes is not None and any(n < 0 for n in sizes):
         sizes = None
-    dtype = dtype_from(_text(attrs.get("_datadump_origin_data_type")) or None)
+    dtype = dtype_from(attr_text(attrs.get("_datadump_origin_data_type")) or None)
     if dtype is None:
-        dtype = dtype_from(_text(attrs.get("origin_data_type")) or None)
+        dtype = dtype_from(attr_text(attrs.get("origin_data_type")) or None)
     index = attrs.get("_datadump_origin_output_index")
     if not node and layout is None and sizes is None and dtype is None:
         return None
@@ -279,57 +278,23 @@ def _spec(name: str, desc: DeviceTensor, place: int) -> TensorSpec:
     return TensorSpec(name, dtype_from(desc.dtype), shape, layout, origin_of(desc, place), desc.nbytes)
 
 
-def _original_outputs(ops: Sequence[DeviceOp], attrs: Mapping[str, Any]) -> tuple[tuple[str, str, int], ...]:
-    """For each model output: (original tensor name, original node, its output index), "" where nothing was written.
-
-    The model's `attr_model_out_nodes_name` has `node:index` or `node:index:tensor`; descriptors of NetOutput's inputs
-    may have `_origin_output_tensor_name`.
-    """
-    descs: list[DeviceTensor] = []
-    count = 0
-    for op in ops:
-        if op.op_type == "NetOutput":
-            data, _ = _edges(op)
-            count += len(data)
-            descs += op.input_descs[: len(data)]
-    named = _texts(attrs.get("attr_model_out_nodes_name"))
-    count = count or len(named)
-    found = []
-    for place in range(count):
-        node, index, tensor = "", 0, ""
-        if len(named) == count:
-            node, index, tensor = _output_name(named[place])
-        if place < len(descs):
-            tensor = _text(descs[place].attrs.get("_origin_output_tensor_name")) or tensor
-        found.append((tensor, node, index))
-    return tuple(found)
-
-
-def _output_name(text: str) -> tuple[str, int, str]:
-    """`Cast_9:0:logits` -> (Cast_9, 0, logits); `Cast_9:0` -> (Cast_9, 0, ""); names may contain ':'."""
-    parts = text.split(":")
-    for place in range(1, len(parts)):
-        if parts[place].isdigit():
-            return ":".join(parts[:place]), int(parts[place]), ":".join(parts[place + 1:])
-    return text, 0, ""
-
-
 def _layout(value: Any) -> str | None:
-    name, _ = split_layout(_text(value))
+    name, _ = split_layout(attr_text(value))
     return None if name in (None, "RESERVED", "NULL", "ALL", "MAX") else name
 
 
-def _text(value: Any) -> str:
+def attr_text(value: Any) -> str:
+    """A text as text, "" for anything else."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if isinstance(value, str) else ""
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def attr_texts(value: Any) -> tuple[str, ...]:
     """A list of texts, whether it was written as a list, as one text or not at all."""
     if isinstance(value, str | bytes):
         value = (value,)
-    return tuple(_text(item) for item in value) if isinstance(value, tuple | list) else ()
+    return tuple(attr_text(item) for item in value) if isinstance(value, tuple | list) else ()
 
 
 def all_nodes(graph: Graph) -> Iterator[Node]:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import acccmp.core.layout as layouts
-from acccmp.core.graph import Graph, Node
+from acccmp.core.graph import Graph, ModelIO, Node
 from acccmp.core.tensor import TensorRef
 from acccmp.core.wire import Buffer, mapped
 from acccmp.errors import FormatError
@@ -31,7 +31,7 @@ from acccmp.models.device_graph import (
 )
 from acccmp.models.om_attrs import Dictionary, plain_attrs, text_of
 from acccmp.models.om_container import INOUT_INFO, MODEL_DEF, WEIGHTS, Container, Partition, open_container
-from acccmp.models.om_io import ModelIO, model_io, parse_inout_info
+from acccmp.models.om_io import model_io, parse_inout_info
 
 _CONST_TYPES = ("Const", "Constant")
 # Model attributes that inspect shows, by the name it shows them under.
@@ -65,8 +65,8 @@ class Model:
 def load(path: str | Path) -> Graph:
     """The device Graph (format "om") of an .om file; `weights` is not used, the file has its own.
 
-    `Graph.weights` are refs into the file: nothing of them is read. `meta["io"]` has the inputs, outputs and gears as
-    the user of the model sees them (`acccmp.models.om_io.ModelIO`). Models inside of a flow or bundle that no op owns
+    `Graph.weights` are refs into the file: nothing of them is read. `Graph.io` has the inputs, outputs and gears as
+    the user of the model sees them. Models inside of a flow or bundle that no op owns
     are nodes of type `SubModel`. Raises FormatError for what is no .om, is damaged, or is encrypted.
     """
     return _graph(*_read(Path(path)))
@@ -319,8 +319,9 @@ def _graph(model: Model, container: Container | None) -> Graph:
         inner_weights=model.inner_weights, path=path, notes=(*model.notes, *io.notes),
         meta={
             "variant": container.variant if container else om_archive.VARIANT, "version": model.version,
-            "custom_version": model.custom_version, "io": io,
+            "custom_version": model.custom_version,
         },
+        io=io,
     )
     if not model.inner:
         return graph
@@ -378,7 +379,7 @@ def _type_name(container: Container) -> str:
 
 
 def _model_facts(model: Model, graph: Graph) -> dict[str, Any]:
-    io: ModelIO = graph.meta["io"]
+    io = graph.io
     nodes = list(all_nodes(graph))
     weights = list(all_weights(graph))
     implemented = [set(node.origins) if node.origins is not None else None for node in nodes]

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from acccmp.core.graph import Gear, ModelIO, ModelTensor
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.core.wire import Buffer
 from acccmp.errors import FormatError
 from acccmp.models.device_graph import DeviceOp, DeviceTensor, dtype_from
-from acccmp.models.om_io import Gear, ModelIO, ModelTensor
 
 VARIANT = "OM2"
 ZIP_MAGIC = b"PK\x03\x04"

@@ -9,14 +9,23 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from acccmp.core.dump import Port
+from acccmp.core.graph import Dims, Gear, ModelIO, ModelTensor
 from acccmp.core.layout import FORMATS
 from acccmp.core.tensor import BY_GE, DType
-from acccmp.models.device_graph import INPUT_OPS, DeviceOp, DeviceTensor, dtype_from, split_input, split_layout
-
-Dims = tuple[int, ...]
+from acccmp.models.device_graph import (
+    INPUT_OPS,
+    DeviceOp,
+    DeviceTensor,
+    attr_text,
+    attr_texts,
+    dtype_from,
+    split_input,
+    split_layout,
+)
 
 DYNAMIC_KINDS = {1: "batch", 2: "image size", 3: "dimensions"}
 
@@ -24,58 +33,6 @@ DYNAMIC_KINDS = {1: "batch", 2: "image size", 3: "dimensions"}
 INPUTS, OUTPUTS, BATCHES, IMAGE_SIZES, DIMENSIONS, OUTPUT_SHAPES, SHAPE_ORDER = range(7)
 _RECORD = struct.Struct("<QiiIIII")
 MOST_TENSORS = 65536
-
-
-@dataclass(frozen=True)
-class ModelTensor:
-    """One input or output. `nbytes` is what the runtime wants or gives, None where sizes are dynamic (-1).
-
-    `original` is the name of the original model's tensor, where the compiler wrote it. `ranges` are (least, most) of
-    each dimension. `aipp` is what the compiled-in pre-processing does, empty without one.
-    """
-
-    name: str
-    dtype: DType | None = None
-    shape: Dims | None = None
-    layout: str | None = None
-    nbytes: int | None = None
-    original: str = ""
-    ranges: tuple[tuple[int, int], ...] = ()
-    aipp: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def facts(self) -> dict[str, Any]:
-        """As JSON-able facts; what is not known is None or left out."""
-        found: dict[str, Any] = {
-            "name": self.name, "dtype": self.dtype.name if self.dtype else None,
-            "shape": None if self.shape is None else list(self.shape), "layout": self.layout, "bytes": self.nbytes,
-        }
-        if self.original:
-            found["original"] = self.original
-        if self.ranges:
-            found["ranges"] = [list(pair) for pair in self.ranges]
-        if self.aipp:
-            found["aipp"] = dict(self.aipp)
-        return found
-
-
-@dataclass(frozen=True)
-class Gear:
-    """One setting that a dynamic model was compiled for: its values, the graph that answers it, the input shapes."""
-
-    values: Dims
-    branch: str = ""
-    inputs: Mapping[str, Dims] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True)
-class ModelIO:
-    """What goes in and out. `dynamic` says what varies between the gears: batch, image size or dimensions."""
-
-    inputs: tuple[ModelTensor, ...] = ()
-    outputs: tuple[ModelTensor, ...] = ()
-    gears: tuple[Gear, ...] = ()
-    dynamic: str = ""
-    notes: tuple[str, ...] = ()
 
 
 def model_io(ops: Sequence[DeviceOp], attrs: Mapping[str, Any], stored: ModelIO | None = None) -> ModelIO:
@@ -135,9 +92,13 @@ def _dims(value: Any) -> Dims | None:
 
 
 def _outputs(ops: Sequence[DeviceOp], attrs: Mapping[str, Any]) -> list[ModelTensor]:
-    """Inputs of NetOutput, in their order, under the names that the runtime gives them."""
+    """Inputs of NetOutput, in their order, under the names that the runtime gives them.
+
+    The model's `attr_model_out_nodes_name` has `node:index` or `node:index:tensor`; it alone tells where a graph has no
+    NetOutput.
+    """
     found: list[ModelTensor] = []
-    sources: list[tuple[str, int]] = []
+    places: list[int] = []
     for op in ops:
         if op.op_type != "NetOutput":
             continue
@@ -145,21 +106,31 @@ def _outputs(ops: Sequence[DeviceOp], attrs: Mapping[str, Any]) -> list[ModelTen
         for place, text in enumerate(data):
             desc = op.input_descs[place] if place < len(op.input_descs) else DeviceTensor()
             dtype, layout = dtype_from(desc.dtype), split_layout(desc.layout)[0]
-            original = desc.attrs.get("_origin_output_tensor_name")
-            sources.append(split_input(text))
+            source, index = split_input(text)
+            places.append(index)
             found.append(ModelTensor(
-                "", dtype, desc.shape, layout, _nbytes(dtype, desc.shape),
-                original if isinstance(original, str) else "",
+                f"output_{len(found)}_{source}_{index}", dtype, desc.shape, layout, _nbytes(dtype, desc.shape),
+                attr_text(desc.attrs.get("_origin_output_tensor_name")),
             ))
-    named = attrs.get("attr_model_out_nodes_name")
-    names = [name for name in named if isinstance(name, str)] if isinstance(named, tuple | list) else []
-    for place, (source, index) in enumerate(sources):
-        if len(names) == len(sources):
-            name = names[place] if ":" in names[place] else f"{names[place]}:{index}"
-        else:
-            name = f"output_{place}_{source}_{index}"
-        found[place] = replace(found[place], name=name)
-    return found
+    names = attr_texts(attrs.get("attr_model_out_nodes_name"))
+    found = found or [ModelTensor("") for _ in names]
+    if len(names) != len(found):
+        return found
+    told = []
+    for tensor, name, index in zip(found, names, places or [0] * len(names), strict=True):
+        port, original = _output_name(name)
+        called = name if ":" in name else f"{name}:{index}"
+        told.append(replace(tensor, name=called, original=tensor.original or original, made_by=port))
+    return told
+
+
+def _output_name(text: str) -> tuple[Port, str]:
+    """`Cast_9:0:logits` is output 0 of Cast_9, called logits; `Cast_9:0` has no name; names may contain ':'."""
+    parts = text.split(":")
+    for place in range(1, len(parts)):
+        if parts[place].isdigit():
+            return Port(":".join(parts[:place]), "output", int(parts[place])), ":".join(parts[place + 1:])
+    return Port(text, "output", 0), ""
 
 
 def _order(ops: Sequence[DeviceOp], inputs: Sequence[ModelTensor]) -> tuple[str, ...]:
@@ -379,5 +350,7 @@ def _completed(
                 f"the file's list of {what} has {theirs.name} {theirs.dtype} {theirs.shape}, "
                 f"its graph {mine.name} {mine.dtype} {mine.shape}; the list counts"
             )
-        out.append(replace(theirs, original=mine.original, aipp=mine.aipp, ranges=theirs.ranges or mine.ranges))
+        out.append(replace(
+            theirs, original=mine.original, made_by=mine.made_by, aipp=mine.aipp, ranges=theirs.ranges or mine.ranges,
+        ))
     return out, notes
