@@ -29,6 +29,7 @@ from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import Fault, emulate, floors
 from acccmp.emulator.fusion import plan
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.load import load
 from acccmp.releases import baseline, drift
 from acccmp.reports.report import Report
@@ -94,7 +95,7 @@ class Bench:
         made = emulate(self.graph, self.feeds(image), here, faults=faults, summation=summation, fuse=self.fuse)
         golden, expected = self.golden(image)
         return compare(
-            golden, read_dump(made.dump), mapping=load(made.mapping), model=self.graph,
+            golden, read_dump(made.dump), mapping=DeviceMap(load(made.mapping)), model=self.graph,
             floors=expected if self.floored else None,
         )
 

@@ -26,6 +26,7 @@ from acccmp.emulator.emulate import Fault, Twin, emulate, floors
 from acccmp.emulator.faults import KINDS
 from acccmp.emulator.fusion import plan
 from acccmp.errors import InputError
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.load import load
 from acccmp.reports.report import Report
 
@@ -81,7 +82,7 @@ def networks() -> list[Network]:
 def judged(network: Network, faults: list[Fault], folder: Path, with_floors: bool) -> Report:
     made = emulate(network.device, network.feeds, folder, faults=faults, twin=network.twin, summation=1)
     return compare(
-        network.golden, read_dump(made.dump), mapping=load(made.mapping),
+        network.golden, read_dump(made.dump), mapping=DeviceMap(load(made.mapping)),
         floors=network.floors if with_floors else None,
     )
 

@@ -26,6 +26,7 @@ from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import emulate, floors
 from acccmp.errors import AcccmpError
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.load import load
 from acccmp.reports.pair import Verdict
 from acccmp.runners.run import run
@@ -118,7 +119,8 @@ def _measured(graph: Graph, kind: str, precision: str) -> Floors:
         with tempfile.TemporaryDirectory() as scratch:
             made = emulate(graph, feeds, scratch, precision=precision, dump_mode="output", **options)
             limits = flushed if knows else found
-            report = compare(golden, read_dump(made.dump), mapping=load(made.mapping), model=graph, floors=limits)
+            device = DeviceMap(load(made.mapping))
+            report = compare(golden, read_dump(made.dump), mapping=device, model=graph, floors=limits)
             distances = np.array([row.metrics.get("RelativeEuclideanDistance", np.nan) for row in report.judged])
             bad = sum(row.verdict is not Verdict.MATCH for row in report.judged)
             beyond[name] = (len(report.judged), bad, *(int((distances > limit).sum()) for limit in FIXED))

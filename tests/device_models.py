@@ -10,6 +10,7 @@ import numpy as np
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import TensorRef
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
 from acccmp.models.om_io import model_io
 
@@ -41,13 +42,14 @@ def op(
     return DeviceOp(name, op_type, 0, tuple(inputs), (), tuple(outputs), attrs)
 
 
-def mapping(*ops: DeviceOp, **options: Any) -> Graph:
-    """The device model of these ops, in this order."""
+def mapping(*ops: DeviceOp, **options: Any) -> DeviceMap:
+    """The mapping that a device model of these ops, in this order, is."""
     numbered = [
         DeviceOp(o.name, o.op_type, place, o.inputs, o.input_descs, o.output_descs, o.attrs, o.subgraphs)
         for place, o in enumerate(ops)
     ]
-    return device_graph("net", numbered, io=model_io(numbered, options.get("attrs") or {}), **options)
+    io = model_io(numbered, options.get("attrs") or {})
+    return DeviceMap(device_graph("net", numbered, io=io, **options))
 
 
 def _refs(tensors: Mapping[str, Any]) -> dict[Port, TensorRef]:

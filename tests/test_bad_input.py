@@ -181,7 +181,7 @@ def test_a_mapping_of_another_model_is_noticed_with_both_names(
     assert str(resnet.model) in said.line
     said = say("slice", resnet.model, *CUT, "--dump", resnet.npu, "--mapping", lenet.mapping)
     assert said.code == 2
-    assert "not of 'resnet'" in said.line
+    assert "not of the model 'resnet'" in said.line
 
 
 def test_a_mapping_that_is_none(say: Say, here: Path, resnet: Sample) -> None:

@@ -17,6 +17,7 @@ from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import Fault, emulate, floors
 from acccmp.emulator.faults import KINDS
 from acccmp.errors import InputError
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.atc_json import load as load_mapping
 from acccmp.models.onnx import load
 from acccmp.reports.report import Report
@@ -66,8 +67,8 @@ def golden_of(graph: Graph, feeds: dict[str, Array]) -> Dump:
 
 def judged(graph: Graph, feeds: dict[str, Array], folder: Path) -> Report:
     return compare(
-        golden_of(graph, feeds), read_dump(folder / "npu"), mapping=load_mapping(folder / "mapping.json"), model=graph,
-        floors=floors(graph, feeds),
+        golden_of(graph, feeds), read_dump(folder / "npu"), model=graph,
+        mapping=DeviceMap(load_mapping(folder / "mapping.json")), floors=floors(graph, feeds),
     )
 
 

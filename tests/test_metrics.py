@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from acccmp.comparison import metrics
 from acccmp.comparison.metrics import BY_NAME, FLOATS, METRICS, VENDOR, Measured, measure
 from acccmp.core import layout as layouts
-from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.core.tensor import DTYPES, TensorRef, TurnedRef
 
 ROOT = Path(__file__).parent.parent
 
@@ -254,7 +254,8 @@ def test_dimensions_of_one_may_stand_anywhere() -> None:
 
 def test_transposed_side_is_read_in_goldens_order() -> None:
     y = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    found = measured(y, y.transpose(2, 0, 1), axes=(2, 0, 1))
+    there = TensorRef.of(np.ascontiguousarray(y.transpose(2, 0, 1)))
+    found = measure(TensorRef.of(y), TurnedRef.turned(there, (2, 0, 1)))
     assert found.metrics["MaxAbsoluteError"] == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 from acccmp.comparison.compare import compare
 from acccmp.comparison.metrics import VENDOR
 from acccmp.dumps.read import read_dump
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.atc_json import load
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Comparison, Report
@@ -25,7 +26,7 @@ def reports(shared: Path) -> dict[str, Report]:
     for case in CASES:
         folder = shared / "peer_results" / case
         found[case] = compare(
-            read_dump(folder / "golden"), read_dump(folder / "npu"), mapping=load(folder / "fusion.json"),
+            read_dump(folder / "golden"), read_dump(folder / "npu"), mapping=DeviceMap(load(folder / "fusion.json")),
         )
     return found
 

@@ -21,6 +21,7 @@ from acccmp.core.dump import Port
 from acccmp.dumps.arrays import check_golden
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import floors
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.load import load
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
@@ -44,7 +45,8 @@ def judged(folder: Path, side: str, with_floors: bool = False) -> Report:
     model = load(folder / "resnet.onnx") if with_floors else None
     feeds = {"image": np.load(folder / "inputs" / "image.npy")} if with_floors else {}
     return compare(
-        read_dump(folder / "golden"), read_dump(folder / side), mapping=load(folder / "mapping.json"), model=model,
+        read_dump(folder / "golden"), read_dump(folder / side), model=model,
+        mapping=DeviceMap(load(folder / "mapping.json")),
         floors=floors(model, feeds) if model is not None else None,
     )
 

@@ -25,6 +25,7 @@ from acccmp.comparison.metrics import measure
 from acccmp.core import layout as layouts
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.read import read_dump
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.atc_json import load
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
@@ -196,7 +197,7 @@ def test_11_an_output_without_attributes_does_not_shift_the_later_ones(tmp_path:
     golden.mkdir()
     np.save(golden / "split.0.1700000000000001.npy", first)
     np.save(golden / "split.1.1700000000000002.npy", second)
-    report = compare(read_dump(golden), read_dump(npu), mapping=load(rule))
+    report = compare(read_dump(golden), read_dump(npu), mapping=DeviceMap(load(rule)))
     assert {str(row.port): str(row.golden_port) for row in report.comparisons} == {
         "s:output:0": "split:output:0", "s:output:1": "split:output:1",
     }
@@ -311,7 +312,7 @@ def test_17_a_corrupt_golden_file_has_a_reason(tmp_path: Path) -> None:
 
 def test_18_an_op_without_a_type_in_the_mapping_still_pairs(tmp_path: Path) -> None:
     rule = fusion_json(tmp_path, {"name": "a", "id": 0, "output_desc": [origin("a", 0)]})
-    report = compared(tmp_path, {"a": Y}, {"a": Y}, mapping=load(rule))
+    report = compared(tmp_path, {"a": Y}, {"a": Y}, mapping=DeviceMap(load(rule)))
     assert report["a"].verdict is Verdict.MATCH
     assert any("a has no type" in note for note in report.notes)
 
@@ -333,7 +334,7 @@ def test_20_a_good_network_without_data_dumps_passes(tmp_path: Path) -> None:
         {"name": "x", "type": "Data", "id": 0, "output_desc": [{}]},
         {"name": "a", "type": "Relu", "id": 1, "input": ["x:0"], "output_desc": [origin("a", 0)]},
     )
-    report = compared(tmp_path, {"a": Y, "x": Y}, {"a": Y}, mapping=load(rule))
+    report = compared(tmp_path, {"a": Y, "x": Y}, {"a": Y}, mapping=DeviceMap(load(rule)))
     assert report.passed
     assert report.exit_code == 0
 

@@ -1,22 +1,21 @@
-"""Pairs by the mapping: every port of every device op, then the originals that no device tensor stands for."""
+"""Pairs of the original and a device: every port of every device op, then the originals that none stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 from acccmp.comparison.fitting import fitted
 from acccmp.comparison.lookup import Dumped, Found, Golden, why
-from acccmp.core.dump import Port
-from acccmp.core.graph import Graph, Node
-from acccmp.mapping.names import flat
-from acccmp.mapping.trace import Trace, Trail
+from acccmp.core.dump import Port, flatten_name
+from acccmp.core.graph import Node
+from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.trace import Trail
 from acccmp.models.device_graph import TASKLESS, split_input
 from acccmp.reports.pair import Pair, Verdict
 
 
-def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -> list[Pair]:
+def by_mapping(device: DeviceMap, gold: Golden, dumped: Dumped, notes: list[str]) -> list[Pair]:
     """Every port that was dumped or should have been, and every golden tensor; `notes` gets what is to be said."""
     rows: list[Pair] = []
     seen: set[str] = set()
@@ -31,7 +30,7 @@ def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -
         if name is not None:
             seen.add(name)
         is_broken = name in dumped.broken
-        if name is None and node.op_type in TASKLESS:
+        if name is None and (node.op_type in TASKLESS or device.is_by_name):
             continue
         data = [tensor for tensor in node.inputs if tensor]
         inputs = dumped.indices(name, "input")
@@ -42,7 +41,7 @@ def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -
         for index in inputs:
             port = Port(node.name, "input", index)
             trail = device.trail(data[index]) if index < len(data) and data[index] else Trail(
-                None, None, None, "the mapping lists no such input",
+                None, None, None, "nothing says what feeds it",
             )
             rows += _row(device, gold, dumped, node, port, name, trail)
         before = len(rows)
@@ -58,21 +57,28 @@ def by_mapping(device: Device, gold: Golden, dumped: Dumped, notes: list[str]) -
                     verdict=Verdict.UNREADABLE, reason=why(broken),
                 ))
     rows += _unknown_ops(gold, dumped, seen, len(device.nodes), len(device.members))
-    rows += _golden_only(device, gold, rows)
+    rows += _golden_only(device, gold, rows, seen)
     used = {row.golden_port.node for row in rows if row.golden_port is not None}
     for broken in gold.dump.broken:
-        if (broken.port.node if broken.port else broken.name) not in used:
+        port = broken.port or Port(broken.name, "output", 0)
+        if port.node not in used and device.is_by_name:
+            order = device.order.get(port.node, len(device.nodes))
+            rows.append(Pair(port, port, verdict=Verdict.UNREADABLE, reason=why(broken), originals=(port.node,),
+                             order=order, group=-1))
+        elif port.node not in used:
             notes.append(f"golden: {why(broken)} (no device tensor stands for it)")
     return rows
 
 
 def _row(
-    device: Device, gold: Golden, dumped: Dumped, node: Node, port: Port, name: str | None, trail: Trail,
+    device: DeviceMap, gold: Golden, dumped: Dumped, node: Node, port: Port, name: str | None, trail: Trail,
 ) -> list[Pair]:
     """The row of one device port; none for ports that nobody expects to be dumped."""
     ref = dumped.ref(name, port.side, port.index)
     base = replace(_base(device, dumped, node, port, name), npu=ref, notes=(trail.note,) if trail.note else ())
     found = gold.find(*trail.key) if trail.key is not None else None
+    if found is None and device.is_by_name and port.side == "input":
+        found = gold.own_input(port)
     if found is not None:
         base = replace(base, golden_port=found.port, golden=found.ref)
     if ref is None:
@@ -82,7 +88,8 @@ def _row(
         return _missing(device, node, port, name, trail, found, base)
     if found is None:
         told = "a constant of the device model; golden dumps have no weights" if trail.is_constant else trail.reason
-        return [replace(base, verdict=Verdict.INSERTED, reason=told)]
+        is_missed = device.is_by_name and node.origins is None and port.side == "output"
+        return [replace(base, verdict=Verdict.NO_GOLDEN if is_missed else Verdict.INSERTED, reason=told)]
     if found.ref is None:
         if found.is_broken:
             return [replace(base, verdict=Verdict.UNREADABLE, reason=found.reason)]
@@ -91,12 +98,12 @@ def _row(
                             reason="a constant; golden dumps have no weights")]
         return [replace(base, verdict=Verdict.NO_GOLDEN,
                         reason=found.reason or f"no golden tensor for {found.port}")]
-    return [fitted(base, trail.written, trail.spec, trail)]
+    return [fitted(base, trail, layout=gold.layout(found.port))]
 
 
-def _base(device: Device, dumped: Dumped, node: Node, port: Port, name: str | None) -> Pair:
+def _base(device: DeviceMap, dumped: Dumped, node: Node, port: Port, name: str | None) -> Pair:
     return Pair(
-        port, op_type=node.op_type, originals=device.group_originals(node) if node.origins != () else (),
+        port, op_type=node.op_type, originals=device.group_originals(node),
         npu_ops=tuple(member.name for member in device.members[device.group[node.name]]),
         order=device.order[node.name], group=device.group[node.name],
         address=dumped.address(name, port.side, port.index), quantised=_is_quantised(device, node, port),
@@ -104,7 +111,7 @@ def _base(device: Device, dumped: Dumped, node: Node, port: Port, name: str | No
 
 
 def _missing(
-    device: Device, node: Node, port: Port, name: str | None, trail: Trail, found: Found | None, base: Pair,
+    device: DeviceMap, node: Node, port: Port, name: str | None, trail: Trail, found: Found | None, base: Pair,
 ) -> list[Pair]:
     """What to say of a port that was not dumped. Inputs are their producers' outputs, so nobody misses them."""
     if port.side == "input" or found is None or node.op_type in TASKLESS or trail.steps:
@@ -117,7 +124,7 @@ def _missing(
     return [replace(base, verdict=Verdict.NO_NPU, reason=what)]
 
 
-def _is_quantised(device: Device, node: Node, port: Port) -> bool:
+def _is_quantised(device: DeviceMap, node: Node, port: Port) -> bool:
     if port.side == "output":
         return node.name in device.quantised
     return port.index < len(node.inputs) and split_input(node.inputs[port.index])[0] in device.quantised
@@ -142,17 +149,21 @@ def _unknown_ops(gold: Golden, dumped: Dumped, seen: set[str], order: int, group
     return rows
 
 
-def _golden_only(device: Device, gold: Golden, rows: Sequence[Pair]) -> list[Pair]:
-    """Golden tensors that no device tensor stands for: fused or folded away."""
+def _golden_only(device: DeviceMap, gold: Golden, rows: Sequence[Pair], seen: Collection[str]) -> list[Pair]:
+    """Golden tensors that no device tensor stands for: fused or folded away; missing where names alone tell."""
     used = {row.golden_port for row in rows}
     found = []
     last = 0
     for port in gold.dump:
         if port.side != "output" or port in used or gold.is_input(port.node):
             continue
-        if any(split_input(tensor)[0] in (port.node, flat(port.node)) for tensor in device.mapping.inputs):
+        if any(split_input(tensor)[0] in (port.node, flatten_name(port.node)) for tensor in device.graph.inputs):
             continue
-        nodes = device.implementers.get(port.node) or device.implementers.get(flat(port.node), [])
+        nodes = device.implementers(port.node)
+        if device.is_by_name and (gold.is_constant(port.node) or not any(node.name in seen for node in nodes)):
+            if not gold.is_constant(port.node):
+                found.append(_not_dumped(device, gold, port))
+            continue
         if nodes:
             into = nodes[-1]
             last = device.order[into.name]
@@ -169,27 +180,10 @@ def _golden_only(device: Device, gold: Golden, rows: Sequence[Pair]) -> list[Pai
     return found
 
 
-class Device(Trace):
-    """A Trace whose originals are those of a golden dump (and of its model, if it is at hand)."""
-
-    def __init__(self, mapping: Graph, gold: Golden) -> None:
-        super().__init__(mapping, gold)
-        self.gold = gold
-        self.order = {node.name: place for place, node in enumerate(self.nodes)}
-
-    def group_originals(self, node: Node) -> tuple[str, ...]:
-        """The originals that the group of `node` implements; () for a compiler-made op."""
-        found: dict[str, None] = {}
-        for member in self.members[self.group[node.name]]:
-            found.update(dict.fromkeys(member.origins if member.origins is not None else (member.name,)))
-        return tuple(found)
-
-    @cached_property
-    def implementers(self) -> dict[str, list[Node]]:
-        """Original name, also flattened -> the device ops that implement it."""
-        found: dict[str, list[Node]] = {}
-        for node in self.nodes:
-            for name in node.origins if node.origins is not None else (node.name,):
-                for key in {name, flat(name)}:
-                    found.setdefault(key, []).append(node)
-        return found
+def _not_dumped(device: DeviceMap, gold: Golden, port: Port) -> Pair:
+    order = device.order.get(port.node, len(device.nodes))
+    return Pair(
+        port, port, gold.dump[port], verdict=Verdict.NO_NPU, reason="the device dumped nothing of this name",
+        originals=(port.node,), order=order, group=-1,
+        op_type=device.nodes[order].op_type if order < len(device.nodes) else "",
+    )

@@ -15,6 +15,7 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.layout import LayoutError, squeezed
 from acccmp.errors import FormatError, InputError
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import Comparison, Report
 
@@ -25,7 +26,7 @@ def compare(
     golden: Dump,
     npu: Dump,
     *,
-    mapping: Graph | None = None,
+    mapping: DeviceMap | None = None,
     model: Graph | None = None,
     floors: Mapping[Port, float] | None = None,
     thresholds: Thresholds | None = None,
@@ -99,7 +100,7 @@ def compare_pair(pair: Pair, thresholds: Thresholds | None = None) -> Comparison
         coarsest=pair.coarsest,
     )
     notes = list(pair.notes)
-    if squeezed(pair.golden.own_shape) == squeezed(pair.npu.own_shape) and pair.axes is None and (
+    if squeezed(pair.golden.own_shape) == squeezed(pair.npu.own_shape) and (
         pair.golden.own_shape != pair.npu.own_shape
     ):
         notes.append(f"shapes differ by dimensions of 1: golden {pair.golden.own_shape}, npu {pair.npu.own_shape}")
@@ -116,12 +117,10 @@ def _misfit(pair: Pair) -> str:
     assert pair.npu is not None
     golden, npu = pair.golden.own_shape, pair.npu.own_shape
     wanted = pair.extent or golden
-    axes = pair.axes or tuple(range(len(wanted)))
-    moved = tuple(wanted[axis] for axis in axes)
-    if squeezed(moved) == squeezed(npu):
+    if squeezed(wanted) == squeezed(npu):
         return ""
-    if len(moved) == len(npu) and all(
-        n == m or (n < m and axis in pair.cut) for n, m, axis in zip(moved, npu, axes, strict=True)
+    if len(wanted) == len(npu) and all(
+        n == m or (n < m and axis in pair.cut) for axis, (n, m) in enumerate(zip(wanted, npu, strict=True))
     ):
         return ""
     told = "" if pair.extent is None else f", of which {wanted} are valid"
@@ -132,7 +131,7 @@ def _measured(pair: Pair) -> Measured | tuple[Verdict, str]:
     assert pair.golden is not None
     assert pair.npu is not None
     try:
-        return measure(pair.golden, pair.npu, extent=pair.extent, axes=pair.axes)
+        return measure(pair.golden, pair.npu, extent=pair.extent)
     except FormatError as error:
         return Verdict.UNREADABLE, str(error)
     except LayoutError as error:
@@ -201,22 +200,22 @@ def _lost(pairs: Iterable[Pair]) -> list[Comparison]:
 
 
 def _subject(
-    golden: Dump, npu: Dump, mapping: Graph | None, model: Graph | None, thresholds: Thresholds,
+    golden: Dump, npu: Dump, mapping: DeviceMap | None, model: Graph | None, thresholds: Thresholds,
     given: Mapping[str, str] | None,
 ) -> dict[str, str]:
     found = {"golden": str(golden.path or golden), "npu": str(npu.path or npu)}
     if mapping is not None:
-        found["mapping"] = str(mapping.path or mapping.name)
+        found["mapping"] = str(mapping)
     if model is not None:
         found["model"] = str(model.path or model.name)
     found["thresholds"] = thresholds.name
     return {**found, **(given or {})}
 
 
-def _told(golden: Dump, npu: Dump, mapping: Graph | None) -> list[str]:
+def _told(golden: Dump, npu: Dump, mapping: DeviceMap | None) -> list[str]:
     return [
         *(f"golden: {note}" for note in golden.notes), *(f"npu: {note}" for note in npu.notes),
-        *(f"mapping: {note}" for note in (mapping.notes if mapping is not None else ())),
+        *(f"mapping: {note}" for note in (mapping.graph.notes if mapping is not None else ())),
     ]
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
 
-from acccmp.core.dump import Broken, Dump, Origin, Port, Side
+from acccmp.core.dump import Broken, Dump, Origin, Port, Side, flatten_name
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
-from acccmp.mapping.names import flat
 
 
 def why(broken: Broken) -> str:
@@ -42,7 +41,7 @@ class Dumped:
             self.broken.setdefault(broken.port.node if broken.port else broken.name, []).append(broken)
         self._flat: dict[str, list[str]] = {}
         for name in [*self.ports, *(name for name in self.broken if name not in self.ports)]:
-            self._flat.setdefault(flat(name), []).append(name)
+            self._flat.setdefault(flatten_name(name), []).append(name)
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -52,7 +51,7 @@ class Dumped:
         """The name that this dump has for the op `name`, None if it has none or several that could be it."""
         if name in self.ports or name in self.broken:
             return name
-        found = self._flat.get(flat(name), [])
+        found = self._flat.get(flatten_name(name), [])
         return found[0] if len(found) == 1 else None
 
     def ref(self, name: str | None, side: Side, index: int) -> TensorRef | None:
@@ -90,14 +89,14 @@ class Golden(Dumped):
         self.tensors = {tensor: port for port, tensor in dump.run.tensors.items()}
         known: dict[str, set[str]] = {}
         for name in [node.name for node in model.nodes] if model is not None else names:
-            known.setdefault(flat(name), set()).add(name)
+            known.setdefault(flatten_name(name), set()).add(name)
         self._collisions = {key: names for key, names in known.items() if len(names) > 1}
 
     def find(self, name: str, index: int) -> Found:
         """The golden tensor of output `index` of the original `name` (a node, or a tensor by its own name)."""
         named = self.name_of(name)
-        if flat(name) in self._collisions and (self.dump.flat_names or named != name):
-            others = ", ".join(sorted(self._collisions[flat(name)]))
+        if flatten_name(name) in self._collisions and (self.dump.flat_names or named != name):
+            others = ", ".join(sorted(self._collisions[flatten_name(name)]))
             return Found(Port(name, "output", index), None, f"what is there of this name could be any of: {others}")
         if named is None:
             alias = self._alias(name, index)
@@ -112,6 +111,12 @@ class Golden(Dumped):
             reason = self.why_broken(named, "output", index)
             return Found(port, None, reason, bool(reason))
         return Found(port, ref)
+
+    def own_input(self, port: Port) -> Found | None:
+        """The tensor at this same input port, where golden has its inputs too."""
+        named = self.name_of(port.node)
+        ref = self.ref(named, "input", port.index)
+        return Found(port._replace(node=named), ref) if named is not None and ref is not None else None
 
     def _alias(self, name: str, index: int) -> Port | None:
         """What else `name` may mean: the model's other name for the node, or a tensor."""
@@ -144,6 +149,11 @@ class Golden(Dumped):
     def is_constant(self, name: str) -> bool:
         return self.model is not None and (name in self.model.constants or name in self.model.weights)
 
+    def layout(self, port: Port) -> str | None:
+        """The order of a tensor's axes, as the model has it."""
+        tensor = self.model.tensor(port) if self.model is not None else None
+        return self.model.spec(tensor).layout if self.model is not None and tensor is not None else None
+
     def depth(self, name: str) -> int | None:
         """Place in execution: the model's, else the golden dump's; None if neither knows the name."""
         if self.model is not None and name in self.model:
@@ -152,8 +162,3 @@ class Golden(Dumped):
             return None
         found = self.name_of(name)
         return self.place.get(found) if found is not None else None
-
-
-# -- names of a mapping ------------------------------------------------------------------------------------------
-
-

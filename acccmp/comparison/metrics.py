@@ -118,24 +118,19 @@ def measure(
     npu: TensorRef,
     *,
     extent: Shape | None = None,
-    axes: Sequence[int] | None = None,
     npu_dtype: DType | None = None,
 ) -> Measured:
     """Every metric of a pair of numeric tensors of one shape, dimensions of 1 apart.
 
     `extent` restricts the comparison to the first so many elements along each of golden's axes (a valid region);
-    the NPU's tensor may be larger then.
-    `axes` says that the NPU's tensor is golden transposed by these axes. `npu_dtype` is the dtype whose largest value
-    decides about overflow, the NPU's stored one if not given. Integers of 64 bits are subtracted exactly; complex
-    numbers are compared as such. An empty pair has zero counts and NaN metrics.
+    the NPU's tensor may be larger then. `npu_dtype` is the dtype whose largest value decides about overflow, the NPU's
+    stored one if not given. Integers of 64 bits are subtracted exactly; complex numbers are compared as such. An empty
+    pair has zero counts and NaN metrics.
 
     Raises FormatError for files that are too short and types without a meaning, LayoutError when a stored shape cannot
     hold the original, ValueError when the shapes differ.
     """
-    pair = _Pair(
-        golden, npu, tuple(golden.own_shape if extent is None else extent), tuple(axes) if axes is not None else None,
-        extent is None,
-    )
+    pair = _Pair(golden, npu, tuple(golden.own_shape if extent is None else extent), extent is None)
     kind = _kind(golden.dtype, npu.dtype)
     dtype = npu_dtype or npu.dtype
     with np.errstate(all="ignore"):
@@ -157,7 +152,6 @@ class _Pair:
     golden: TensorRef
     npu: TensorRef
     extent: Shape
-    axes: tuple[int, ...] | None
     is_whole: bool
     kept: list[tuple[int, Array, Array]] = field(default_factory=list)
     by_place: bool = True
@@ -166,11 +160,10 @@ class _Pair:
         own, other = self.golden.own_shape, self.npu.own_shape
         if len(self.extent) != len(own) or any(n > m for n, m in zip(self.extent, own, strict=True)):
             raise ValueError(f"no region {self.extent} in a tensor of shape {own}")
-        expected = self.extent if self.axes is None else tuple(self.extent[axis] for axis in self.axes)
-        self.by_place = len(other) == len(expected) and all(
-            n == m or (n < m and not self.is_whole) for n, m in zip(expected, other, strict=True)
+        self.by_place = len(other) == len(self.extent) and all(
+            n == m or (n < m and not self.is_whole) for n, m in zip(self.extent, other, strict=True)
         )
-        if not self.by_place and (self.axes is not None or squeezed(other) != squeezed(expected)):
+        if not self.by_place and squeezed(other) != squeezed(self.extent):
             raise ValueError(f"shapes differ: golden {own}, npu {other}")
 
     def blocks(self) -> Iterator[tuple[int, Array, Array]]:
@@ -196,9 +189,6 @@ class _Pair:
 
     def _npu(self, region: layouts.Region) -> Array:
         shape = self.npu.own_shape
-        if self.axes is not None:
-            there = self.npu.read(tuple(region[axis] for axis in self.axes))
-            return there.transpose(np.argsort(self.axes))
         if self.by_place:
             return self.npu.read(region)
         moving = iter([part for part, n in zip(region, self.extent, strict=True) if n != 1])

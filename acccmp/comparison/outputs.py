@@ -6,27 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from acccmp.comparison.by_mapping import Device
-from acccmp.comparison.fitting import shape_text
 from acccmp.comparison.lookup import Golden
 from acccmp.core.dump import Port, Side
 from acccmp.core.graph import Graph
 from acccmp.errors import InputError
+from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.reading import shape_text
 from acccmp.models.device_graph import split_input
 from acccmp.reports.pair import Pair, Verdict
 
 
 def mark_outputs(
-    rows: list[Pair], gold: Golden, model: Graph | None, device: Device | None, ends: Sequence[Port],
+    rows: list[Pair], gold: Golden, model: Graph | None, device: DeviceMap | None, ends: Sequence[Port],
     notes: list[str],
 ) -> list[Pair]:
     """`rows` with those marked that stand for the model's outputs; outputs that nothing stands for are added.
 
     `ends` are the golden ports that a mapping names when both dumps are of the device.
     """
-    if device is not None and device.mapping.outputs:
+    if device is not None and device.graph.outputs:
         return _mark_by_mapping(rows, gold, device)
-    wanted = list(ends) or _outputs_of_golden(gold, model, device.mapping if device is not None else None)
+    wanted = list(ends) or _outputs_of_golden(gold, model, device.graph if device is not None else None)
     if not wanted:
         names = [port.node for port in gold.dump if port.side == "output"]
         if not names:
@@ -74,16 +74,16 @@ def _marked(rows: list[Pair], gold: Golden, wanted: Iterable[Port]) -> list[Pair
     return out
 
 
-def _mark_by_mapping(rows: list[Pair], gold: Golden, device: Device) -> list[Pair]:
+def _mark_by_mapping(rows: list[Pair], gold: Golden, device: DeviceMap) -> list[Pair]:
     out = list(rows)
-    for place, tensor in enumerate(device.mapping.outputs):
+    for place, tensor in enumerate(device.graph.outputs):
         trail = device.trail(tensor)
         by_port: dict[Port, int] = {}
         for i, row in enumerate(out):  # a fused original may have the name of a device op, whose row comes first
             by_port.setdefault(row.port, i)
         ports = [Port(*_output_port(step)) for step in trail.visited]
         ports += [
-            Port(node.name, "input", place) for node in device.mapping.nodes
+            Port(node.name, "input", place) for node in device.graph.nodes
             if node.op_type == "NetOutput" and place < len(node.inputs) and node.inputs[place] == tensor
         ]
         there = [by_port[port] for port in ports if port in by_port]

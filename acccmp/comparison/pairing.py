@@ -1,7 +1,8 @@
-"""Which golden tensor stands beside which NPU tensor: by mapping (the device model), or by name without one.
+"""Which golden tensor stands beside which NPU tensor.
 
-The rules are those of the specs of the Ascend dumps, section 5.3. Nothing is read here but names, shapes and layouts.
-`pair` gives every port one `Pair`; those without a verdict are measured and judged by `compare.compare_pair`.
+An original and a device meet through the mapping (`by_mapping`), two devices op by op (`by_op`). The rules are those of
+the specs of the Ascend dumps, section 5.3. Nothing is read here but names, shapes and layouts. `pair` gives every port
+one `Pair`; those without a verdict are measured and judged by `compare.compare_pair`.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from acccmp.comparison.by_mapping import Device, by_mapping
-from acccmp.comparison.by_name import by_name
+from acccmp.comparison.by_mapping import by_mapping
+from acccmp.comparison.by_op import by_op
 from acccmp.comparison.lookup import Dumped, Golden
 from acccmp.comparison.outputs import mark_outputs, restrict
-from acccmp.core.dump import Dump, Port
+from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
-from acccmp.errors import MappingError
-from acccmp.mapping.names import flat, node_names, share, wanted_originals
-from acccmp.models.device_graph import all_nodes, split_input
+from acccmp.mapping.belongs import check_belongs
+from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.names import by_names
+from acccmp.models.device_graph import split_input
 from acccmp.reports.pair import Pair, Pairing
 
 
 def pair(
     golden: Dump,
     npu: Dump,
-    mapping: Graph | None = None,
+    mapping: DeviceMap | None = None,
     model: Graph | None = None,
     *,
     floors: Mapping[Port, float] | None = None,
@@ -40,26 +42,23 @@ def pair(
     be understood or names nothing.
     """
     dumped = Dumped(npu)
-    asked = wanted_originals(mapping) if mapping is not None else () if npu.flat_names else dumped.names
-    gold = Golden(golden, model, asked)
     notes: list[str] = []
-    order: list[str] = []
-    ends: list[Port] = []
-    if mapping is not None and golden.kind == "npu" and (
-        share(gold.names, node_names(mapping)) >= 0.5 > share(wanted_originals(mapping), gold.names)
-    ):
-        notes.append("both dumps are of the device: ops are paired by name, the mapping gives their order")
-        order = [node.name for node in all_nodes(mapping)]
-        ends = [Port(name, "output", index) for name, index in map(split_input, mapping.outputs)]
-        mapping = None
-    device = None
-    if mapping is None:
-        rows = by_name(gold, dumped, model, order, notes)
+    if golden.kind == "npu" and not (mapping is not None and mapping.of_device):
+        gold = Golden(golden, model, ())
+        if mapping is not None:
+            check_belongs(mapping, model, npu)
+            notes.append("both dumps are of the device: ops are paired by name, the mapping says what they stand for")
+        ends = [Port(name, "output", i) for name, i in map(split_input, mapping.graph.outputs)] if mapping else []
+        rows = mark_outputs(by_op(gold, dumped, mapping), gold, model, None, ends, notes)
     else:
-        _check_mapping(mapping, gold, dumped, model)
-        device = Device(mapping, gold)
-        rows = by_mapping(device, gold, dumped, notes)
-    rows = mark_outputs(rows, gold, model, device, ends, notes)
+        if mapping is None:
+            mapping = by_names(npu, model if model is not None else golden)
+            notes.append("without a mapping, ops are paired by name; fused ops of other names have no partner then")
+        asked = mapping.wanted_originals if not mapping.is_by_name else () if npu.flat_names else dumped.names
+        gold = Golden(golden, model, asked)
+        check_belongs(mapping, golden if model is None or mapping.is_by_name else model, npu)
+        device = mapping.beside(gold)
+        rows = mark_outputs(by_mapping(device, gold, dumped, notes), gold, model, device, [], notes)
     rows = _with_floors(rows, floors or {})
     rows = restrict(rows, valid, gold)
     rows.sort(key=lambda row: (row.order, row.port.side == "output"))
@@ -68,39 +67,12 @@ def pair(
 
 def _with_floors(rows: list[Pair], floors: Mapping[Port, float]) -> list[Pair]:
     """`rows` with the floor of the original that stands beside each; names may be flattened on one side."""
-    flattened = {port._replace(node=flat(port.node)): floor for port, floor in floors.items()}
+    flattened = {port._replace(node=flatten_name(port.node)): floor for port, floor in floors.items()}
     found = []
     for row in rows:
         port = row.golden_port
         if port is not None and floors:
-            floor = floors.get(port, flattened.get(port._replace(node=flat(port.node)), math.nan))
+            floor = floors.get(port, flattened.get(port._replace(node=flatten_name(port.node)), math.nan))
             row = replace(row, floor=floor)
         found.append(row)
     return found
-
-
-def _check_mapping(mapping: Graph, gold: Golden, dumped: Dumped, model: Graph | None) -> None:
-    """Raises MappingError when fewer than half of the names agree."""
-    named = str(mapping.path or mapping.name)
-    wanted = wanted_originals(mapping)
-    if model is not None:
-        known: set[str] = {*(node.name for node in model.nodes), *model.inputs, *model.weights, *gold.names}
-        known |= {tensor for node in model.nodes for tensor in node.outputs}
-        other = f"the model {model.path or model.name}"
-    else:
-        known = {*gold.names, *gold.tensors}
-        other = f"the golden dump {gold.dump.path or gold.dump.model or '(in memory)'}"
-    part = share(wanted, known)
-    every = {name for node in all_nodes(mapping) for name in (node.origins or (node.name,))} | wanted
-    back = share(gold.names, every)  # a golden dump of a few layers only is no other model's
-    if part < 0.5 and (model is not None or back < 0.5):
-        raise MappingError(
-            f"the mapping {named} is not of {other}: {part:.0%} of the originals that it names are in it; "
-            "give the mapping of the model that was dumped"
-        )
-    if dumped.names and share(dumped.names, node_names(mapping)) < 0.5:
-        raise MappingError(
-            f"the mapping {named} is not of the NPU dump {dumped.dump.path or '(in memory)'}: it has "
-            f"{share(dumped.names, node_names(mapping)):.0%} of the dumped ops; "
-            "give the mapping of the model that ran"
-        )

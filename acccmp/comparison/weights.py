@@ -22,7 +22,7 @@ from acccmp.comparison.metrics import measure
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.core.layout import LayoutError
-from acccmp.core.tensor import DType, TensorRef
+from acccmp.core.tensor import DType, TensorRef, TurnedRef
 from acccmp.errors import FormatError, InputError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import Comparison, Report
@@ -373,10 +373,9 @@ def _numbers(golden: TensorRef, npu: TensorRef, axes: tuple[int, ...] | None) ->
     """Metrics of a pair, as fields of a Comparison; shapes that differ otherwise than by 1s are lined up flat."""
     if tuple(n for n in golden.own_shape if n != 1) != tuple(n for n in npu.own_shape if n != 1) and axes is None:
         golden, npu = (TensorRef.of(ref.numpy().reshape(-1), name=ref.path) for ref in (golden, npu))
-    try:
-        found = measure(golden, npu, axes=axes)
-    except ValueError:  # the axes are those of the tensors without their 1s
+    if axes is not None and len(axes) != len(npu.own_shape):  # they are those of the tensors without their 1s
         return {}
+    found = measure(golden, npu if axes is None else TurnedRef.turned(npu, axes))
     return {"metrics": dict(found.metrics), "max_error_index": found.max_error_index}
 
 

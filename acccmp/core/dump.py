@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -10,6 +11,7 @@ from typing import Literal, NamedTuple
 from acccmp.core.tensor import DType, TensorRef
 
 Side = Literal["input", "output"]
+_FLATTENED = re.compile(r"[ ./\\]")
 
 
 class Port(NamedTuple):
@@ -32,8 +34,8 @@ class Port(NamedTuple):
 
 
 def flatten_name(name: str) -> str:
-    """An operator's name as golden file names have it: `/` and `.` become `_`. Different names can collide."""
-    return name.replace("/", "_").replace(".", "_")
+    """An operator's name as file names have it: space, `.`, `/` and `\\` become `_`. Different names can collide."""
+    return _FLATTENED.sub("_", name)
 
 
 @dataclass(frozen=True)

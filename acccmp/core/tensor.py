@@ -455,6 +455,38 @@ class TensorRef:
         return str(find("notebook", "TensorRef")(self))
 
 
+@dataclass(frozen=True)
+class TurnedRef(TensorRef):
+    """A tensor that lies in `base` with its axes in another order: base = this one transposed by `axes`.
+
+    Everything stored (path, bytes, layout) is the base's; `numpy()` gives the order of the original.
+    """
+
+    base: TensorRef | None = field(default=None, repr=False)
+    axes: tuple[int, ...] = ()
+
+    @classmethod
+    def turned(cls, base: TensorRef, axes: tuple[int, ...]) -> TurnedRef:
+        """`base`, whose own order is the original's transposed by `axes`, in the original's order."""
+        own = base.own_shape
+        shape = tuple(own[axes.index(axis)] for axis in range(len(axes)))
+        return cls(
+            base.path, base.dtype, base.shape, base.offset, base.size, base.layout, shape, None, base.groups,
+            base.fortran, base.array, base, axes,
+        )
+
+    def raw(self) -> bytes:
+        assert self.base is not None
+        return self.base.raw()
+
+    def _decoded(self, region: Region | None) -> Array:
+        assert self.base is not None
+        if region is None:
+            return self.base.stored()
+        there = self.base.read(tuple(region[axis] for axis in self.axes))
+        return np.ascontiguousarray(there.transpose(np.argsort(self.axes)))
+
+
 _CODES: dict[int, Any] = {8: "u1", 16: "<u2", 32: "<u4", 64: "<u8", 128: "<c16"}
 
 

@@ -17,8 +17,9 @@ from acccmp.dumps.arrays import sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError, InputError
 from acccmp.jobs.feeding import _feeds
-from acccmp.jobs.sources import Options, device_model_of, npu_dump_of
-from acccmp.mapping.belongs import _check_names
+from acccmp.jobs.sources import Options, device_map_of, npu_dump_of
+from acccmp.mapping.compose import compose, compose_unfused
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
 from acccmp.reports.report import Report
@@ -30,9 +31,9 @@ def compare(
     golden: Graph | Dump | str | Path,
     npu: Dump | str | Path,
     *,
-    mapping: Graph | str | Path | None = None,
-    mapping_unfused: Graph | str | Path | None = None,
-    quant_rule: Graph | str | Path | None = None,
+    mapping: DeviceMap | Graph | str | Path | None = None,
+    mapping_unfused: DeviceMap | Graph | str | Path | None = None,
+    quant_rule: DeviceMap | Graph | str | Path | None = None,
     model: Graph | str | Path | None = None,
     weights: str | Path | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -52,16 +53,14 @@ def compare(
     """
     options = replace(options or Options(), **changes)
     npu_dump = npu_dump_of(npu, options)
-    device = device_model_of(mapping)
+    device = device_map_of(mapping)
     notes: list[str] = []
-    if device is not None and device.meta.get("soc_version") == "emulated":
+    if device is not None and device.graph.meta.get("soc_version") == "emulated":
         notes.append("the NPU dump is of an emulated device: nothing here was measured on an NPU")
     graph, golden_dump = _golden(golden, weights)
     if graph is None and model is not None:
         graph = load(model, weights) if isinstance(model, str | Path) else model
     _check_order(golden, golden_dump, npu_dump)
-    if golden_dump is not None and device is None:
-        _check_names(golden_dump, npu_dump)
     feeds: dict[str, Any] = {}
     if golden_dump is None:
         assert graph is not None
@@ -119,20 +118,19 @@ def _check_order(golden: Any, golden_dump: Dump | None, npu: Dump) -> None:
 
 
 def _composed(
-    mapping: Graph | None, unfused: Graph | str | Path | None, quant_rule: Graph | str | Path | None,
-) -> Graph | None:
+    mapping: DeviceMap | None, unfused: DeviceMap | Graph | str | Path | None,
+    quant_rule: DeviceMap | Graph | str | Path | None,
+) -> DeviceMap | None:
     if unfused is None and quant_rule is None:
         return mapping
     if mapping is None:
         raise InputError("--mapping-unfused and --quant-rule refine a mapping; give --mapping too")
-    from acccmp.mapping.compose import compose, compose_unfused
-
     if quant_rule is not None:
-        rule = device_model_of(quant_rule)
+        rule = device_map_of(quant_rule)
         assert rule is not None
         mapping = compose(mapping, rule)
     if unfused is not None:
-        other = device_model_of(unfused)
+        other = device_map_of(unfused)
         assert other is not None
         mapping = compose_unfused(mapping, other)
     return mapping
@@ -146,7 +144,7 @@ def _subject(
 
     subject = {"golden": told(golden, golden_dump), "npu": told(npu_dump.path or npu, npu_dump), "acccmp": VERSION}
     if mapping is not None:
-        subject["mapping"] = str(mapping if isinstance(mapping, str | Path) else mapping.path or mapping.name)
+        subject["mapping"] = str(mapping if isinstance(mapping, str | Path) else device_map_of(mapping))
     if graph is not None:
         subject["model"] = f"{graph.name} ({graph.format}, {len(graph)} nodes)"
     if golden_dump.run.runner:

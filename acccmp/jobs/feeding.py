@@ -8,15 +8,16 @@ from typing import Any
 
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
-from acccmp.errors import AcccmpError, FormatError, InputError
+from acccmp.errors import AcccmpError, FormatError, InputError, SliceError
 from acccmp.inputs.files import read_inputs
-from acccmp.mapping.reading import dequantised
-from acccmp.mapping.trace import Trace
-from acccmp.slicing.entrance import Entrance, find_entrance, seen_as_original
+from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.names import by_names
+from acccmp.mapping.reading import dequantised, read_as
+from acccmp.slicing.entrance import Entrance, find_entrance, misfit
 
 
 def _feeds(
-    graph: Graph, inputs: Mapping[str, Any] | None, npu: Dump, mapping: Graph | None,
+    graph: Graph, inputs: Mapping[str, Any] | None, npu: Dump, mapping: DeviceMap | None,
 ) -> tuple[dict[str, Any], list[str]]:
     if inputs:
         return given_inputs(graph, inputs), []
@@ -44,23 +45,26 @@ def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"--input {bad[0].name}={files.get(bad[0].name, '')} does not fit: {told}") from error
 
 
-def feeds_from_dump(graph: Graph, npu: Dump, mapping: Graph | None = None) -> tuple[dict[str, Any], list[str]]:
+def feeds_from_dump(graph: Graph, npu: Dump, mapping: DeviceMap | None = None) -> tuple[dict[str, Any], list[str]]:
     """Arrays for the model's inputs, taken from the device's dump, and what is to be said about that.
 
     The dumped model inputs are taken, or what an Aipp op made of them (pre-processing compiled in), or else the inputs
     of the first ops. Raises InputError with advice when an input was not dumped.
     """
-    trace = Trace(mapping, graph) if mapping is not None else None
+    device = (mapping or by_names(npu, graph)).beside(graph)
     feeds: dict[str, Any] = {}
     sources: list[str] = []
     missing: list[str] = []
     everything = {node.name for node in graph.nodes}
     for tensor in graph.inputs:
-        at, spec = _aipp_port(tensor, npu, mapping), graph.spec(tensor)
+        at, spec = _aipp_port(tensor, npu, device), graph.spec(tensor)
         if at is not None:
-            found = Entrance(at, seen_as_original(graph, tensor, npu[at], trace, at))
+            seen = read_as(npu[at], spec.shape, spec.layout, device.arrival(at))
+            if seen.ref is None:
+                raise SliceError(misfit(graph, tensor, npu[at], at))
+            found = Entrance(at, seen.ref, None, seen.notes)
         else:
-            search = find_entrance(graph, tensor, everything, npu, trace, outputs_first=True)
+            search = find_entrance(graph, tensor, everything, npu, device, outputs_first=True)
             if search.entrance is None:
                 missing.append(f"{tensor} ({'; '.join(search.reasons[:2])})" if search.reasons else tensor)
                 continue
@@ -81,14 +85,12 @@ def feeds_from_dump(graph: Graph, npu: Dump, mapping: Graph | None = None) -> tu
     ]
 
 
-def _aipp_port(tensor: str, npu: Dump, mapping: Graph | None) -> Port | None:
+def _aipp_port(tensor: str, npu: Dump, device: DeviceMap) -> Port | None:
     """Output of the Aipp op that prepares this input on the device, if there is one and it was dumped."""
-    if mapping is None:
-        return None
-    for node in mapping.nodes:
+    for node in device.nodes:
         if node.op_type != "Aipp":
             continue
-        fed_by = [mapping.producer(t) for t in node.inputs if t]
+        fed_by = [device.graph.producer(t) for t in node.inputs if t]
         port = Port(node.name, "output", 0)
         if port in npu and any(p is not None and _same(p.node, tensor) for p in fed_by):
             return port

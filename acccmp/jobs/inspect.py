@@ -14,7 +14,7 @@ from acccmp.core.identify import identify
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
 from acccmp.inputs.preflight import Fit, check_inputs, input_specs
-from acccmp.mapping.trace import Trace
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.load import load
 from acccmp.reports.canvas import save_figure
 from acccmp.reports.files import write_text
@@ -52,7 +52,7 @@ def graph_facts(graph: Graph) -> dict[str, Any]:
         "sub-graphs": sum(len(node.subgraphs) for node in graph.nodes),
     }
     if graph.format == "om":
-        groups = Trace(graph).groups
+        groups = DeviceMap(graph).groups
         facts["mapping"] = {
             "device ops with originals": len(groups),
             "originals": len(set().union(*groups.values())) if groups else 0,

@@ -25,8 +25,10 @@ from acccmp.errors import FormatError, InputError, MissingExtra, RunError, Slice
 from acccmp.inputs.files import random_inputs
 from acccmp.jobs.compare import compare
 from acccmp.jobs.feeding import feeds_from_dump, given_inputs
-from acccmp.jobs.sources import Options, device_model_of, load_original, npu_dump_of
+from acccmp.jobs.sources import Options, device_map_of, load_original, npu_dump_of
 from acccmp.mapping.belongs import check_belongs
+from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.names import by_names
 from acccmp.reports.report import Report
 from acccmp.runners.pieces import run_lean
 from acccmp.runners.run import run
@@ -43,7 +45,7 @@ def slice_model(
     end: str | Sequence[str] = (),
     *,
     dump: Dump | str | Path | None = None,
-    mapping: Graph | str | Path | None = None,
+    mapping: DeviceMap | Graph | str | Path | None = None,
     golden: Dump | str | Path | None = None,
     weights: str | Path | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -58,16 +60,18 @@ def slice_model(
     when mapping or dump belong to another model.
     """
     graph = load_original(graph, weights) if isinstance(graph, str | Path) else graph
-    device = device_model_of(mapping)
+    device = device_map_of(mapping)
     npu = npu_dump_of(dump, options or Options(), "--dump") if dump is not None else None
-    notes = check_belongs(graph, device, npu)
+    if npu is not None or device is not None:
+        device = device or by_names(npu or Dump({}), graph)
+        check_belongs(device, graph, npu)
     fed = {name: TensorRef.of(array) for name, array in given_inputs(graph, inputs).items()} if inputs else None
     part = cut(graph, start, end, dump=npu, mapping=device, fed=fed, **cutting)
     if golden is not None:
         kept = _golden_dump(golden)
         ports = {graph.producer(t) or Port(t, "output", 0) for t in (*part.graph.outputs, *part.graph.inputs)}
         part = replace(part, golden=replace(kept, refs={p: kept[p] for p in sorted(ports) if p in kept}))
-    return replace(part, log=(*notes, *part.log))
+    return part
 
 
 def run_slice(
@@ -254,7 +258,7 @@ def compare_slice(
     folder: str | Path,
     npu: Dump | str | Path,
     *,
-    mapping: Graph | str | Path | None = None,
+    mapping: DeviceMap | Graph | str | Path | None = None,
     thresholds: Thresholds | None = None,
     options: Options | None = None,
 ) -> tuple[Report, Report | None]:
@@ -266,7 +270,7 @@ def compare_slice(
     """
     options = options or Options()
     (path, manifest), graph = read_manifest(folder), load_bundled(folder)
-    npu_dump, device = npu_dump_of(npu, options), device_model_of(mapping)
+    npu_dump, device = npu_dump_of(npu, options), device_map_of(mapping)
     feeds = bundled_inputs(path, manifest, graph)
     own = compare(
         graph, npu_dump, mapping=device, inputs=feeds or None, thresholds=thresholds, options=options,

@@ -12,6 +12,7 @@ from acccmp.core.graph import Graph
 from acccmp.core.identify import identify
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
+from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.load import load
 
 
@@ -65,13 +66,16 @@ def load_original(path: str | Path, weights: str | Path | None = None) -> Graph:
     return load(path, weights)
 
 
-def device_model_of(mapping: Graph | str | Path | None) -> Graph | None:
-    if mapping is None or isinstance(mapping, Graph):
+def device_map_of(mapping: DeviceMap | Graph | str | Path | None) -> DeviceMap | None:
+    """A mapping as a noun: from the device's model, loaded or as a file."""
+    if mapping is None or isinstance(mapping, DeviceMap):
         return mapping
+    if isinstance(mapping, Graph):
+        return DeviceMap(mapping)
     found = identify(mapping)
     if found.kind.role != "device":
         raise InputError(
             f"{mapping} is {found.words}, but --mapping wants the device's model: the .om, its JSON "
             "(atc --mode=1) or ge_*_Build.pbtxt"
         )
-    return load(mapping)
+    return DeviceMap(load(mapping))

@@ -7,46 +7,46 @@ from dataclasses import replace
 
 from acccmp.core.dump import Origin
 from acccmp.core.graph import Graph
-from acccmp.models.device_graph import all_nodes
+from acccmp.mapping.device_map import DeviceMap
 
 
-def compose(mapping: Graph, rule: Graph) -> Graph:
+def compose(mapping: DeviceMap, rule: DeviceMap) -> DeviceMap:
     """`mapping` with its originals, which are ops of a quantised model, replaced by what `rule` says they stand for.
 
     `rule` is the quantisation tool's JSON, read like a mapping: quantised op -> ops of the float model.
     """
     def node_origins(name: str) -> tuple[str, ...]:
-        if name not in rule:
+        if name not in rule.graph:
             return (name,)
-        found = rule[name].origins
+        found = rule.graph[name].origins
         return (name,) if found is None else found
 
     def tensor_origin(origin: Origin) -> Origin:
-        if origin.node not in rule:
+        if origin.node not in rule.graph:
             return origin
-        written = rule.spec(f"{origin.node}:{origin.index}").origin
+        written = rule.graph.spec(f"{origin.node}:{origin.index}").origin
         if written is not None and written.node:
             return replace(written, layout=written.layout or origin.layout, shape=written.shape or origin.shape)
         names = node_origins(origin.node)
         return replace(origin, node=names[0] if len(names) == 1 else "")
 
-    return _rewritten(mapping, node_origins, tensor_origin)
+    return replace(mapping, graph=_rewritten(mapping.graph, node_origins, tensor_origin))
 
 
-def compose_unfused(mapping: Graph, unfused: Graph) -> Graph:
+def compose_unfused(mapping: DeviceMap, unfused: DeviceMap) -> DeviceMap:
     """`mapping` with its originals replaced by the ops of `unfused`, a device model built with fusion switched off.
 
     A comparison with the dump of that model (both dumps are of the device then) goes through the result.
     """
     carriers: dict[str, list[str]] = {}
     outputs: dict[tuple[str, int], tuple[str, int]] = {}
-    for node in all_nodes(unfused):
+    for node in unfused.nodes:
         for name in node.origins if node.origins is not None else (node.name,):
             carriers.setdefault(name, []).append(node.name)
         for place, tensor in enumerate(node.outputs):
-            origin = unfused.spec(tensor).origin
-            if origin is not None and origin.node:
-                outputs[origin.node, origin.index] = (node.name, place)
+            spec = unfused.spec(tensor)
+            if spec is not None and spec.origin is not None and spec.origin.node:
+                outputs[spec.origin.node, spec.origin.index] = (node.name, place)
             elif node.origins is None or len(node.origins) == 1:
                 outputs.setdefault(((node.origins or (node.name,))[0], place), (node.name, place))
 
@@ -57,7 +57,7 @@ def compose_unfused(mapping: Graph, unfused: Graph) -> Graph:
     def node_origins(name: str) -> tuple[str, ...]:
         return tuple(carriers.get(name, ()))
 
-    return _rewritten(mapping, node_origins, tensor_origin)
+    return replace(mapping, graph=_rewritten(mapping.graph, node_origins, tensor_origin), of_device=True)
 
 
 def _rewritten(

@@ -1,135 +1,241 @@
-"""A device tensor read in the original's own shape, order and numbers."""
+"""A device tensor read in the original's own shape, order and numbers.
+
+Nothing is read here but shapes and layouts, and no reading is ever chosen because it gives the better numbers.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from acccmp.core import graph as graphs
 from acccmp.core import layout as layouts
-from acccmp.core.graph import Graph, TensorSpec
-from acccmp.core.layout import Region
-from acccmp.core.tensor import Array, TensorRef
+from acccmp.core.dump import Origin
+from acccmp.core.graph import TensorSpec
+from acccmp.core.layout import Shape, squeezed
+from acccmp.core.tensor import Array, TensorRef, TurnedRef
 from acccmp.mapping.trace import Quantisation, Trail
 
 
 @dataclass(frozen=True)
-class TurnedRef(TensorRef):
-    """A tensor that lies in `base` with its axes in another order: base = this one transposed by `axes`.
+class Reading:
+    """A device tensor read as the original's; without `ref`, `reason` says why it cannot be.
 
-    Everything stored (path, bytes, layout) is the base's; `numpy()` gives the order of the original.
+    `is_lost`: compiler-made ops stand in between, and nothing tells how to undo what they did. `notes` are what is to
+    be said of the reading that was taken.
     """
 
-    base: TensorRef | None = field(default=None, repr=False)
-    axes: tuple[int, ...] = ()
-
-    @classmethod
-    def turned(cls, base: TensorRef, axes: tuple[int, ...], layout: str | None) -> TurnedRef:
-        """`base`, whose own order is the original's transposed by `axes`, in the original's order and `layout`."""
-        own = base.own_shape
-        shape = tuple(own[axes.index(axis)] for axis in range(len(axes)))
-        return cls(
-            base.path, base.dtype, base.shape, base.offset, base.size, base.layout, shape, layout, base.groups,
-            base.fortran, base.array, base, axes,
-        )
-
-    def raw(self) -> bytes:
-        assert self.base is not None
-        return self.base.raw()
-
-    def _decoded(self, region: Region | None) -> Array:
-        assert self.base is not None
-        if region is None:
-            return self.base.stored()
-        there = self.base.read(tuple(region[axis] for axis in self.axes))
-        return np.ascontiguousarray(there.transpose(np.argsort(self.axes)))
+    ref: TensorRef | None
+    reason: str = ""
+    is_lost: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def _sizes(spec: TensorSpec) -> tuple[int, ...] | None:
-    if not spec.is_static or spec.shape is None:
-        return None
-    return tuple(dim for dim in spec.shape if isinstance(dim, int))
+def read_as(
+    ref: TensorRef, shape: graphs.Shape | None, layout: str | None = None, trail: Trail | None = None,
+) -> Reading:
+    """`ref` in the shape and order of the original's tensor.
 
-
-def _seen(graph: Graph, tensor: str, ref: TensorRef, trail: Trail | None) -> TensorRef | None:
-    """`ref` in the model's own shape and order; None where it cannot be read so."""
-    spec = graph.spec(tensor)
+    `shape` and `layout` are the original's; sizes may be open, the layout unknown. `trail` is how the tensor came to
+    the device port (None: by its name alone). The order of the axes is what the mapping says, else the dump's header,
+    else the original; else the only one that fits. Where several fit and nobody says which, the header's is taken and
+    a note says so. A tensor that is larger than the original along some axes is read in its own size.
+    """
     axes = trail.axes if trail is not None else None
-    written = trail.written if trail is not None else None
-    stated = (written.shape if written is not None else None) or ref.original_shape
-    stated_layout = written.layout if written is not None else None
-    if axes is not None:
-        if stated is not None:
-            stated = _turned_back(stated, axes)
-        shape = _wanted(spec, ref, stated, None)
-        if shape is None or len(shape) != len(axes):
-            return None
-        there = tuple(shape[axis] for axis in axes)
-        base = _fitted(ref, there, (stated_layout, ref.original_layout))
-        return None if base is None else TurnedRef.turned(base, axes, spec.layout)
-    shape = _wanted(spec, ref, stated, stated_layout or spec.layout)
-    if shape is None:
+    steps = ", ".join(trail.steps[:3]) if trail is not None else ""
+    if trail is not None and (trail.is_reordered or (axes is not None and trail.is_reshaped)):
+        return Reading(None, f"in an order behind {steps} that nothing tells how to undo", is_lost=True)
+    told = _told(ref, trail.written if trail is not None else None)
+    stated = told.shape
+    if axes is not None and stated is not None:
+        stated = _turned_back(stated, axes)
+    wanted = _sizes(shape, ref, stated, told.layout or layout)
+    if wanted is None:
+        return Reading(None, f"stored as {ref.layout} {shape_text(ref.shape)}, which cannot hold the model's sizes")
+    there = wanted
+    if axes is not None and len(axes) == len(wanted):
+        there = tuple(wanted[axis] for axis in axes)
+    found = _in_order(ref, there, _plain(layout) if axes is None else None, told)
+    seen = found.ref
+    if (axes is not None and (len(axes) != len(wanted) or seen is None or len(seen.own_shape) != len(axes))) or (
+        trail is not None and trail.is_reshaped and (seen is None or seen.own_shape != there)
+    ):
+        return Reading(None, f"in another shape behind {steps}", is_lost=True)
+    return found if axes is None or seen is None else replace(found, ref=TurnedRef.turned(seen, axes))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What mapping or header state of the original: its shape, its order, and which of the two says so."""
+
+    shape: Shape | None
+    layout: str | None
+    by: str
+
+
+def _told(ref: TensorRef, written: Origin | None) -> _Told:
+    layout = _plain(written.layout) if written is not None else None
+    if written is not None and written.shape is not None:
+        return _Told(written.shape, layout, "the mapping")
+    if ref.original_shape is not None:
+        return _Told(ref.original_shape, layout or _plain(ref.original_layout), "the dump's header")
+    return _Told(None, layout, "the mapping")
+
+
+def _sizes(
+    shape: graphs.Shape | None, ref: TensorRef, stated: Shape | None, layout: str | None,
+) -> Shape | None:
+    """The original's sizes: its own; where they are open, what mapping or dump say; None if nobody does or if they
+    contradict each other."""
+    known = sizes_of(shape)
+    if known is not None:
+        return known
+    if stated is None and layouts.is_plain(ref.layout):
+        stated = ref.shape
+    elif stated is None and shape is not None and ref.layout.startswith("NC1HWC0"):
+        stated = _unblocked(shape, ref.shape, layout or "NCHW")
+    return stated if stated is not None and agrees(shape, stated) else None
+
+
+def could_hold(ref: TensorRef, shape: tuple[int, ...]) -> bool:
+    """Has the stored tensor as many elements as `shape`, padding apart?"""
+    if layouts.is_plain(ref.layout) or ref.original_shape is not None:
+        return math.prod(ref.own_shape) == math.prod(shape)
+    return bool(layouts.candidates(ref.layout, ref.shape, shape))
+
+
+def sizes_of(shape: graphs.Shape | None) -> Shape | None:
+    """A shape whose sizes are all known; else None."""
+    sizes = tuple(n for n in shape or () if isinstance(n, int) and n >= 0)
+    return sizes if shape is not None and len(sizes) == len(shape) else None
+
+
+def agrees(shape: graphs.Shape | None, sizes: Shape) -> bool:
+    """Are these the sizes of a tensor whose shape may be open?"""
+    return shape is None or (len(shape) == len(sizes) and all(
+        not isinstance(a, int) or a < 0 or a == b for a, b in zip(shape, sizes, strict=True)
+    ))
+
+
+def _unblocked(shape: graphs.Shape, stored: Shape, layout: str) -> Shape | None:
+    """N, H and W of a blocked tensor from how it is stored; its number of channels must be the model's."""
+    if len(shape) != 4 or len(stored) != 5 or sorted(layout) != sorted("NCHW"):
         return None
-    return _fitted(ref, shape, (spec.layout, stated_layout, ref.original_layout))
+    channels = shape[layout.index("C")]
+    if not isinstance(channels, int):
+        return None
+    sizes = {"N": stored[0], "C": channels, "H": stored[2], "W": stored[3]}
+    return tuple(sizes[letter] for letter in layout)
 
 
-def _turned_back(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
+def _turned_back(shape: Shape, axes: tuple[int, ...]) -> Shape | None:
     if len(shape) != len(axes):
         return None
     return tuple(shape[axes.index(axis)] for axis in range(len(axes)))
 
 
-def _wanted(
-    spec: TensorSpec, ref: TensorRef, stated: tuple[int, ...] | None, layout: str | None,
-) -> tuple[int, ...] | None:
-    """The original's shape: the model's; where that leaves sizes open, what mapping or dump say; None if nobody does
-    or if they contradict each other."""
-    shape = _sizes(spec)
-    if shape is not None:
-        return shape
-    if stated is None:
-        if layouts.is_plain(ref.layout):
-            stated = ref.shape
-        elif ref.layout.startswith("NC1HWC0") and spec.shape is not None and len(ref.shape) == 5:
-            stated = _unblocked(spec.shape, ref.shape, layout or "NCHW")
-    if stated is None or not _agree(spec.shape, stated):
-        return None
-    return stated
+# -- the order of the axes ---------------------------------------------------------------------------------------
 
 
-def _agree(open_shape: Any, shape: tuple[int, ...]) -> bool:
-    if open_shape is None:
-        return True
-    return len(open_shape) == len(shape) and all(
-        not isinstance(a, int) or a < 0 or a == b for a, b in zip(open_shape, shape, strict=True)
-    )
-
-
-def _unblocked(open_shape: Any, stored: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
-    """N, H and W of a blocked tensor from how it is stored; its number of channels must be the model's."""
-    if len(open_shape) != 4 or sorted(layout) != sorted("NCHW"):
-        return None
-    sizes = {"N": stored[0], "C": open_shape[layout.index("C")], "H": stored[2], "W": stored[3]}
-    if not isinstance(sizes["C"], int):
-        return None
-    return tuple(sizes[letter] for letter in layout)
-
-
-def _fitted(ref: TensorRef, shape: tuple[int, ...], plains: tuple[str | None, ...]) -> TensorRef | None:
-    """`ref` read as an original of `shape`, in the first of the orders that fits."""
-    for plain in dict.fromkeys(plains):
+def _in_order(ref: TensorRef, shape: Shape, layout: str | None, told: _Told) -> Reading:
+    """`ref` read as `shape`; `layout` is the original's own word on its order."""
+    order = told.layout or layout
+    notes: tuple[str, ...] = ()
+    wanted = shape
+    if told.shape is not None and told.shape != shape:
+        if squeezed(told.shape) != squeezed(shape):
+            other = _other_order(told.shape, order, shape)
+            if other is None:
+                return _larger(ref, told.shape, order, shape, told.by)
+            notes = (f"golden is in {other} where {told.by} says {order or 'nothing'}",)
+            order = other
+        elif layouts.fits(ref.layout, ref.shape, order, shape, ref.groups):
+            notes = (f"shapes differ by dimensions of 1: golden {shape_text(shape)}, npu {shape_text(told.shape)}",)
+        else:
+            shape = told.shape
+    if not layouts.is_known(ref.layout):
+        if squeezed(ref.shape) != squeezed(shape):
+            return Reading(None, f"stored as {ref.layout} {shape_text(ref.shape)}, a layout that is not known")
+        notes = (*notes, f"the layout {ref.layout} is not known: read as stored")
+        return Reading(replace(ref, layout="ND").seen_as(shape, None), notes=notes)
+    if ref.layout == "ND":
+        return _flat(ref, shape, order, wanted, told, notes)
+    for plain, note in ((order, ()), (layout, (f"golden is in {layout} where {told.by} says {order}",))):
         if plain is not None and layouts.fits(ref.layout, ref.shape, plain, shape, ref.groups):
-            return ref.seen_as(shape, plain)
-    found = layouts.candidates(ref.layout, ref.shape, shape)
-    if found:
-        return ref.seen_as(shape, found[0])
-    if layouts.fits(ref.layout, ref.shape, None, shape, ref.groups):
-        return ref.seen_as(shape, None)
-    if ref.count == math.prod(shape) and layouts.is_plain(ref.layout):
-        return replace(ref, layout="ND", original_shape=shape, original_layout=plains[0])
+            return Reading(ref.seen_as(shape, plain), notes=(*notes, *note))
+    found = _guessed(ref, shape, wanted, order)
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def _flat(
+    ref: TensorRef, shape: Shape, order: str | None, wanted: Shape, told: _Told, notes: tuple[str, ...],
+) -> Reading:
+    """A tensor that is stored in its own order, whichever that is."""
+    if squeezed(ref.shape) != squeezed(shape):
+        if math.prod(ref.shape) != math.prod(shape):
+            return _larger(ref, ref.shape, None, wanted, "the dump")
+        if told.shape is None:
+            return Reading(None, f"golden is {shape_text(wanted)}, npu {shape_text(ref.shape)}")
+    elif ref.shape != shape and told.shape is None:
+        notes = (f"shapes differ by dimensions of 1: golden {shape_text(wanted)}, npu {shape_text(ref.shape)}",)
+    return Reading(ref.seen_as(shape, order), notes=notes)
+
+
+def _guessed(ref: TensorRef, shape: Shape, wanted: Shape, order: str | None) -> Reading:
+    """The order of the original from shapes alone. Several that fit are ambiguous: the header's is taken."""
+    found = [
+        name for name in layouts.candidates(ref.layout, ref.shape, shape)
+        if layouts.fits(ref.layout, ref.shape, name, shape, ref.groups)
+    ]
+    if not found and layouts.fits(ref.layout, ref.shape, None, shape, ref.groups):
+        return Reading(ref.seen_as(shape, None))
+    if not found and layouts.is_plain(ref.layout) and squeezed(ref.shape) == squeezed(shape):
+        return Reading(replace(ref, layout="ND").seen_as(shape, None))
+    if not found:
+        told = f", original {order}" if order else ""
+        return Reading(
+            None, f"golden is {shape_text(wanted)}, npu {ref.layout} {shape_text(ref.shape)}{told}: they do not fit",
+        )
+    usual = [ref.original_layout, ref.layout, "NCHW", "NCDHW", found[0]]
+    taken = next(name for name in usual if name in found)
+    several = f"ambiguous: {' and '.join(found)} fit {shape_text(shape)}; the header's order was taken ({taken})"
+    return Reading(ref.seen_as(shape, taken), notes=(several,) if len(found) > 1 else ())
+
+
+def _larger(ref: TensorRef, stated: Shape, order: str | None, wanted: Shape, by: str) -> Reading:
+    """A tensor of another size than the original: in its own size if it is larger, for a part to be cut from it."""
+    is_larger = len(stated) == len(wanted) and all(n >= m for n, m in zip(stated, wanted, strict=True))
+    if is_larger and layouts.is_known(ref.layout) and layouts.fits(ref.layout, ref.shape, order, stated, ref.groups):
+        return Reading(ref.seen_as(stated, order))
+    return Reading(None, f"golden is {shape_text(wanted)}, {by} says {shape_text(stated)} for the npu's")
+
+
+def _other_order(stated: Shape, layout: str | None, wanted: Shape) -> str | None:
+    """NHWC for an original whose sizes are those of `stated` in NCHW moved to NHWC, and the other way round."""
+    if len(stated) != 4 or len(wanted) != 4:
+        return None
+    n, a, b, c = stated
+    if layout in (None, "NCHW") and wanted == (n, b, c, a):
+        return "NHWC"
+    if layout == "NHWC" and wanted == (n, c, a, b):
+        return "NCHW"
     return None
+
+
+def _plain(layout: str | None) -> str | None:
+    """`layout` if it says something about the order of an original's axes."""
+    return layout if layout is not None and layout != "ND" and layouts.is_plain(layout) else None
+
+
+def shape_text(shape: Shape) -> str:
+    """`[1,3,8,8]`."""
+    return f"[{','.join(map(str, shape))}]"
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------
 
 
 def dequantised(

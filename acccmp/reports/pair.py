@@ -20,7 +20,7 @@ class Pair:
     """One port, with the two tensors if both are there. `verdict` None: it is to be measured.
 
     `port` is the device's (the original's for `fused` and for what no device op has). `misfit` is why the shapes
-    cannot be compared. `axes`: the NPU's tensor is golden transposed by them. `extent`: only so many elements along
+    cannot be compared. `extent`: only so many elements along
     each of golden's axes are valid; along the axes `cut` the NPU's tensor may be larger. `coarsest`: the dtype that
     fixed limits go by. `quantised`: inside a quantised part of the network. `order` is the place in execution; `group`
     numbers the ops that implement the same originals (the vendor's Index).
@@ -41,7 +41,6 @@ class Pair:
     group: int = 0
     is_output: bool = False
     floor: float = math.nan
-    axes: tuple[int, ...] | None = None
     extent: Shape | None = None
     cut: frozenset[int] = frozenset()
     coarsest: DType | None = None

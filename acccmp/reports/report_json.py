@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from acccmp.core.dump import Port
-from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.core.tensor import DTYPES, TensorRef, TurnedRef
 from acccmp.errors import FormatError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import SCHEMA, Comparison, Report
@@ -81,6 +81,8 @@ def _stored_row(row: Comparison) -> dict[str, Any]:
 def _stored_ref(ref: TensorRef | None) -> dict[str, Any] | None:
     if ref is None:
         return None
+    if isinstance(ref, TurnedRef):
+        return {**(_stored_ref(ref.base) or {}), "axes": list(ref.axes)}
     return {
         "path": ref.path, "dtype": ref.dtype.name, "shape": list(ref.shape), "offset": ref.offset, "size": ref.size,
         "layout": ref.layout,
@@ -161,12 +163,18 @@ def _ref(row: dict[str, Any], key: str, where: str) -> TensorRef | None:
         raise FormatError(f"{where}: unknown dtype {dtype!r}")
     shape = _item(stored, "shape", list, where)
     own = _optional(stored, "original_shape", list, where)
-    return TensorRef(
+    axes = _optional(stored, "axes", list, where) if "axes" in stored else None
+    ref = TensorRef(
         _item(stored, "path", str, where), DTYPES[dtype], _dims(shape, where), _size(stored, "offset", where),
         None if stored.get("size") is None else _size(stored, "size", where), _item(stored, "layout", str, where),
         None if own is None else _dims(own, where), _optional(stored, "original_layout", str, where),
         _size(stored, "groups", where), _item(stored, "fortran", bool, where),
     )
+    if axes is None:
+        return ref
+    if sorted(_dims(axes, where)) != list(range(len(ref.own_shape))):
+        raise FormatError(f"{where}: the axes {axes} do not fit the shape {ref.own_shape}")
+    return TurnedRef.turned(ref, tuple(axes))
 
 
 def _item(stored: dict[str, Any], key: str, kind: type, where: str) -> Any:

@@ -29,7 +29,6 @@ from acccmp.dumps.names import MAPPING_FILE, parse_device
 from acccmp.errors import FormatError, InputError
 from acccmp.kinds import find_kind
 from acccmp.mapping.reading import dequantised
-from acccmp.mapping.trace import Trace
 from acccmp.models.load import load as load_model
 from acccmp.slicing.cut import Slice
 
@@ -260,7 +259,7 @@ def _write(
         "inputs": inputs,
         "outputs": outputs,
         "golden_from": golden_from,
-        "mapping": str(part.mapping.path or part.mapping.name) if part.mapping is not None else None,
+        "mapping": str(part.mapping) if part.mapping is not None and not part.mapping.is_by_name else None,
         "device_ops": list(part.device_ops),
         "dump": str(part.dump.path) if part.dump is not None else None,
         "dump_data": copied,
@@ -472,7 +471,7 @@ def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) 
         words.append("--input_fp16_nodes=" + _quoted(";".join(narrow)))
     if kind == "tensorflow":
         words.append("--out_nodes=" + _quoted(";".join(part.graph.outputs)))
-    soc = part.mapping.meta.get("soc_version") if part.mapping is not None else None
+    soc = part.mapping.graph.meta.get("soc_version") if part.mapping is not None else None
     words.append(f"--soc_version={_quoted(str(soc)) if str(soc).startswith('Ascend') else 'YOUR_CHIP'}")
     return " ".join(words)
 
@@ -506,11 +505,10 @@ def engineers_log(
     by_op: dict[str, list[str]] = {}
     for facts in copied:
         by_op.setdefault(facts["op"], []).append(facts["file"])
-    trace = Trace(part.mapping, part.whole) if part.mapping is not None else None
     for op in (*part.feeding_ops, *part.device_ops):
         answers = op
-        if trace is not None and op in trace.mapping:
-            answers = ", ".join(trace.originals(trace.mapping[op]))
+        if part.mapping is not None and (node := part.mapping.node(op)) is not None:
+            answers = ", ".join(part.mapping.originals(node))
         file = ", ".join(by_op.get(op, ["not dumped"]))
         answers = answers or "no original layer"
         lines.append(f"device op {op} answers {answers}; output file: {file}; input file: {file}")

@@ -10,8 +10,10 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import Array, TensorRef
 from acccmp.errors import InputError, SliceError
+from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.names import by_names
 from acccmp.mapping.reading import dequantised
-from acccmp.mapping.trace import Quantisation, Trace
+from acccmp.mapping.trace import Quantisation
 from acccmp.slicing.entrance import Entrance, find_entrance
 
 
@@ -36,7 +38,7 @@ class Slice:
     taken_from: Mapping[Port, Port] = field(default_factory=dict, repr=False)
     quantisation: Mapping[Port, Quantisation] = field(default_factory=dict, repr=False)
     dump: Dump | None = field(default=None, repr=False)
-    mapping: Graph | None = field(default=None, repr=False)
+    mapping: DeviceMap | None = field(default=None, repr=False)
     device_ops: tuple[str, ...] = field(default=(), repr=False)
     feeding_ops: tuple[str, ...] = field(default=(), repr=False)
     log: tuple[str, ...] = field(default=(), repr=False)
@@ -86,7 +88,7 @@ def cut(
     around: str | None = None,
     radius: int = 1,
     dump: Dump | None = None,
-    mapping: Graph | None = None,
+    mapping: DeviceMap | None = None,
     fed: Mapping[str, TensorRef] | None = None,
     widen: bool = False,
     exact: bool = False,
@@ -96,10 +98,11 @@ def cut(
     is a weight, or is an input of the slice that the dump holds.
 
     Start and end are names of nodes or tensors, one or several; or `around` one node, everything within `radius` steps.
-    With a `mapping`, a region that begins or ends inside a fused device op grows to that op's border (`exact` refuses
-    instead). Without a `dump` the slice has no inputs to feed. `fed` are tensors of model inputs, taken where the dump
-    does not have them. `widen` pulls in producers of tensors that were not
-    dumped, up to the next dumped ones. Outputs are those of the end nodes, with `all_outputs` every tensor that leaves.
+    With a `mapping` (without one: by the names of the dumped ops), a region that begins or ends inside a fused device
+    op grows to that op's border (`exact` refuses instead). Without a `dump` the slice has no inputs to feed. `fed` are
+    tensors of model inputs, taken where the dump does not have them. `widen` pulls in producers of tensors that were
+    not dumped, up to the next dumped ones. Outputs are those of the end nodes, with `all_outputs` every tensor that
+    leaves.
 
     Raises UnknownName, InputError (no path; start inside a fused op with `exact`), SliceError (tensors not dumped).
     """
@@ -107,17 +110,23 @@ def cut(
         _around(graph, around, radius) if around is not None else _between(graph, _names(start), _names(end))
     )
     log: list[str] = []
-    trace = Trace(mapping, graph) if mapping is not None else None
-    if trace is not None:
-        region = _snap(graph, region, trace, exact, log)
+    if mapping is None and dump is not None:
+        mapping = by_names(dump, graph)
+    device = mapping.beside(graph) if mapping is not None else None
+    if device is not None:
+        region = _snap(graph, region, device, exact, log)
     region = _closed(graph, region)
     found: dict[str, Entrance] = {}
     given = {tensor: Entrance(Port(tensor, "output", 0), ref) for tensor, ref in (fed or {}).items()}
-    if dump is not None and len(dump):
-        region, found = _with_inputs(graph, region, dump, trace, given, widen, exact, log)
-    part = graph.keep(region, None if all_outputs or around is not None else _outputs(graph, region, ends, trace, log))
-    device = trace.ops_of(region - graph.constants) if trace is not None else ()
-    at_exit = _dumped_outputs(graph, part, dump, trace) if dump is not None else {}
+    if dump is not None and device is not None and len(dump):
+        region, found = _with_inputs(graph, region, dump, device, given, widen, exact, log)
+    wanted = None if all_outputs or around is not None else _outputs(graph, region, ends, device, log)
+    part = graph.keep(region, wanted)
+    inside = device.ops_of(region - graph.constants) if device is not None else ()
+    if dump is not None and device is not None and device.is_by_name:
+        there = {port.node for port in dump} | {broken.name for broken in dump.broken}
+        inside = tuple(op for op in inside if op in there)
+    at_exit = _dumped_outputs(graph, part, dump, device) if dump is not None and device is not None else {}
     ports = {tensor: graph.producer(tensor) or Port(tensor, "output", 0) for tensor in (*found, *at_exit)}
     taken = {ports[tensor]: entrance.at for tensor, entrance in found.items() if tensor not in given}
     every = {**at_exit, **found}
@@ -128,19 +137,18 @@ def cut(
         npu=Dump({ports[tensor]: e.ref for tensor, e in at_exit.items()}, kind="npu", path=where),
         taken_from=taken,
         quantisation={ports[tensor]: e.quantisation for tensor, e in every.items() if e.quantisation is not None},
-        dump=dump, mapping=mapping, device_ops=device,
-        feeding_ops=_feeding(graph, part, trace, taken.values(), device),
+        dump=dump, mapping=device, device_ops=inside,
+        feeding_ops=_feeding(graph, part, device, taken.values(), inside),
         log=tuple(log),
     )
 
 
 def _feeding(
-    graph: Graph, part: Graph, trace: Trace | None, taken: Iterable[Port], device: Collection[str],
+    graph: Graph, part: Graph, device: DeviceMap | None, taken: Iterable[Port], inside: Collection[str],
 ) -> tuple[str, ...]:
     """The ops of the dump that make what stands at the entrance, and those where it was found."""
     makers = [port.node for tensor in part.inputs if (port := graph.producer(tensor)) is not None]
-    ops = list(trace.ops_of(makers)) if trace is not None else makers
-    inside = {*device, *((node.name for node in part.nodes) if trace is None else ())}
+    ops = device.ops_of(makers) if device is not None else makers
     return tuple(dict.fromkeys(name for name in (*ops, *(port.node for port in taken)) if name not in inside))
 
 
@@ -225,11 +233,11 @@ def _around(graph: Graph, name: str, radius: int) -> tuple[tuple[str, ...], tupl
     return (centre,), (centre,), near
 
 
-def _snap(graph: Graph, region: set[str], trace: Trace, exact: bool, log: list[str]) -> set[str]:
+def _snap(graph: Graph, region: set[str], device: DeviceMap, exact: bool, log: list[str]) -> set[str]:
     """Grow the region until it holds all or nothing of every fused device op."""
     while True:
         grown = set(region)
-        for op, members in trace.groups.items():
+        for op, members in device.groups.items():
             inside, outside = members & region, members - region - graph.constants
             if not inside or not outside:
                 continue
@@ -281,27 +289,29 @@ def _closed(graph: Graph, region: set[str]) -> set[str]:
     return closed
 
 
-def _outputs(graph: Graph, region: set[str], ends: Iterable[str], trace: Trace | None, log: list[str]) -> list[str]:
+def _outputs(
+    graph: Graph, region: set[str], ends: Iterable[str], device: DeviceMap | None, log: list[str],
+) -> list[str]:
     """What the end nodes give. An end whose tensor stays inside a fused device op moves on to where that op ends."""
     outputs: list[str] = []
     for end in ends:
-        moved = _device_exit(graph, end, region, trace) if trace is not None else ()
+        moved = _device_exit(graph, end, region, device) if device is not None else ()
         if moved:
             log.append(f"the end {end} lies inside a fused device op: the outputs are those of {_listed(moved)}")
         outputs += _outputs_of(graph, moved or (end,))
     return outputs
 
 
-def _device_exit(graph: Graph, end: str, region: set[str], trace: Trace) -> tuple[str, ...]:
+def _device_exit(graph: Graph, end: str, region: set[str], device: DeviceMap) -> tuple[str, ...]:
     """The originals in which the fused device op ends that `end` lies inside of; () where `end` has a tensor itself."""
     exits: dict[str, None] = {}
-    for op in trace.ops_of({end}):
-        members = (trace.groups[op] & region) - graph.constants
+    for op in device.ops_of({end}):
+        members = (device.groups[op] & region) - graph.constants
         if len(members) < 2:
             return ()
         here = [name for name in members if any(
             port.node == op and port.side == "output"
-            for index in range(len(graph[name].outputs)) for port in trace.carriers(Port(name, "output", index))
+            for index in range(len(graph[name].outputs)) for port in device.carriers(Port(name, "output", index))
         )]
         exits.update(dict.fromkeys(here or [max(members, key=graph.depth.__getitem__)]))
     return () if end in exits else tuple(sorted(exits, key=graph.depth.__getitem__))
@@ -321,7 +331,7 @@ def _outputs_of(graph: Graph, last: Iterable[str]) -> list[str]:
 
 
 def _with_inputs(
-    graph: Graph, region: set[str], dump: Dump, trace: Trace | None, given: Mapping[str, Entrance], widen: bool,
+    graph: Graph, region: set[str], dump: Dump, device: DeviceMap, given: Mapping[str, Entrance], widen: bool,
     exact: bool, log: list[str],
 ) -> tuple[set[str], dict[str, Entrance]]:
     """The region (widened if asked) and the tensor for each tensor at its entrance."""
@@ -329,7 +339,7 @@ def _with_inputs(
         found: dict[str, Entrance] = {}
         missing: dict[str, tuple[str, ...]] = {}
         for tensor in graph.keep(region).inputs:
-            search = find_entrance(graph, tensor, region, dump, trace)
+            search = find_entrance(graph, tensor, region, dump, device)
             if search.entrance is not None:
                 found[tensor] = search.entrance
             elif tensor in given:
@@ -348,16 +358,14 @@ def _with_inputs(
             raise SliceError(_not_dumped(graph, missing, region, widen))
         log.append(f"{_listed(missing)} not dumped: the region grows by {_listed(sorted(pulled))}")
         region = _convex(graph, region | pulled)
-        if trace is not None:
-            region = _snap(graph, region, trace, exact, log)
-        region = _closed(graph, region)
+        region = _closed(graph, _snap(graph, region, device, exact, log))
 
 
-def _dumped_outputs(graph: Graph, part: Graph, dump: Dump, trace: Trace | None) -> dict[str, Entrance]:
+def _dumped_outputs(graph: Graph, part: Graph, dump: Dump, device: DeviceMap) -> dict[str, Entrance]:
     """What the device gave at the exit of the part, as far as it was dumped and can be read as the original's."""
     found = {}
     for tensor in part.outputs:
-        search = find_entrance(graph, tensor, (), dump, trace, outputs_first=True)
+        search = find_entrance(graph, tensor, (), dump, device, outputs_first=True)
         if search.entrance is not None:
             found[tensor] = search.entrance
     return found

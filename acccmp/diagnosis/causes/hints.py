@@ -73,8 +73,6 @@ def hints(row: Comparison, rows: Sequence[Comparison] = ()) -> tuple[str, ...]:
         y, x = golden.numpy(), npu.numpy()
     except (FormatError, LayoutError, MemoryError):
         return ()
-    if pair.axes is not None:
-        x = x.transpose(np.argsort(pair.axes))
     if pair.extent is not None:
         part = tuple(slice(0, n) for n in pair.extent)
         y, x = y[part], x[part] if x.ndim == len(part) else x

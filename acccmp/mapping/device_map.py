@@ -1,0 +1,275 @@
+"""DeviceMap: which device op stands for which original nodes, and the other way round.
+
+The one place that answers this, for comparing, for slicing and for feeding. It is made from a device model (an .om,
+ATC's JSON, a build graph), or from names alone (`acccmp.mapping.names`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+from acccmp.core.dump import Port, flatten_name
+from acccmp.core.graph import Graph, ModelTensor, Node, TensorSpec
+from acccmp.mapping.trace import Trail, trail
+from acccmp.models.device_graph import INPUT_OPS, TASKLESS, all_nodes, split_input
+
+_QUANT = re.compile(r"_quant_layer|/AscendQuant|/AscendWeightQuant|\.quant|\.weight_quant")
+_DEQUANT = re.compile(r"_dequant_layer|_anti_quant_layer|/AscendDequant|/AntiQuant|\.dequant|\.anti_quant")
+
+
+class Originals(Protocol):
+    """What is known of the original network: a model, or the golden dump of one."""
+
+    def knows(self, name: str) -> bool:
+        """Is `name` an op (or a tensor) of the original?"""
+        ...
+
+    def depth(self, name: str) -> int | None:
+        """Its place in execution, or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model as `Originals`; without one, every name counts as known."""
+
+    graph: Graph | None
+
+    def knows(self, name: str) -> bool:
+        graph = self.graph
+        return graph is None or name in graph or name in graph.inputs or graph.producer(name) is not None
+
+    def depth(self, name: str) -> int | None:
+        return self.graph.depth.get(name) if self.graph is not None else None
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceMap:
+    """A device model's ops and tensors tied to those of an original, its sub-graphs opened.
+
+    `graph` is the device model; `known` is the original (see `beside`), without one every name counts as known.
+    `is_by_name`: names alone made it. `of_device`: its originals are ops of another device model (a build without
+    fusion).
+    """
+
+    graph: Graph
+    known: Originals = _Model(None)
+    is_by_name: bool = False
+    of_device: bool = False
+
+    def __str__(self) -> str:
+        return str(self.graph.path or self.graph.name)
+
+    def beside(self, original: Graph | Originals) -> DeviceMap:
+        """The same with its names looked up in an original: a model, or whatever else knows the names."""
+        return replace(self, known=_Model(original) if isinstance(original, Graph) else original)
+
+    @property
+    def model(self) -> Graph | None:
+        """The original model, where that is what its names are looked up in."""
+        return self.known.graph if isinstance(self.known, _Model) else None
+
+    # -- the device model ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All device ops in the device's order, those of sub-graphs behind their owners."""
+        return tuple(all_nodes(self.graph))
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def node(self, name: str) -> Node | None:
+        """The device op of this name, which may be flattened; None if there is none or if it could be several."""
+        if name not in self.by_name:
+            found = [node for node in self.nodes if flatten_name(node.name) == name]
+            return found[0] if len(found) == 1 else None
+        return self.by_name[name]
+
+    @cached_property
+    def order(self) -> Mapping[str, int]:
+        """Device op -> its place."""
+        return {node.name: place for place, node in enumerate(self.nodes)}
+
+    @cached_property
+    def redirect(self) -> Mapping[str, str]:
+        """Tensors at the border of sub-graphs -> the tensor on the other side of it."""
+        found: dict[str, str] = {}
+        for node in self.nodes:
+            for inner in node.subgraphs.values():
+                for part in inner.nodes:
+                    index = part.attrs.get("_parent_node_index", part.attrs.get("index"))
+                    is_input = part.op_type in INPUT_OPS and bool(part.outputs)
+                    if is_input and isinstance(index, int) and index < len(node.inputs):
+                        found[part.outputs[0]] = node.inputs[index]
+                if len(node.subgraphs) == 1:
+                    found.update((f"{node.name}:{place}", tensor) for place, tensor in enumerate(inner.outputs))
+        return found
+
+    @cached_property
+    def _specs(self) -> Mapping[str, TensorSpec]:
+        graphs = [self.graph, *(inner for node in self.nodes for inner in node.subgraphs.values())]
+        return {name: spec for graph in reversed(graphs) for name, spec in graph.tensors.items()}
+
+    def spec(self, tensor: str) -> TensorSpec | None:
+        """What the device model says of a tensor of any of its graphs."""
+        return self._specs.get(tensor)
+
+    @cached_property
+    def hints(self) -> Mapping[str, ModelTensor]:
+        """What is written about the model's outputs, by the device tensor."""
+        told = self.graph.io.outputs
+        return dict(zip(self.graph.outputs, told, strict=True)) if len(told) == len(self.graph.outputs) else {}
+
+    # -- ops -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def group(self) -> Mapping[str, int]:
+        """Device op -> number of its group: the ops that together implement the same originals (specs, 5.2)."""
+        keys: dict[object, int] = {}
+        found = {}
+        for node in self.nodes:
+            l1 = node.attrs.get("_L1_fusion_sub_graph_no")
+            key: object = node.origins or node.name
+            if l1 not in (None, ""):
+                key = ("L1", l1)
+            elif node.origins and len(node.origins) == 1:
+                key = node.origins[0]
+            found[node.name] = keys.setdefault(key, len(keys))
+        return found
+
+    @cached_property
+    def members(self) -> Mapping[int, tuple[Node, ...]]:
+        """Number of a group -> its ops."""
+        found: dict[int, tuple[Node, ...]] = {}
+        for node in self.nodes:
+            number = self.group[node.name]
+            found[number] = (*found.get(number, ()), node)
+        return found
+
+    def originals(self, node: Node) -> tuple[str, ...]:
+        """Names of the original nodes that a device op implements; its own where the compiler wrote nothing."""
+        if node.origins is not None:
+            return tuple(name for name in node.origins if name)
+        return (node.name,) if self.known.knows(node.name) else ()
+
+    def group_originals(self, node: Node) -> tuple[str, ...]:
+        """The originals that the group of `node` implements; () for a compiler-made op."""
+        if node.origins == ():
+            return ()
+        found: dict[str, None] = {}
+        for member in self.members[self.group[node.name]]:
+            found.update(dict.fromkeys(member.origins if member.origins is not None else (member.name,)))
+        return tuple(found)
+
+    @cached_property
+    def groups(self) -> Mapping[str, frozenset[str]]:
+        """Device op -> the nodes of the original that it implements, for ops that implement any."""
+        found = {}
+        for node in self.nodes:
+            names = frozenset(n for name in self.originals(node) if (n := self._node(name)) is not None)
+            if names:
+                found[node.name] = names
+        return found
+
+    def _node(self, name: str) -> str | None:
+        """The model's node for a name that the compiler wrote: a node's, or that of what a node makes."""
+        if self.model is None or name in self.model:
+            return name
+        made = self.model.producer(name)
+        return made.node if made is not None and made.node in self.model else None
+
+    def ops_of(self, names: Collection[str]) -> tuple[str, ...]:
+        """Device ops that implement any of these original nodes, in the device's order."""
+        wanted = set(names)
+        return tuple(op for op, members in self.groups.items() if members & wanted)
+
+    def implementers(self, original: str) -> tuple[Node, ...]:
+        """The device ops that say that they implement an original; its name may be flattened."""
+        return self._implementers.get(original) or self._implementers.get(flatten_name(original), ())
+
+    @cached_property
+    def _implementers(self) -> Mapping[str, tuple[Node, ...]]:
+        found: dict[str, tuple[Node, ...]] = {}
+        for node in self.nodes:
+            for name in node.origins if node.origins is not None else (node.name,):
+                for key in {name, flatten_name(name)}:
+                    found[key] = (*found.get(key, ()), node)
+        return found
+
+    @cached_property
+    def wanted_originals(self) -> frozenset[str]:
+        """Originals that the outputs of device ops name; all originals where no output names any."""
+        named = {spec.origin.node for spec in self._specs.values() if spec.origin and spec.origin.node}
+        own = {
+            name for node in self.nodes if node.op_type not in TASKLESS
+            for name in (node.origins if node.origins is not None else (node.name,))
+        }
+        return frozenset(named or own)
+
+    @cached_property
+    def quantised(self) -> frozenset[str]:
+        """Ops that make quantised values: those that quantise, and all after them up to those that dequantise."""
+        made: set[str] = set()
+        for node in self.nodes:
+            names = " ".join([node.name, *(node.origins or ())])
+            spec = self.spec(node.outputs[0]) if node.outputs else None
+            dtype = spec.dtype if spec is not None else None
+            if (node.op_type == "AscendQuant" or _QUANT.search(names)) and (dtype is None or dtype.name == "int8"):
+                made.add(node.name)
+            elif node.op_type == "AscendDequant" or _DEQUANT.search(names):
+                continue
+            elif (dtype is None or dtype.kind == "int") and any(
+                split_input(tensor)[0] in made for tensor in node.inputs if tensor
+            ):
+                made.add(node.name)
+        return frozenset(made)
+
+    # -- tensors -------------------------------------------------------------------------------------------------
+
+    def arrival(self, port: Port) -> Trail | None:
+        """How an original tensor, quantised or not, came to a device port; None where none can be traced to it."""
+        return self._arrivals.get(port)
+
+    def carriers(self, original: Port) -> tuple[Port, ...]:
+        """Every device port where the original's output port `original` can be found, in the device's order."""
+        return self._carriers.get(original, ())
+
+    @cached_property
+    def _arrivals(self) -> Mapping[Port, Trail]:
+        found: dict[Port, Trail] = {}
+        for node in self.nodes:
+            ports = [(Port(node.name, "input", i), tensor) for i, tensor in enumerate(node.inputs) if tensor]
+            ports += [(Port(node.name, "output", i), tensor) for i, tensor in enumerate(node.outputs) if tensor]
+            for port, tensor in ports:
+                way = self.trail(tensor, through_quantisation=True)
+                if way.key is not None:
+                    found[port] = way
+        return found
+
+    def _tensor(self, name: str, index: int) -> tuple[str, int]:
+        """(node, output index) of the model for what the compiler wrote: it may have named the tensor itself."""
+        if self.model is not None and name not in self.model:
+            made = self.model.producer(name)
+            if made is not None:
+                return made.node, made.index
+        return name, index
+
+    @cached_property
+    def _carriers(self) -> Mapping[Port, tuple[Port, ...]]:
+        found: dict[Port, tuple[Port, ...]] = {}
+        for port, way in self._arrivals.items():
+            assert way.key is not None
+            name, index = self._tensor(*way.key)
+            original = Port(name, "output", index)
+            found[original] = (*found.get(original, ()), port)
+        return found
+
+    def trail(self, tensor: str, *, through_quantisation: bool = False) -> Trail:
+        """The way from a device tensor back to its original; see `acccmp.mapping.trace`."""
+        return trail(self, tensor, through_quantisation=through_quantisation)
