@@ -268,7 +268,7 @@ def results(graph: Graph) -> tuple[str, ...]:
     loose = [
         node for node in graph.nodes
         if node.op_type not in _NO_RESULT and node.outputs
-        and ("frame" not in node.attrs or node.op_type in ("Exit", "RefExit"))
+        and loop_around(graph, node, "output") is None
         and not any(graph.consumers(tensor) for tensor in node.outputs)
         and not _is_pivot(graph, node)
     ]
@@ -315,6 +315,32 @@ def whole_control_flow(graph: Graph, names: Iterable[str]) -> set[str]:
         if grown == region:
             return region
         region = grown
+
+
+def loop_around(graph: Graph, node: Node, side: str) -> str | None:
+    """Frame of the V1 loop that the tensors at the "input" or "output" side of a node lie inside of, where they have no
+    value outside a run of the loop. An Enter's inputs and an Exit's outputs lie in what is around their loop."""
+    if graph.format != "tensorflow" or "frame" not in node.attrs:
+        return None
+    frame = str(node.attrs["frame"])
+    if node.op_type in (("Enter", "RefEnter") if side == "input" else ("Exit", "RefExit")):
+        parents: Mapping[str, str] = graph.meta.get("frame_parents", {})
+        return parents.get(frame)
+    return frame
+
+
+def refuse_ends_inside_loops(graph: Graph, starts: Iterable[str], ends: Iterable[str]) -> None:
+    """A part may start at the Enters of a V1 loop and end at its Exits, not between them. Raises SliceError."""
+    for names, side, way in (
+        (starts, "input", "start at what goes into it or below it"), (ends, "output", "end at what leaves it or above"),
+    ):
+        for name in names:
+            frame = loop_around(graph, graph[name], side)
+            if frame is not None:
+                raise SliceError(
+                    f"the {way.split()[0]} {name!r} lies inside the V1 loop {frame!r}, where no tensor has a value "
+                    f"outside a run of the loop; {way} (a loop is cut whole or not at all)"
+                )
 
 
 def _joins(node: Node) -> bool:
@@ -381,7 +407,6 @@ def _refuse_cut_arrays(graph: Graph) -> None:
 
 def _refuse_cut_loops(graph: Graph, made: Collection[str]) -> None:
     """A V1 loop is cut whole or not at all: what is inside its frame has no value outside a run of the loop."""
-    parents: Mapping[str, str] = graph.meta.get("frame_parents", {})
     sizes: Mapping[str, int] = graph.meta.get("frame_sizes", {})
     inside = {node.name for node in graph.nodes}
     counts: dict[str, int] = {}
@@ -390,7 +415,7 @@ def _refuse_cut_loops(graph: Graph, made: Collection[str]) -> None:
         if frame is None:
             continue
         counts[frame] = counts.get(frame, 0) + 1
-        around = parents.get(frame) if node.op_type in ("Enter", "RefEnter") else frame
+        around = loop_around(graph, node, "input")
         if around is None:
             continue
         missing = next((tensor for tensor in node.inputs if tensor not in made), None)
@@ -407,7 +432,7 @@ def _refuse_cut_loops(graph: Graph, made: Collection[str]) -> None:
             continue
         node = graph[port.node]
         frame = node.attrs.get("frame")
-        if frame is None or (node.op_type in ("Exit", "RefExit") and frame not in parents):
+        if frame is None or loop_around(graph, node, "output") is None:
             continue
         if counts[frame] < sizes.get(frame, 0):
             raise SliceError(

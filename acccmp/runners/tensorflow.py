@@ -25,13 +25,12 @@ from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError, UnknownName
 from acccmp.models.tensorflow import graph_def, load
-from acccmp.models.tensorflow_write import STANDS_FOR
+from acccmp.models.tensorflow_write import STANDS_FOR, loop_around
 from acccmp.runners.runner import Captured, installed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 _SWITCHES = ("Switch", "RefSwitch")
-_EXITS = ("Exit", "RefExit")
 _WINDOWED = ("Conv", "Pool", "FusedBatchNorm", "Depthwise")  # ops that Eigen's CPU kernels have in NHWC only
 
 
@@ -176,7 +175,7 @@ def _run_plain(tf: Any, graph: Graph, feeds: Arrays, asked: set[str] | None, not
         for index, tensor in enumerate(node.outputs):
             if tensor in feeds or (asked is not None and tensor not in asked):
                 continue
-            reason = _reason(tf, node, index, counts.get(node.name, []), tensor in dead)
+            reason = _reason(tf, part, node, index, counts.get(node.name, []), tensor in dead)
             if reason:
                 skipped[tensor] = reason
             else:
@@ -203,10 +202,11 @@ def _plain(array: Any) -> np.ndarray[Any, Any]:
     return values
 
 
-def _reason(tf: Any, node: Node, index: int, dtypes: Sequence[Any], is_dead: bool) -> str:
+def _reason(tf: Any, graph: Graph, node: Node, index: int, dtypes: Sequence[Any], is_dead: bool) -> str:
     """Why an output cannot be fetched; empty if it can."""
-    if "frame" in node.attrs and node.op_type not in _EXITS:
-        return f"inside the V1 loop {node.attrs['frame']!r}: it has no value outside a run of the loop"
+    frame = loop_around(graph, node, "output")
+    if frame is not None:
+        return f"inside the V1 loop {frame!r}: it has no value outside a run of the loop"
     if index >= len(dtypes):
         return f"TensorFlow gives {node.op_type} {len(dtypes)} outputs"
     if node.op_type.startswith("FusedBatchNorm") and index >= 3 and not node.attrs.get("is_training", True):

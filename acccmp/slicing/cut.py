@@ -14,6 +14,7 @@ from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.names import by_names
 from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Quantisation
+from acccmp.models.tensorflow_write import loop_around, refuse_ends_inside_loops, whole_control_flow
 from acccmp.slicing.entrance import Entrance, find_entrance
 
 
@@ -99,29 +100,35 @@ def cut(
 
     Start and end are names of nodes or tensors, one or several; or `around` one node, everything within `radius` steps.
     With a `mapping` (without one: by the names of the dumped ops), a region that begins or ends inside a fused device
-    op grows to that op's border (`exact` refuses instead). Without a `dump` the slice has no inputs to feed. `fed` are
-    tensors of model inputs, taken where the dump does not have them. `widen` pulls in producers of tensors that were
-    not dumped, up to the next dumped ones. Outputs are those of the end nodes, with `all_outputs` every tensor that
-    leaves.
+    op grows to that op's border (`exact` refuses instead). V1 loops and conds of TensorFlow that the region passes are
+    taken whole. Without a `dump` the slice has no inputs to feed. `fed` are tensors of model inputs, taken where the
+    dump does not have them. `widen` pulls in producers of tensors that were not dumped, up to the next dumped ones.
+    Outputs are those of the end nodes, with `all_outputs` every tensor that leaves.
 
-    Raises UnknownName, InputError (no path; start inside a fused op with `exact`), SliceError (tensors not dumped).
+    Raises UnknownName, InputError (no path; start inside a fused op with `exact`), SliceError (tensors not dumped, a
+    start or an end inside a V1 loop).
     """
     starts, ends, region = (
         _around(graph, around, radius) if around is not None else _between(graph, _names(start), _names(end))
     )
-    log: list[str] = []
+    if around is None:
+        refuse_ends_inside_loops(graph, starts, ends)
     if mapping is None and dump is not None:
         mapping = by_names(dump, graph)
     device = mapping.beside(graph) if mapping is not None else None
-    if device is not None:
-        region = _snap(graph, region, device, exact, log)
-    region = _closed(graph, region)
+    region, log = _complete(graph, region, device, exact)
     found: dict[str, Entrance] = {}
     given = {tensor: Entrance(Port(tensor, "output", 0), ref) for tensor, ref in (fed or {}).items()}
     if dump is not None and device is not None and len(dump):
-        region, found = _with_inputs(graph, region, dump, device, given, widen, exact, log)
-    wanted = None if all_outputs or around is not None else _outputs(graph, region, ends, device, log)
-    part = graph.keep(region, wanted)
+        region, found, more = _with_inputs(graph, region, dump, device, given, widen, exact)
+        log += more
+    if all_outputs or around is not None:
+        inner = {t for name in region if loop_around(graph, graph[name], "output") for t in graph[name].outputs}
+        outputs = [tensor for tensor in graph.keep(region).outputs if tensor not in inner]
+    else:
+        outputs, more = _outputs(graph, region, ends, device)
+        log += more
+    part = graph.keep(region, outputs)
     inside = device.ops_of(region - graph.constants) if device is not None else ()
     if dump is not None and device is not None and device.is_by_name:
         there = {port.node for port in dump} | {broken.name for broken in dump.broken}
@@ -233,35 +240,38 @@ def _around(graph: Graph, name: str, radius: int) -> tuple[tuple[str, ...], tupl
     return (centre,), (centre,), near
 
 
-def _snap(graph: Graph, region: set[str], device: DeviceMap, exact: bool, log: list[str]) -> set[str]:
-    """Grow the region until it holds all or nothing of every fused device op."""
+def _complete(
+    graph: Graph, region: set[str], device: DeviceMap | None, exact: bool,
+) -> tuple[set[str], list[str]]:
+    """The region grown until it holds all or nothing of every fused device op and of every V1 loop and cond of
+    TensorFlow that it passes, with its constants; and what it grew by."""
+    notes: list[str] = []
     while True:
-        grown = set(region)
-        for op, members in device.groups.items():
-            inside, outside = members & region, members - region - graph.constants
-            if not inside or not outside:
-                continue
-            text = f"{_listed(sorted(inside, key=graph.depth.__getitem__))} lies inside the fused device op {op!r}"
-            if exact:
-                raise InputError(
-                    f"{text}, which also implements {_listed(sorted(outside, key=graph.depth.__getitem__))}; "
-                    "leave --exact away to take all of it"
-                )
-            log.append(f"{text}: the region grows by {_listed(sorted(outside, key=graph.depth.__getitem__))}")
-            grown |= outside
+        grown, more = _snapped(graph, region, device, exact) if device is not None else (region, [])
+        notes += more
+        if graph.format == "tensorflow" and (parts := whole_control_flow(graph, grown) - grown):
+            notes.append(f"V1 loops and conds are taken whole: the region grows by {_in_order(graph, parts)}")
+            grown = grown | parts
         if grown == region:
-            return region
+            return _closed(graph, region), notes
         region = _convex(graph, grown)
 
 
-def _whole_loops(graph: Graph, region: set[str], borders: tuple[str, ...]) -> set[str]:
-    """A cut around V1 loops and conds of TensorFlow takes them whole, with the counter and the other branch that lie
-    on no path. A border inside a loop is left to the writer, which refuses it and says why."""
-    if graph.format != "tensorflow" or any("frame" in graph[name].attrs for name in borders):
-        return region
-    from acccmp.models.tensorflow_write import whole_control_flow
-
-    return whole_control_flow(graph, region)
+def _snapped(graph: Graph, region: set[str], device: DeviceMap, exact: bool) -> tuple[set[str], list[str]]:
+    """The region with the rest of each fused device op of which it holds a part. Raises InputError with `exact`."""
+    grown, notes = set(region), []
+    for op, members in device.groups.items():
+        inside, outside = members & region, members - region - graph.constants
+        if not inside or not outside:
+            continue
+        text = f"{_in_order(graph, inside)} lies inside the fused device op {op!r}"
+        if exact:
+            raise InputError(
+                f"{text}, which also implements {_in_order(graph, outside)}; leave --exact away to take all of it"
+            )
+        notes.append(f"{text}: the region grows by {_in_order(graph, outside)}")
+        grown |= outside
+    return grown, notes
 
 
 def _convex(graph: Graph, region: set[str]) -> set[str]:
@@ -290,16 +300,18 @@ def _closed(graph: Graph, region: set[str]) -> set[str]:
 
 
 def _outputs(
-    graph: Graph, region: set[str], ends: Iterable[str], device: DeviceMap | None, log: list[str],
-) -> list[str]:
-    """What the end nodes give. An end whose tensor stays inside a fused device op moves on to where that op ends."""
+    graph: Graph, region: set[str], ends: Iterable[str], device: DeviceMap | None,
+) -> tuple[list[str], list[str]]:
+    """What the end nodes give, and notes. An end whose tensor stays inside a fused device op moves on to where that op
+    ends."""
     outputs: list[str] = []
+    notes: list[str] = []
     for end in ends:
         moved = _device_exit(graph, end, region, device) if device is not None else ()
         if moved:
-            log.append(f"the end {end} lies inside a fused device op: the outputs are those of {_listed(moved)}")
+            notes.append(f"the end {end} lies inside a fused device op: the outputs are those of {_listed(moved)}")
         outputs += _outputs_of(graph, moved or (end,))
-    return outputs
+    return outputs, notes
 
 
 def _device_exit(graph: Graph, end: str, region: set[str], device: DeviceMap) -> tuple[str, ...]:
@@ -332,9 +344,10 @@ def _outputs_of(graph: Graph, last: Iterable[str]) -> list[str]:
 
 def _with_inputs(
     graph: Graph, region: set[str], dump: Dump, device: DeviceMap, given: Mapping[str, Entrance], widen: bool,
-    exact: bool, log: list[str],
-) -> tuple[set[str], dict[str, Entrance]]:
-    """The region (widened if asked) and the tensor for each tensor at its entrance."""
+    exact: bool,
+) -> tuple[set[str], dict[str, Entrance], list[str]]:
+    """The region (widened if asked), the tensor for each tensor at its entrance, and notes."""
+    notes: list[str] = []
     while True:
         found: dict[str, Entrance] = {}
         missing: dict[str, tuple[str, ...]] = {}
@@ -344,11 +357,11 @@ def _with_inputs(
                 found[tensor] = search.entrance
             elif tensor in given:
                 found[tensor] = given[tensor]
-                log.append(f"{tensor}: not dumped; taken from the given input")
+                notes.append(f"{tensor}: not dumped; taken from the given input")
             else:
                 missing[tensor] = search.reasons
         if not missing:
-            return region, found
+            return region, found, notes
         pulled = {
             made.node
             for tensor in missing
@@ -356,9 +369,9 @@ def _with_inputs(
         }
         if not widen or not pulled:
             raise SliceError(_not_dumped(graph, missing, region, widen))
-        log.append(f"{_listed(missing)} not dumped: the region grows by {_listed(sorted(pulled))}")
-        region = _convex(graph, region | pulled)
-        region = _closed(graph, _snap(graph, region, device, exact, log))
+        notes.append(f"{_listed(missing)} not dumped: the region grows by {_listed(sorted(pulled))}")
+        region, more = _complete(graph, _convex(graph, region | pulled), device, exact)
+        notes += more
 
 
 def _dumped_outputs(graph: Graph, part: Graph, dump: Dump, device: DeviceMap) -> dict[str, Entrance]:
@@ -387,3 +400,7 @@ def _listed(names: Iterable[str], most: int = 6) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _in_order(graph: Graph, names: Iterable[str]) -> str:
+    return _listed(sorted(names, key=graph.depth.__getitem__))
