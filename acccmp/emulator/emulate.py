@@ -116,7 +116,7 @@ def emulate(
     planted = faulty.place(tuple(faults), graph, machine.plan)
     feeds = checked_inputs(graph, inputs)
     files = DeviceFiles(
-        graph, machine.plan, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
+        graph, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
         blocked=layout == "device", twin=twin,
     )
     try:
