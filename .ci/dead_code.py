@@ -16,6 +16,7 @@ DECORATORS = ["@*.command", "@*.group", "@_rule"]  # what they decorate is in a 
 ALIVE = {
     "__getattr__": "Python calls it: names of the package, bound late",
     "__dir__": "Python calls it",
+    "__call__": "Python calls it",
     "_repr_html_": "Jupyter calls it",
     "_repr_png_": "Jupyter calls it",
     "graph_optimization_level": "an option that onnxruntime reads",
