@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint measure bench samples clean
+.PHONY: demo test test-all lint wheel measure bench samples clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m acccmp.demo
@@ -13,9 +13,19 @@ demo: $(VENV)/.demo
 test: $(VENV)/.all
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The suite, every long measurement that fits, and a list of what was not tried (hours).
+test-all: $(VENV)/.all
+	$(BIN)/python .ci/test_all.py
+
+# Style, types, and names that nothing uses.
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/dead_code.py
+
+# The package as users get it: built, installed with nothing but what it asks for, used.
+wheel: $(VENV)/.made
+	.ci/wheel $(BIN)/python
 
 # The long measurements behind the figures in the documentation (an hour or so).
 measure: $(VENV)/.all

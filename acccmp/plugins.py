@@ -42,10 +42,7 @@ EXTRAS = {
     "cv2": "caffe",
     "tensorflow": "tf",
     "matplotlib": "plot",
-    "itables": "notebook",
-    "anywidget": "notebook",
-    "PIL": "plot",
-    "dask": "distributed",
+    "PIL": "images",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,20 +36,31 @@ MEASUREMENTS: dict[str, list[str]] = {
 }
 
 
+def run_all(names: Sequence[str], seconds: float | None = None) -> tuple[list[str], list[str]]:
+    """Run these measurements (all without any), each for at most `seconds`: which failed, which were stopped."""
+    failed, stopped = [], []
+    for name in names or MEASUREMENTS:
+        script, *arguments = MEASUREMENTS[name]
+        print(f"\n== {name}: python benchmarks/{script} {' '.join(arguments)}", flush=True)
+        begun, command = time.perf_counter(), [sys.executable, str(HERE / script), *arguments]
+        try:
+            code = subprocess.run(command, cwd=ROOT, check=False, timeout=seconds).returncode
+        except subprocess.TimeoutExpired:
+            stopped.append(name)
+            print(f"== {name}: stopped after {seconds:g} s", flush=True)
+            continue
+        print(f"== {name}: {time.perf_counter() - begun:.1f} s, exit code {code}", flush=True)
+        if code:
+            failed.append(name)
+    return failed, stopped
+
+
 def main(names: list[str]) -> int:
     unknown = [name for name in names if name not in MEASUREMENTS]
     if unknown:
         print(f"no measurement named {unknown[0]!r}; there are: {', '.join(MEASUREMENTS)}", file=sys.stderr)
         return 2
-    failed = []
-    for name in names or MEASUREMENTS:
-        script, *arguments = MEASUREMENTS[name]
-        print(f"\n== {name}: python benchmarks/{script} {' '.join(arguments)}", flush=True)
-        begun = time.perf_counter()
-        code = subprocess.run([sys.executable, str(HERE / script), *arguments], cwd=ROOT, check=False).returncode
-        print(f"== {name}: {time.perf_counter() - begun:.1f} s, exit code {code}", flush=True)
-        if code:
-            failed.append(name)
+    failed, _ = run_all(names)
     if failed:
         print(f"\nfailed: {', '.join(failed)}")
     return 1 if failed else 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,44 @@ def test_only_the_command_line_prints_and_exits() -> None:
         and (node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")) in talk
     }
     assert talkers == {"cli", "demo"}
+
+
+MODULE_OF = {"protobuf": "google", "opencv-python-headless": "cv2", "tensorflow-cpu": "tensorflow", "Pillow": "PIL"}
+
+
+def asked_for(*extras: str) -> set[str]:
+    """The modules of what pyproject.toml makes pip install: with these extras, or with none."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    lines = [line for extra in extras for line in project["optional-dependencies"][extra]] or project["dependencies"]
+    names = {re.split(r"[<>=\[]", line)[0] for line in lines}
+    return {MODULE_OF.get(name, name) for name in names}
+
+
+def imported_from_others() -> set[str]:
+    """Top-level modules that the package imports, by `import` or by `need`."""
+    found = set()
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module))
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "need":
+                found |= {str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant)}
+    return {name.split(".")[0] for name in found} - {"acccmp"} - sys.stdlib_module_names
+
+
+def test_what_is_installed_is_imported_and_what_is_imported_is_installed() -> None:
+    hard, optional = asked_for(), asked_for("ort", "caffe", "tf", "plot", "images")
+    used = imported_from_others() | {"google"}  # by the generated schemas
+    assert hard - used == set()
+    assert optional - used == set()
+    assert used - hard - optional == set()
+
+
+def test_every_extra_is_named_where_its_package_is_missing() -> None:
+    from acccmp.plugins import EXTRAS
+
+    extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS.values()) == extras.keys() - {"all", "dev"}
+    assert re.findall(r"\w+", extras["all"][0]) == ["acccmp", *(name for name in extras if name not in ("all", "dev"))]

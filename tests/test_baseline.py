@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -254,11 +255,24 @@ def test_killed_at_random_moments_the_baseline_is_always_the_old_or_the_new_one(
         assert baseline.read(target) in (old, new)
 
 
-def test_the_p_value_is_scipys() -> None:
-    """The paired test is not our own arithmetic: with 16 equal ratios the exact p is 2**-16."""
-    logs = [math.log(1.2)] * 16
-    jitter = [value + 1e-9 * i for i, value in enumerate(logs)]
-    assert stats.wilcoxon(jitter, alternative="greater").pvalue == pytest.approx(2**-16)
+@pytest.mark.parametrize("count", [1, 5, 14, 50, 300])
+def test_the_p_value_is_scipys(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for shift in (-0.5, 0.0, 0.4):
+        logs = [float(value) for value in rng.normal(shift, 1, count)]
+        for alternative, signed in (("greater", logs), ("less", [-log for log in logs])):
+            theirs = stats.wilcoxon(logs, alternative=alternative, method="exact").pvalue
+            assert drift.signed_rank(signed) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_the_p_value_counts_every_way_in_which_signs_can_fall_with_ties_and_zeros_too() -> None:
+    logs = [0.3, -0.1, 0.1, 0.3, 0.3, 0.0, 0.2, -0.2, 0.5]
+    sizes = [abs(value) for value in logs if value]
+    ranks = stats.rankdata(sizes)
+    found = sum(rank for rank, value in zip(ranks, (v for v in logs if v), strict=True) if value > 0)
+    ways = [sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign) for signs in product((0, 1), repeat=8)]
+    assert drift.signed_rank(logs) == pytest.approx(np.mean(np.array(ways) >= found))
+    assert drift.signed_rank([math.log(1.2)] * 16) == pytest.approx(2**-16)
 
 
 def entry(error: float, floor: float | None, case: str = "case0", count: int = 1000) -> baseline.Entry:

@@ -59,9 +59,11 @@ def emulate(model: str, inputs: dict[str, str], device: Device, seed: int, out: 
         dump_mode=device.dump_mode,
     )
     if as_json:
-        print_json({"dump": str(made.dump), "mapping": str(made.mapping)})
+        print_json({"dump": str(made.dump), "mapping": str(made.mapping), "notes": list(made.notes)})
     else:
         click.echo(f"emulated device dump in {made.dump}\nmapping in {made.mapping}")
+        for note in made.notes:
+            click.echo(f"note: {note}")
         if not inputs:
             click.echo(f"note: fed with random inputs (seed {seed})")
     return PASSED

@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PASSED, NOT_PASSED, COULD_NOT, UNCOVERED = 0, 1, 2, 3
+PASSED, NOT_PASSED, COULD_NOT = 0, 1, 2  # 3, nothing paired or little covered, is `Report.exit_code`'s
 
 
 def one_line(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -47,11 +46,9 @@ def run(model: str, original: Original, out: str, force: bool, as_json: bool) ->
 
 
 def _input_help(graph: Graph) -> str:
+    from acccmp.core.graph import shape_text
+
     return ", ".join(
-        f"--input {name}=FILE ({graph.spec(name).dtype or 'any dtype'} {_shape(graph.spec(name).shape)})"
+        f"--input {name}=FILE ({graph.spec(name).dtype or 'any dtype'} {shape_text(graph.spec(name).shape)})"
         for name in graph.inputs
     )
-
-
-def _shape(shape: Sequence[int | str | None] | None) -> str:
-    return "of any shape" if shape is None else "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"

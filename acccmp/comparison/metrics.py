@@ -96,7 +96,7 @@ class Measured:
     them are finite on both sides, `agreeing` are NaN on both sides or the same infinity. `overflow` counts the places
     where the NPU is at its dtype's largest value or Inf and golden lies beyond it, `nonfinite` the other places where
     one side is not finite and the other differs; `first_overflow` and `first_nonfinite` say where, in golden's
-    coordinates. `largest_golden` and `largest_npu` are of the finite positions (0 without any).
+    coordinates. `largest_golden` is of the finite positions (0 without any).
     """
 
     metrics: Mapping[str, float]
@@ -107,7 +107,6 @@ class Measured:
     nonfinite: int = 0
     mismatches: int = 0
     largest_golden: float = 0.0
-    largest_npu: float = 0.0
     max_error_index: tuple[int, ...] | None = None
     first_overflow: tuple[int, ...] | None = None
     first_nonfinite: tuple[int, ...] | None = None
@@ -472,7 +471,7 @@ def _measured(sums: _Sums, kind: Kind, kl: float, npu: DType, shape: Shape) -> M
 
     return Measured(
         metrics, sums.count, sums.finite, sums.agreeing, sums.overflow, sums.nonfinite, sums.mismatches,
-        sums.largest_y / sums.scale, sums.largest_x / sums.scale,
+        sums.largest_y / sums.scale,
         at(sums.max_place), at(sums.first_overflow), at(sums.first_nonfinite),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Dim = int | str | None  # a size, the name of a symbolic size, or unknown
 Shape = tuple[Dim, ...]
 Dims = tuple[int, ...]
+
+
+def shape_text(shape: Sequence[Dim] | None, unknown: str = "of any shape", times: str = "x") -> str:
+    """A shape for people: `1x3x?xW`, "scalar" without axes; `unknown` where not even their number is known."""
+    return unknown if shape is None else times.join("?" if dim is None else str(dim) for dim in shape) or "scalar"
 
 
 @dataclass(frozen=True)

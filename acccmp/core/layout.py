@@ -155,21 +155,10 @@ def stored_shape(layout: str, original_layout: str | None, original: Shape, c0: 
     return tuple(out)
 
 
-def to_original(
-    stored: Array, layout: str, original_layout: str | None, original: Shape, groups: int = 1,
-) -> Array:
-    """The tensor of shape `original` that `stored` (stored shape) holds, padding removed.
-
-    Any dtype; values are moved, never changed. Raises LayoutError when the shapes do not fit.
-    """
-    whole = tuple(slice(0, n) for n in original)
-    return read_region(stored, layout, original_layout, original, whole, groups)
-
-
 def to_stored(
     array: Array, original_layout: str | None, layout: str, c0: int = 16, groups: int = 1,
 ) -> Array:
-    """`array` as a device stores it in `layout` with blocks of `c0`; padding is zero. The inverse of `to_original`."""
+    """`array` as a device stores it in `layout` with blocks of `c0`; padding is zero. The inverse of `read_region`."""
     shape = stored_shape(layout, original_layout, array.shape, c0, groups)
     if layout == "ND" or layout == original_layout:
         return np.ascontiguousarray(array).reshape(shape)

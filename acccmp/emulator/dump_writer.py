@@ -24,7 +24,7 @@ from acccmp.core.dump import DumpedOp, Origin, Port, Side
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
 from acccmp.dumps.ascend import write_file
-from acccmp.emulator.fusion import EXACT_SLOTS, Plan, Step, attribute
+from acccmp.emulator.fusion import EXACT_SLOTS, Step, attribute
 from acccmp.errors import InputError
 
 Array = NDArray[Any]
@@ -111,10 +111,10 @@ class DeviceFiles:
     """
 
     def __init__(
-        self, graph: Graph, plan: Plan, folder: Path, dtype: DType, *, name: str = "npu", tree: bool = False,
+        self, graph: Graph, folder: Path, dtype: DType, *, name: str = "npu", tree: bool = False,
         with_inputs: bool = True, blocked: bool = True, twin: Twin | None = None,
     ) -> None:
-        self._graph, self._plan, self._dtype, self._twin = graph, plan, dtype, twin or Twin()
+        self._graph, self._dtype, self._twin = graph, dtype, twin or Twin()
         self._with_inputs, self._blocked = with_inputs, blocked
         self._mapping = folder / "mapping.json"
         self._dump = folder / name

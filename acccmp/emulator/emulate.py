@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from acccmp.core.distance import distance
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, decode, encode
+from acccmp.devices.device import DeviceRun
 from acccmp.emulator import faults as faulty
 from acccmp.emulator.dump_writer import DeviceFiles, Twin
 from acccmp.emulator.faults import Fault
@@ -32,7 +33,7 @@ from acccmp.models.onnx import source_of
 from acccmp.plugins import need
 from acccmp.runners.onnxruntime import checked_inputs
 
-__all__ = ["Emulated", "Fault", "Storage", "Twin", "emulate", "floors"]
+__all__ = ["Fault", "Storage", "Twin", "emulate", "floors"]
 
 Array = NDArray[Any]
 
@@ -78,25 +79,13 @@ class Storage:
             return np.asarray(stored.astype(array.dtype), order="C")
 
 
-@dataclass(frozen=True)
-class Emulated:
-    """What an emulated run left behind: the folder of dump files, the mapping beside it, and what was planted."""
-
-    folder: Path
-    dump: Path
-    mapping: Path
-    faults: tuple[Fault, ...] = ()
-    notes: tuple[str, ...] = ()
-    outputs: Mapping[str, Array] = field(default_factory=dict, repr=False, hash=False, compare=False)
-
-
 def emulate(
     graph: Graph, inputs: Mapping[str, Array], folder: str | os.PathLike[str], *, precision: str = "float16",
     overflow: str = "keep", flush_subnormals: bool = False, faults: Sequence[Fault] = (),
     dump_mode: str = "all", layout: str = "device", tree: bool = False, fuse: bool = True,
     name: str = "npu", summation: int | None = None, twin: Twin | None = None,
-) -> Emulated:
-    """Run `graph` as a device would, and write what it would have dumped.
+) -> DeviceRun:
+    """Run `graph` as a device would, and write what it would have dumped: the `Device` that is always at hand.
 
     Makes `folder/npu/` with one dump file per device op (`dump_mode` "output" leaves out the inputs; `tree` puts them
     into the folders time/device/model/id/step as a device does) and `folder/mapping.json` in the shape of ATC's JSON.
@@ -116,7 +105,7 @@ def emulate(
     planted = faulty.place(tuple(faults), graph, machine.plan)
     feeds = checked_inputs(graph, inputs)
     files = DeviceFiles(
-        graph, machine.plan, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
+        graph, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
         blocked=layout == "device", twin=twin,
     )
     try:
@@ -132,7 +121,7 @@ def emulate(
     except BaseException:
         files.discard()
         raise
-    return Emulated(Path(folder), dump, mapping, tuple(faults), tuple(files.notes), outputs)
+    return DeviceRun(dump, mapping, outputs, tuple(files.notes))
 
 
 def floors(

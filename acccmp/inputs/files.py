@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.graph import Graph, TensorSpec, shape_text
 from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError, UnknownName
@@ -71,10 +71,7 @@ def prepare(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
 
 def told(spec: TensorSpec) -> str:
     """`float32 1x3x?x?`: what an input wants to be."""
-    shape = "of any shape" if spec.shape is None else (
-        "x".join("?" if dim is None else str(dim) for dim in spec.shape) or "scalar"
-    )
-    return f"{spec.dtype or 'any dtype'} {shape}"
+    return f"{spec.dtype or 'any dtype'} {shape_text(spec.shape)}"
 
 
 def _input_name(graph: Graph, name: str) -> str:
@@ -223,11 +220,11 @@ def _fitted(array: Array, name: str, spec: TensorSpec, source: str, notes: list[
     shape = spec.shape
     if shape is None or _matches(array.shape, shape):
         return array
-    found = "x".join(map(str, array.shape)) or "scalar"
+    found = shape_text(array.shape)
     filled = _filled(shape, array.size)
     if filled is None or not array.size:
         raise InputError(f"{source}: has the shape {found} ({array.size} elements), the input {name} is {told(spec)}")
-    notes.append(f"{name}: {source} has the shape {found} and is read as {'x'.join(map(str, filled)) or 'scalar'}")
+    notes.append(f"{name}: {source} has the shape {found} and is read as {shape_text(filled)}")
     return array.reshape(filled)
 
 

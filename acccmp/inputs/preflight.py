@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.graph import Graph, TensorSpec, shape_text
 from acccmp.core.tensor import DTYPES
 from acccmp.errors import InputError
-from acccmp.inputs.sizes import Held, Reading, explain_size, npy_header, times
+from acccmp.inputs.sizes import Held, Reading, explain_size, npy_header
 
 SAMPLE = 1 << 16  # bytes of the data that are looked at
 
@@ -119,7 +119,7 @@ def check_input(
     if wanted is not None:
         sizes.setdefault(wanted, _static(spec) if spec.is_static else ())
     if nbytes in sizes:
-        how = f"{times(sizes[nbytes])} {spec.dtype}" if sizes[nbytes] else f"{nbytes} bytes"
+        how = f"{shape_text(sizes[nbytes])} {spec.dtype}" if sizes[nbytes] else f"{nbytes} bytes"
         return Fit(spec.name, True, nbytes, nbytes, (f"{spec.name}: fits: {how} ({nbytes} bytes)",))
     if not sizes and spec.shape is not None and spec.dtype is not None:
         return _fit_open(spec, nbytes, sample, original)
@@ -146,7 +146,7 @@ def _fit_open(spec: TensorSpec, nbytes: int, sample: bytes, original: TensorSpec
     assert spec.dtype is not None
     row = spec.dtype.nbytes(math.prod(_static(spec)))
     open_sizes = sum(1 for n in spec.shape or () if not isinstance(n, int))
-    shape = times(spec.shape or ())
+    shape = shape_text(spec.shape)
     if row and nbytes % row == 0 and nbytes:
         many = f"{nbytes // row} times {row} bytes" if open_sizes == 1 else f"{nbytes} bytes"
         return Fit(spec.name, True, None, nbytes, (f"{spec.name}: fits {shape} {spec.dtype}: {many}",))
@@ -162,7 +162,7 @@ def _fit_array(
     spec: TensorSpec, held: Held, shapes: Sequence[tuple[int, ...]], nbytes: int, original: TensorSpec | None,
 ) -> Fit:
     wanted = _wanted(spec)
-    told = f"{spec.name}: {held.name} holds {times(held.shape)} {held.text}"
+    told = f"{spec.name}: {held.name} holds {shape_text(held.shape)} {held.text}"
     matching = [shape for shape in shapes if shape == held.shape]
     if not shapes:
         matching = [held.shape] if _shape_fits(spec, held.shape) else []
@@ -171,17 +171,18 @@ def _fit_array(
         if matching:
             return Fit(spec.name, True, wanted, nbytes, (f"{told}: fits",))
         if same_count:
-            note = f"{told}: as many numbers as {times(same_count[0])}; check that the order of the axes is right"
+            note = f"{told}: as many numbers as {shape_text(same_count[0])}; check that the order of the axes is right"
             return Fit(spec.name, True, wanted, nbytes, (note,))
     if matching or same_count:
         shape = (matching or same_count)[0]
         fix = f'np.save("new.npy", np.load("{held.name}").astype("{spec.dtype}"))'
-        return Fit(spec.name, False, wanted, nbytes, (f"{told}, the model wants {times(shape)} {spec.dtype}: {fix}",))
+        wants = f"{told}, the model wants {shape_text(shape)} {spec.dtype}: {fix}"
+        return Fit(spec.name, False, wanted, nbytes, (wants,))
     dtype = held.dtype or DTYPES["float32"]
     readings = explain_size(
         replace(spec, dtype=dtype), dtype.nbytes(math.prod(held.shape)), b"", original=original, known=held.shape,
     )
-    lines = [f"{told}, the model wants {times(spec.shape or ())} {spec.dtype}"]
+    lines = [f"{told}, the model wants {shape_text(spec.shape)} {spec.dtype}"]
     return Fit(spec.name, False, wanted, nbytes, (*lines, *_listed(readings)), tuple(readings))
 
 
@@ -200,7 +201,9 @@ def _told(
     spec: TensorSpec, nbytes: int, sizes: Mapping[int, tuple[int, ...]], readings: Sequence[Reading],
     original: TensorSpec | None,
 ) -> list[str]:
-    wants = " or ".join(f"{times(shape)} ({size} bytes)" if shape else f"{size} bytes" for size, shape in sizes.items())
+    wants = " or ".join(
+        f"{shape_text(shape)} ({size} bytes)" if shape else f"{size} bytes" for size, shape in sizes.items()
+    )
     wanted = next(iter(sizes))
     lines = [
         f"{spec.name}: the model was compiled for {wants} of {spec.dtype}; the data has {nbytes} bytes, "
@@ -212,7 +215,7 @@ def _told(
     larger = [size for size in sizes if size > nbytes]
     if len(sizes) > 1 and larger:
         size = min(larger)
-        lines.append(f"or fill it up with zeros to {times(sizes[size])} ({size} bytes), the next size it takes")
+        lines.append(f"or fill it up with zeros to {shape_text(sizes[size])} ({size} bytes), the next size it takes")
     first = readings[0]
     if first.kind in ("batch", "image", "original", "last", "known"):
         lines += _batch_advice(spec, first, original)
@@ -238,8 +241,8 @@ def _batch_advice(spec: TensorSpec, first: Reading, original: TensorSpec | None)
     lines = []
     if original is not None and original.is_static and _static(original) != first.shape:
         lines.append(
-            f"the original model itself is fixed at {times(original.shape or ())}: export it again at "
-            f"{times(first.shape)} (or with an open batch) first, then recompile"
+            f"the original model itself is fixed at {shape_text(original.shape)}: export it again at "
+            f"{shape_text(first.shape)} (or with an open batch) first, then recompile"
         )
     if len(first.shape) > 1 and first.shape[0] != 1:
         name = spec.name.removesuffix(":0")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from acccmp.core.graph import TensorSpec
+from acccmp.core.graph import TensorSpec, shape_text
 from acccmp.core.layout import PLAIN
 from acccmp.core.tensor import DTYPES, DType, decode, dtype_of
 from acccmp.errors import FormatError
@@ -174,7 +174,7 @@ def _readings(
         yield Reading(samples_of(known, dtype), known, dtype, 0.0, _recompile(spec, known), "known")
         return
     if count == math.prod(shape):
-        what = f"{times(shape)} {dtype}" + ("" if dtype is spec.dtype else f", the model wants {spec.dtype}")
+        what = f"{shape_text(shape)} {dtype}" + ("" if dtype is spec.dtype else f", the model wants {spec.dtype}")
         yield Reading(what, shape, dtype, 0.0, _cast(dtype, spec.dtype), "same")
     theirs = _sample_shape(original)
     if theirs and count % math.prod(theirs) == 0 and theirs != shape[1:]:
@@ -212,7 +212,8 @@ def _blocked(spec: TensorSpec, shape: tuple[int, ...], dtype: DType, count: int)
         if c % c0 and n * blocks * h * w * c0 == count:
             own = (n, blocks, h, w, c0)
             fix = f"undo the layout: acccmp convert DATA -o OUT --layout {spec.layout or 'NCHW'}"
-            what = f"{times(own)} {dtype} in the device's layout NC1HWC0 (channels padded from {c} to {blocks * c0})"
+            padded = f"channels padded from {c} to {blocks * c0}"
+            what = f"{shape_text(own)} {dtype} in the device's layout NC1HWC0 ({padded})"
             yield Reading(what, own, dtype, 0.6 + cost, fix, "layout")
 
 
@@ -264,7 +265,7 @@ def _aligned(spec: TensorSpec, shape: tuple[int, ...], nbytes: int, sample: byte
             if size == nbytes and size > wanted:
                 fix = f"cut it: head -c {wanted} DATA > new.bin"
                 cost = 0.8 + _strangeness(sample, spec.dtype)
-                told = f"{times(shape)} {spec.dtype}, {what}"
+                told = f"{shape_text(shape)} {spec.dtype}, {what}"
                 found.append(Reading(told, shape, spec.dtype, cost, fix, "alignment"))
     return found[:1]
 
@@ -272,14 +273,10 @@ def _aligned(spec: TensorSpec, shape: tuple[int, ...], nbytes: int, sample: byte
 # -- words -------------------------------------------------------------------------------------------------------
 
 
-def times(shape: Sequence[int | str | None]) -> str:
-    return "x".join("?" if n is None else str(n) for n in shape) or "one number"
-
-
 def samples_of(shape: tuple[int, ...], dtype: DType) -> str:
     if len(shape) < 2:
-        return f"{times(shape)} {dtype}"
-    return f"{shape[0]} sample{'s' if shape[0] != 1 else ''} of {times(shape[1:])} {dtype}"
+        return f"{shape_text(shape)} {dtype}"
+    return f"{shape[0]} sample{'s' if shape[0] != 1 else ''} of {shape_text(shape[1:])} {dtype}"
 
 
 def _recompile(spec: TensorSpec, shape: tuple[int, ...]) -> str:

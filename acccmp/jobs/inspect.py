@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.dump import Dump, Port
-from acccmp.core.graph import Graph
+from acccmp.core.graph import Graph, shape_text
 from acccmp.core.identify import identify
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
@@ -171,7 +171,8 @@ def dot_lines(graph: Graph) -> Iterable[str]:
         for tensor in node.slots:
             made = graph.producer(tensor) if tensor else None
             if made is not None:
-                yield f"  {_dot(made.node)} -> {_dot(node.name)} [label={_dot(_shape(graph, tensor))}];"
+                label = _dot(shape_text(graph.spec(tensor).shape, ""))
+                yield f"  {_dot(made.node)} -> {_dot(node.name)} [label={label}];"
         for before in node.control:
             yield f"  {_dot(before)} -> {_dot(node.name)} [style=dashed];"
     yield "}"
@@ -180,8 +181,3 @@ def dot_lines(graph: Graph) -> Iterable[str]:
 def _dot(text: str) -> str:
     plain = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)[:200]
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-
-
-def _shape(graph: Graph, tensor: str) -> str:
-    shape = graph.spec(tensor).shape
-    return "" if shape is None else "x".join("?" if dim is None else str(dim) for dim in shape)

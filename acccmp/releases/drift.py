@@ -23,9 +23,11 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from acccmp.errors import InputError
 from acccmp.releases.baseline import _RANK, Baseline, Entry, entries_of
@@ -415,8 +417,6 @@ def _paired(
     tolerance: Tolerance,
 ) -> tuple[list[Change], str]:
     """Ports whose errors are worse (or better) over the common cases, and the method in words."""
-    from scipy import stats
-
     series: dict[tuple[float, ...], list[str]] = {}  # ports with the same ratios are one tensor, seen twice
     for port, entries in by_port.items():
         pairs = [(before[port, e.case], e) for e in entries if e.case in common and (port, e.case) in before]
@@ -426,8 +426,8 @@ def _paired(
     needed = max(PAIRED_CASES, math.ceil(math.log2(max(1, len(series)) / ALPHA)))
     if len(common) < needed:
         return [], f"{needed} common cases would be paired ({len(series)} tensors), {len(common)} are too few"
-    worse = [_p_value(stats.wilcoxon(logs, alternative="greater")) for logs in series]
-    better = [_p_value(stats.wilcoxon(logs, alternative="less")) for logs in series]
+    worse = [signed_rank(logs) for logs in series]
+    better = [signed_rank([-log for log in logs]) for logs in series]
     found = []
     decided = zip(series.items(), worse, better, holm(worse, ALPHA), holm(better, ALPHA), strict=True)
     for (logs, ports), p, q, is_worse, is_better in decided:
@@ -466,8 +466,23 @@ def _log(value: float, least: float) -> float:
     return math.log(min(max(value, least), 1e300))
 
 
-def _p_value(result: Any) -> float:
-    return float(result.pvalue)
+def signed_rank(values: Sequence[float]) -> float:
+    """The exact one-sided p-value of Wilcoxon's signed-rank test: how likely the positive values' sum of ranks, or a
+    larger one, would be if every sign were a coin's. Zeros are left out; values of one size share their ranks."""
+    signed = np.array([value for value in values if value])
+    sizes = np.abs(signed)
+    ranks = [2 * int((sizes < size).sum()) + int((sizes == size).sum()) + 1 for size in sizes]  # doubled: whole numbers
+    found = sum(rank for rank, value in zip(ranks, signed, strict=True) if value > 0)
+    return float(_chances(tuple(sorted(ranks)))[found:].sum())
+
+
+@lru_cache(maxsize=64)
+def _chances(ranks: tuple[int, ...]) -> NDArray[np.float64]:
+    """How likely each sum of ranks is, when a coin decides which of them count. Without ties one n is one row."""
+    chances = np.ones(1)
+    for rank in ranks:
+        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
+    return chances
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:

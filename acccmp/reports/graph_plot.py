@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from acccmp.core.graph import Graph
+from acccmp.core.graph import Graph, shape_text
 from acccmp.plugins import need
 from acccmp.reports import safe
 from acccmp.reports.canvas import GREY, INK, canvas
@@ -207,7 +207,8 @@ def _draw_dots(ax: Axes, graph: Graph, layers: list[list[str]], verdicts: Mappin
 
 
 def _shape(shape: tuple[Any, ...] | None) -> str:
-    return "?" if shape is None else "×".join("?" if n is None else safe.visible(n, 40)[:12] for n in shape) or "scalar"
+    sizes = shape and [None if dim is None else safe.visible(dim, 40)[:12] for dim in shape]
+    return shape_text(sizes, "?", "×")
 
 
 def _legend(ax: Axes, found: set[Verdict], shapes: bool) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core.dump import Port
-from acccmp.core.graph import Graph, Node
+from acccmp.core.graph import Graph, Node, shape_text
 from acccmp.core.tensor import dtype_of
 from acccmp.errors import InputError, RunError, UnknownName
 from acccmp.models.onnx import TYPE_NUMBER, model_proto, source_of
@@ -114,8 +114,7 @@ def _check_shape(graph: Graph, name: str, array: Array, sizes: dict[str, tuple[i
     shape = graph.spec(name).shape
     if shape is None:
         return
-    told = "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
-    found = "x".join(map(str, array.shape)) or "scalar"
+    told, found = shape_text(shape), shape_text(array.shape)
     if len(shape) != array.ndim:
         raise InputError(f"the input {name} has the shape {found}, wanted is {told}")
     for dim, size in zip(shape, array.shape, strict=True):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from acccmp.core.dump import Port
-from acccmp.core.graph import Graph, Node
+from acccmp.core.graph import Graph, Node, shape_text
 from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError, UnknownName
 from acccmp.models.tensorflow import graph_def, load
 from acccmp.models.tensorflow_write import STANDS_FOR, loop_around
@@ -270,9 +270,7 @@ def _fitted(graph: Graph, name: str, array: Any) -> np.ndarray[Any, Any]:
         len(spec.shape) != array.ndim
         or any(isinstance(n, int) and n != m for n, m in zip(spec.shape, array.shape, strict=True))
     ):
-        shape = "x".join("?" if n is None else str(n) for n in spec.shape) or "a scalar"
-        has = "x".join(map(str, array.shape)) or "a scalar"
-        raise InputError(f"{name} is {shape}, the array given for it is {has}")
+        raise InputError(f"{name} is {shape_text(spec.shape)}, the array given for it is {shape_text(array.shape)}")
     if spec.dtype is None or spec.dtype.numpy is None or spec.dtype.name == array.dtype.name:
         return array  # type: ignore[no-any-return]
     if spec.dtype.name == "bfloat16":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from acccmp.core.dump import Dump
-from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.graph import Graph, shape_text
 from acccmp.core.tensor import TensorRef
 from acccmp.reports import html, safe
 from acccmp.reports.report import Report
@@ -39,13 +39,13 @@ def graph_html(graph: Graph) -> str:
     ends = [(side, graph.spec(name)) for side, name in named]
     nodes = (
         (safe.html(node.name), safe.html(node.op_type), _names(node.inputs), _names(node.outputs),
-         safe.html(", ".join(_shape(graph.spec(tensor)) for tensor in node.outputs if tensor), 120))
+         safe.html(", ".join(_shape(graph.spec(tensor).shape) for tensor in node.outputs if tensor), 120))
         for node in graph.nodes[:MOST_ROWS]
     )
     return _card(f"Graph {graph.name}", [
         html.facts((key, value) for key, value in shown if value),
         html.table(("", "tensor", "dtype", "shape"), (
-            (side, safe.html(spec.name), safe.html(spec.dtype or "unknown"), safe.html(_shape(spec), 120))
+            (side, safe.html(spec.name), safe.html(spec.dtype or "unknown"), safe.html(_shape(spec.shape), 120))
             for side, spec in ends[:40]
         ), {1: "name"}) if ends else "",
         _notes(graph.notes),
@@ -104,8 +104,8 @@ def tensor_html(ref: TensorRef) -> str:
     """Where it is and how it is stored. Nothing is read from files; the range of an array in memory is shown."""
     own = ref.own_shape
     shown = [
-        ("dtype", ref.dtype.name), ("shape", _dims(own)),
-        ("stored as", f"{ref.layout} {_dims(ref.shape)}" if ref.layout != "ND" or ref.shape != own else ""),
+        ("dtype", ref.dtype.name), ("shape", _shape(own)),
+        ("stored as", f"{ref.layout} {_shape(ref.shape)}" if ref.layout != "ND" or ref.shape != own else ""),
         ("original layout", ref.original_layout or ""), ("size", _size(ref.nbytes)),
         ("where", "in memory" if ref.array is not None else f"{ref.path} at {ref.offset}"), ("values", _range(ref)),
     ]
@@ -130,8 +130,8 @@ def _notes(notes: Sequence[str]) -> str:
 
 def _tensors(dump: Dump) -> str:
     rows = (
-        (safe.html(port), safe.html(ref.dtype.name), safe.html(ref.layout), _dims(ref.shape),
-         _dims(ref.own_shape) if ref.own_shape != ref.shape else "", _size(ref.nbytes))
+        (safe.html(port), safe.html(ref.dtype.name), safe.html(ref.layout), _shape(ref.shape),
+         _shape(ref.own_shape) if ref.own_shape != ref.shape else "", _size(ref.nbytes))
         for port, ref in list(dump.refs.items())[:MOST_ROWS]
     )
     return html.table(("port", "dtype", "layout", "stored", "original shape", "size"), rows, {0: "name", 5: "n"})
@@ -160,12 +160,8 @@ def _weights(graph: Graph) -> str:
     return f"{len(graph.weights)}, {_size(sum(ref.nbytes for ref in graph.weights.values()))}" if graph.weights else ""
 
 
-def _shape(spec: TensorSpec) -> str:
-    return "unknown" if spec.shape is None else "×".join("?" if n is None else str(n) for n in spec.shape) or "scalar"
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape)) or "scalar"
+def _shape(shape: Sequence[int | str | None] | None) -> str:
+    return shape_text(shape, "unknown", "×")
 
 
 def _size(count: float) -> str:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from acccmp.core.graph import shape_text
 from acccmp.inputs.preflight import Fit
 from acccmp.kinds import find_kind
 from acccmp.releases.drift import Check, spread
@@ -98,7 +99,7 @@ def _cell(key: str, value: Any) -> str:
     if value is None:
         return "unknown" if key == "shape" else ""
     if key == "shape" and isinstance(value, list | tuple):
-        return "x".join("?" if dim is None else _safe(str(dim)) for dim in value) or "scalar"
+        return _safe(shape_text(value))
     if isinstance(value, Mapping | list | tuple):
         return _value(key, value)
     return _safe(str(value))
