@@ -19,6 +19,7 @@ from acccmp.errors import AcccmpError, InputError
 from acccmp.jobs.feeding import _feeds
 from acccmp.jobs.sources import Options, device_model_of, npu_dump_of
 from acccmp.mapping.belongs import _check_names
+from acccmp.mapping.laid_out import laid_out
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
 from acccmp.reports.report import Report
@@ -51,8 +52,8 @@ def compare(
     tensors is a verdict in the Report.
     """
     options = replace(options or Options(), **changes)
-    npu_dump = npu_dump_of(npu, options)
     device = device_model_of(mapping)
+    npu_dump = laid_out(npu_dump_of(npu, options), device)
     notes: list[str] = []
     if device is not None and device.meta.get("soc_version") == "emulated":
         notes.append("the NPU dump is of an emulated device: nothing here was measured on an NPU")
@@ -60,6 +61,8 @@ def compare(
     if graph is None and model is not None:
         graph = load(model, weights) if isinstance(model, str | Path) else model
     _check_order(golden, golden_dump, npu_dump)
+    if golden_dump is not None:
+        golden_dump = laid_out(golden_dump, device)
     if golden_dump is not None and device is None:
         _check_names(golden_dump, npu_dump)
     feeds: dict[str, Any] = {}

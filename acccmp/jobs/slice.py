@@ -27,6 +27,7 @@ from acccmp.jobs.compare import compare
 from acccmp.jobs.feeding import feeds_from_dump, given_inputs
 from acccmp.jobs.sources import Options, device_model_of, load_original, npu_dump_of
 from acccmp.mapping.belongs import check_belongs
+from acccmp.mapping.laid_out import laid_out
 from acccmp.reports.report import Report
 from acccmp.runners.pieces import run_lean
 from acccmp.runners.run import run
@@ -59,7 +60,7 @@ def slice_model(
     """
     graph = load_original(graph, weights) if isinstance(graph, str | Path) else graph
     device = device_model_of(mapping)
-    npu = npu_dump_of(dump, options or Options(), "--dump") if dump is not None else None
+    npu = laid_out(npu_dump_of(dump, options or Options(), "--dump"), device) if dump is not None else None
     notes = check_belongs(graph, device, npu)
     fed = {name: TensorRef.of(array) for name, array in given_inputs(graph, inputs).items()} if inputs else None
     part = cut(graph, start, end, dump=npu, mapping=device, fed=fed, **cutting)
@@ -266,7 +267,8 @@ def compare_slice(
     """
     options = options or Options()
     (path, manifest), graph = read_manifest(folder), load_bundled(folder)
-    npu_dump, device = npu_dump_of(npu, options), device_model_of(mapping)
+    device = device_model_of(mapping)
+    npu_dump = laid_out(npu_dump_of(npu, options), device)
     feeds = bundled_inputs(path, manifest, graph)
     own = compare(
         graph, npu_dump, mapping=device, inputs=feeds or None, thresholds=thresholds, options=options,

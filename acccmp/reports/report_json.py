@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from acccmp.core.dump import Port
-from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.core.tensor import DTYPES, ConvertedRef, TensorRef
 from acccmp.errors import FormatError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import SCHEMA, Comparison, Report
@@ -81,11 +81,13 @@ def _stored_row(row: Comparison) -> dict[str, Any]:
 def _stored_ref(ref: TensorRef | None) -> dict[str, Any] | None:
     if ref is None:
         return None
+    converted = {"base": _stored_ref(ref.base), "stored_as": ref.stored_as} if isinstance(ref, ConvertedRef) else {}
     return {
         "path": ref.path, "dtype": ref.dtype.name, "shape": list(ref.shape), "offset": ref.offset, "size": ref.size,
         "layout": ref.layout,
         "original_shape": None if ref.original_shape is None else list(ref.original_shape),
         "original_layout": ref.original_layout, "groups": ref.groups, "fortran": ref.fortran,
+        **converted,
     }
 
 
@@ -161,12 +163,16 @@ def _ref(row: dict[str, Any], key: str, where: str) -> TensorRef | None:
         raise FormatError(f"{where}: unknown dtype {dtype!r}")
     shape = _item(stored, "shape", list, where)
     own = _optional(stored, "original_shape", list, where)
-    return TensorRef(
+    ref = TensorRef(
         _item(stored, "path", str, where), DTYPES[dtype], _dims(shape, where), _size(stored, "offset", where),
         None if stored.get("size") is None else _size(stored, "size", where), _item(stored, "layout", str, where),
         None if own is None else _dims(own, where), _optional(stored, "original_layout", str, where),
         _size(stored, "groups", where), _item(stored, "fortran", bool, where),
     )
+    base = _ref(stored, "base", where) if key != "base" else None
+    if base is None:
+        return ref
+    return ConvertedRef(**vars(ref), base=base, stored_as=_item(stored, "stored_as", str, where))
 
 
 def _item(stored: dict[str, Any], key: str, kind: type, where: str) -> Any:
