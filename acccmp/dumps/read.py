@@ -93,11 +93,11 @@ def one_array(path: Path, choice: tree.Choice) -> Dump:
     """One tensor, named by its file."""
     ref = arrays.read_array(path)
     told = names.parse_golden(path.name)
-    converted = names.parse_converted(path.name)
-    if converted is not None:
-        op = ascend.named_op(str(path), converted.dump)
-        port = Port(op.name, converted.side, converted.index)
-        ref = _in_format(ref, converted)
+    one = names.parse_converted(path.name)
+    if one is not None:
+        op = ascend.named_op(str(path), one.dump)
+        port = Port(op.name, one.side, one.index)
+        ref = _in_format(ref, one)
         return Dump({port: ref}, {op.name: op}, (), path, "npu", "", True, bare=True)
     name, index, time = (told.op, told.index, told.time) if told else (path.stem, 0, 0)
     return Dump({Port(name, "output", index): ref}, {name: DumpedOp(name, "", str(path), time)}, (), path, "golden",
