@@ -17,7 +17,7 @@ from acccmp.errors import InputError
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @click.option("--out", "-o", required=True, type=click.Path())
 @click.option("--to", type=click.Choice(["npy", "bin", "dump", "pb"]), default="npy", show_default=True)
-@click.option("--layout", help="NCHW, NHWC, NC1HWC0, ...; by default the tensor's own, padding removed.")
+@click.option("--layout", help="NCHW, NHWC, ...; stored: the device's; by default the tensor's own, padding removed.")
 @click.option("--dtype", help="float16, float32, ...; by default the stored one. Integers are never cast to floats.")
 @JOBS
 @JSON

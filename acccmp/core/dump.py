@@ -161,9 +161,10 @@ class Dump(Mapping[Port, TensorRef]):
     """The tensors of one run: a mapping of Port to TensorRef, in the order of execution as far as it is known.
 
     `flat_names` says that op names are as file names have them (`/` and `.` flattened), because nothing beside the
-    files holds the true ones; look-ups then flatten too. `broken` are the files that could not be read; they are part
-    of what was dumped and are judged. `notes` tells what was ignored, chosen and found odd. `run` is what the run tells
-    of itself, `overflows` and `statistics` are what the device reported beside the tensors.
+    files holds the true ones; look-ups then flatten too. `bare` says that its files are plain arrays, which tell
+    neither how the device stored a tensor nor the original's shape. `broken` are the files that could not be read;
+    they are part of what was dumped and are judged. `notes` tells what was ignored, chosen and found odd. `run` is
+    what the run tells of itself, `overflows` and `statistics` are what the device reported beside the tensors.
     """
 
     refs: Mapping[Port, TensorRef] = field(repr=False)
@@ -173,6 +174,7 @@ class Dump(Mapping[Port, TensorRef]):
     kind: Literal["golden", "npu"] = "npu"
     model: str = ""
     flat_names: bool = False
+    bare: bool = field(default=False, repr=False, kw_only=True)
     notes: tuple[str, ...] = field(default=(), repr=False)
     run: RunFacts = field(default=RunFacts(), repr=False)
     place: Place = field(default=Place(), repr=False)

@@ -108,9 +108,14 @@ def letters(layout: str | None, rank: int, stored: str = "NCHW") -> str | None:
 
 
 def candidates(layout: str, stored: Shape, original: Shape) -> list[str]:
-    """The plain layouts in which `original` could be the shape of what is stored; more than one means ambiguous."""
+    """The plain layouts in which `original` could be the shape of what is stored; more than one means ambiguous.
+
+    Where one fills the stored shape but for the padding of its blocks, those that leave more of it unused do not count.
+    """
     names = {3: ["NCL"], 4: ["NCHW", "NHWC", "HWCN", "CHWN"], 5: ["NCDHW", "NDHWC", "DHWCN"]}.get(len(original), ["ND"])
-    return [name for name in names if fits(layout, stored, name, original)]
+    found = [name for name in names if fits(layout, stored, name, original)]
+    full = [name for name in found if stored_shape(layout, name, original, _innermost(stored)) == stored]
+    return full or found
 
 
 def fits(layout: str, stored: Shape, original_layout: str | None, original: Shape, groups: int = 1) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
-from acccmp.core.layout import Region, Shape
+from acccmp.core.layout import LayoutError, Region, Shape
 from acccmp.errors import FormatError
 
 Array = NDArray[np.generic]
@@ -485,6 +485,58 @@ class TurnedRef(TensorRef):
             return self.base.stored()
         there = self.base.read(tuple(region[axis] for axis in self.axes))
         return np.ascontiguousarray(there.transpose(np.argsort(self.axes)))
+
+
+@dataclass(frozen=True)
+class ConvertedRef(TensorRef):
+    """A tensor of a device whose numbers were converted into a plain array: its blocks undone, or in a wider type.
+
+    dtype, shape, layouts are the device's, as if its own file were there. `base` is the array as it lies now;
+    `stored_as` is the layout in which the device had it. Padding is gone and reads as zeros.
+    """
+
+    base: TensorRef | None = field(default=None, repr=False)
+    stored_as: str = ""
+
+    @classmethod
+    def lying_in(
+        cls, base: TensorRef, dtype: DType, shape: Shape, layout: str, original_shape: Shape | None = None,
+        original_layout: str | None = None, groups: int = 1,
+    ) -> TensorRef:
+        """`base` (in the order `base.layout`) as a tensor that the device had as told; a plain ref where it still lies
+        so. LayoutError when such a tensor cannot hold it.
+        """
+        if (base.layout, base.shape) != (layout, shape):
+            there = layouts.stored_shape(layout, base.layout, base.shape, shape[-1] if shape else 1, groups)
+            if there != shape:
+                raise LayoutError(f"{base.layout} {base.shape} does not fit {layout} {shape}")
+        elif dtype is base.dtype:
+            return replace(base, original_shape=original_shape, original_layout=original_layout, groups=groups)
+        return cls(
+            base.path, dtype, shape, 0, None, layout, original_shape, original_layout, groups, base=base,
+            stored_as=layout,
+        )
+
+    def raw(self) -> bytes:
+        """The bytes that the device's file would have, padding as zeros."""
+        return encode(self._decoded(None), self.dtype)
+
+    def _decoded(self, region: Region | None) -> Array:
+        assert self.base is not None
+        assert self.dtype.numpy is not None
+        if region is not None and self.own_shape == self.base.shape and self._is_in_order(self.base.layout):
+            return self.base.read(region).astype(self.dtype.numpy, copy=False)
+        values = self.base.numpy().astype(self.dtype.numpy, copy=False)
+        if (self.base.layout, self.base.shape) != (self.stored_as, self.shape):
+            c0 = self.shape[-1] if self.shape else 1
+            values = layouts.to_stored(values, self.base.layout, self.stored_as, c0, self.groups)
+        return np.ascontiguousarray(self._cut(values.reshape(-1)[: self.count].reshape(self.shape), region))
+
+    def _is_in_order(self, layout: str) -> bool:
+        """Is the tensor's own order that of `layout`?"""
+        own = self.layout if self.original_shape is None else self.original_layout
+        rank = len(self.own_shape)
+        return own == layout or layouts.letters(own, rank) == layouts.letters(layout, rank)
 
 
 _CODES: dict[int, Any] = {8: "u1", 16: "<u2", 32: "<u4", 64: "<u8", 128: "<c16"}

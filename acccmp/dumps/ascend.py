@@ -50,7 +50,8 @@ _COPY = 16 << 20
 @dataclass(frozen=True)
 class FileContent:
     """What one dump file holds. `broken` lists tensors whose bytes are not all there, `buffers` and `spaces` count
-    the L1 buffers and workspaces that were passed over, `header` is the parsed header (None for nano)."""
+    the L1 buffers and workspaces that were passed over, `header` is the parsed header (None for nano). `is_named`: the
+    op's name is the true one, not as file names have it."""
 
     op: DumpedOp
     refs: Mapping[Port, TensorRef]
@@ -59,6 +60,7 @@ class FileContent:
     notes: tuple[str, ...] = ()
     buffers: int = 0
     spaces: int = 0
+    is_named: bool = False
     header: Any = field(default=None, repr=False, compare=False)
 
 
@@ -223,7 +225,7 @@ def _content(
     if kind == "big" and entries and not any(t.input_type == GENERAL_TENSOR for t in header.input):
         end += rest
     trailing = size - end if kind == "big" and entries else 0
-    empty = FileContent(op, {}, kind, (), (), len(header.buffer), len(header.space), header)
+    empty = FileContent(op, {}, kind, (), (), len(header.buffer), len(header.space), bool(header.op_name), header)
     return checked(empty, entries, size, trailing)
 
 

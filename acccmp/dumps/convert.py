@@ -1,14 +1,15 @@
 """Conversions between dumps and plain arrays: dump -> npy or bin in a chosen layout and dtype, and back.
 
 File names are the vendor's (specs of the Ascend dump formats, section 2.4), with the true shape where the vendor
-prints the flat length.
+prints the flat length, and none where the vendor puts one behind the index of an npy: a name does not depend on the
+options. What arrays lose of a device's dump is kept beside them (see `acccmp.dumps.converted`).
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +24,7 @@ from acccmp.core.dump import DumpedOp, Port, Side
 from acccmp.core.layout import LayoutError, Shape
 from acccmp.core.tensor import DType, TensorRef, decode, dtype_of, encode
 from acccmp.core.writing import replacing
-from acccmp.dumps import arrays, ascend, names, tree
+from acccmp.dumps import arrays, ascend, converted, fftsplus, names, tree
 from acccmp.errors import FormatError, InputError
 
 Target = Literal["npy", "bin", "dump"]
@@ -58,6 +59,7 @@ class ConvertResult:
     failed: tuple[Failure, ...] = ()
     casts: tuple[Cast, ...] = ()
     notes: tuple[str, ...] = field(default=(), repr=False)
+    rows: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)  # for the list of converted tensors
 
     @property
     def infinite(self) -> int:
@@ -78,6 +80,7 @@ class _Job:
     name: str  # the name that its tensors get
     parts: tuple[str, ...] = ()  # files whose tensors make one dump
     ports: tuple[Port, ...] = ()  # of golden tensors, which do not say theirs in their names
+    source: converted.Source | None = None  # a dump file that was converted before
 
 
 def convert(
@@ -87,42 +90,61 @@ def convert(
     """Convert dumps and arrays, and write the results into the folder `out`.
 
     `paths` are dump files, npy, npz or bin files, or folders of them (of a tree of runs, the run that `read_dump`
-    would take). `to` is "npy", "bin" or "dump". `layout` puts tensors whose axes have that many letters into that
-    order, padding removed (for "dump": into any stored layout); others stay as they are. Without it the stored shape
-    is kept. `dtype` casts floating-point tensors: integers and bools keep their type (a note counts them), and floats
-    are never turned into integers (that fails: it would need a scale). Files that fail are in `failed` and in
+    would take). `to` is "npy", "bin" or "dump". Arrays get the tensor's own shape and order, padding removed, as far
+    as the header tells them (others stay as stored, and a note counts them); dumps keep the stored one. `layout` puts
+    tensors whose axes have that many letters into that order (for "dump": into any stored layout); "stored" keeps the
+    device's blocks. `dtype` casts floating-point tensors: integers and bools keep their type (a note counts them), and
+    floats are never turned into integers (that fails: it would need a scale). Files that fail are in `failed` and in
     `out/convert_failed_file_list.txt`; the others are written all the same.
 
     Raises InputError for an unknown target, layout or dtype, for paths that are not there, and when two sources would
-    be written to one file.
+    be written to one file; FormatError when the list of converted tensors in `out` is damaged.
     """
     wanted = _checked(to, layout, dtype)
     out = Path(out)
-    jobs = list(_jobs([paths] if isinstance(paths, (str, os.PathLike)) else list(paths), to))
+    given = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+    jobs = list(_jobs(given, to))
     if not jobs:
         raise InputError("nothing to convert: no dump and no array at the paths that were given")
     name, count = Counter(job.name for job in jobs).most_common(1)[0]
     if count > 1:
         raise InputError(f"{count} sources are named {name}: convert them into different folders")
+    converted.read(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be made: {error.strerror or error}") from error
-    work = partial(_convert_batch, out=str(out), to=to, layout=layout, dtype=wanted)
+    work = partial(_convert_batch, out=str(out), wish=_Wish(to, layout, wanted))
     batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
     done = list(executor.map(work, batches) if executor is not None else map(work, batches))
-    result = ConvertResult(
+    result = _together(done)
+    _write_lists(out, result)
+    if result.rows:
+        converted.write(out, result.rows, _model(given))
+    return replace(result, notes=tuple(_summed(result.notes)), rows=())
+
+
+def _model(paths: Sequence[Path]) -> str:
+    """The name of the model whose dump is converted, as far as the folders say it."""
+    if len(paths) != 1 or not paths[0].is_dir():
+        return ""
+    leaf, _ = tree.find_leaf(paths[0], tree.Choice())
+    listed = converted.read(leaf)
+    return listed.model if listed is not None else tree.place_of(paths[0], leaf).model
+
+
+def _together(done: Sequence[ConvertResult]) -> ConvertResult:
+    return ConvertResult(
         tuple(path for part in done for path in part.written), tuple(item for part in done for item in part.failed),
         tuple(item for part in done for item in part.casts), tuple(note for part in done for note in part.notes),
+        tuple(row for part in done for row in part.rows),
     )
-    _write_lists(out, result)
-    return replace(result, notes=tuple(_summed(result.notes)))
 
 
 def _checked(to: str, layout: str | None, dtype: str | DType | None) -> DType | None:
     if to not in ("npy", "bin", "dump"):
         raise InputError(f"cannot convert to {to!r}; there are npy, bin and dump")
-    known = (*layouts.PLAIN, *layouts.STORED_AS, "C1HWNCoC0") if to == "dump" else layouts.PLAIN
+    known = ("stored", *layouts.PLAIN, *([*layouts.STORED_AS, "C1HWNCoC0"] if to == "dump" else []))
     if layout is not None and layout not in known:
         raise InputError(f"no layout {layout!r} for {to}; there are {', '.join(dict.fromkeys(known))}")
     if dtype is None:
@@ -139,22 +161,37 @@ def _checked(to: str, layout: str | None, dtype: str | DType | None) -> DType | 
 # -- what there is to do -----------------------------------------------------------------------------------------
 
 
-def _jobs(paths: Sequence[str | os.PathLike[str]], to: Target) -> Iterator[_Job]:
-    for given in paths:
-        path = Path(given)
+def _jobs(paths: Sequence[Path], to: Target) -> Iterator[_Job]:
+    for path in paths:
         if path.is_dir():
             folder, _ = tree.find_leaf(path, tree.Choice())
+            yield from _listed_jobs(folder)
             yield from _folder_jobs(folder, to)
         elif path.exists():
-            yield _job(path, names.read_mapping(path.parent))
+            yield next(_listed_jobs(path.parent, path.name), None) or _job(path, names.read_mapping(path.parent))
         else:
             raise InputError(f"nothing to convert at {path}: there is no such file or folder")
 
 
+def _listed_jobs(folder: Path, file: str = "") -> Iterator[_Job]:
+    """The dump files whose tensors lie converted in a folder; of one array's `file` alone if it is named."""
+    listed = converted.read(folder)
+    for source in listed.sources if listed is not None else ():
+        content = source.content
+        if source.reason or (file and file not in source.files.values()):
+            continue
+        if file:
+            only = {port for port, name in source.files.items() if name == file}
+            content = replace(
+                content, refs={port: ref for port, ref in content.refs.items() if port in only},
+                broken=tuple(item for item in content.broken if item.port in only),
+            )
+        yield _Job(content.op.path, source.name, source=replace(source, content=content))
+
+
 def _job(path: Path, mapping: dict[str, str]) -> _Job:
     real = names.real_name(path.name, mapping)
-    converted = names.parse_converted(real)
-    if converted is not None:
+    if names.parse_converted(real) is not None:
         return _Job(str(path), real, (str(path),))
     for suffix in (".npy", ".npz", ".bin", ".txt"):
         if real.endswith(suffix):
@@ -165,6 +202,8 @@ def _job(path: Path, mapping: dict[str, str]) -> _Job:
 def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
     mapping = names.read_mapping(folder)
     together: dict[str, list[str]] = {}
+    told = converted.read(folder)
+    listed = told.files if told is not None else frozenset()
     golden = _golden_ports(folder, mapping) if to == "dump" else {}
     by_op: dict[str, list[tuple[Port, str]]] = {}
     for file, port in golden.items():
@@ -174,13 +213,15 @@ def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
     for entry in arrays.scan(folder):
         if entry.is_dir() or entry.name.startswith(".") or entry.name in (names.MAPPING_FILE, FAILED_LIST, *golden):
             continue
+        if entry.name in listed:
+            continue
         if arrays.is_special(entry):
             continue
         real = names.real_name(entry.name, mapping)
-        converted = names.parse_converted(real)
-        if converted is not None and to == "dump":
-            together.setdefault(str(converted.dump), []).append(entry.path)
-        elif converted is not None or real.endswith((".npy", ".npz", ".bin")):
+        one = names.parse_converted(real)
+        if one is not None and to == "dump":
+            together.setdefault(str(one.dump), []).append(entry.path)
+        elif one is not None or real.endswith((".npy", ".npz", ".bin")):
             yield _job(Path(entry.path), mapping)
         elif names.parse_device(real) is not None and not real.endswith((".csv", ".txt", ".json", ".md")):
             yield _Job(entry.path, real)
@@ -207,6 +248,15 @@ def _golden_ports(folder: Path, mapping: dict[str, str]) -> dict[str, Port]:
 
 
 @dataclass(frozen=True)
+class _Wish:
+    """What was asked for, for all files."""
+
+    to: Target
+    layout: str | None
+    dtype: DType | None
+
+
+@dataclass(frozen=True)
 class _Tensor:
     """One tensor on its way: where it came from, the name it gets, its ref."""
 
@@ -215,46 +265,72 @@ class _Tensor:
     ref: TensorRef
 
 
-def _convert_batch(
-    jobs: Sequence[_Job], *, out: str, to: Target, layout: str | None, dtype: DType | None,
-) -> ConvertResult:
-    parts = [_convert_one(job, Path(out), to, layout, dtype) for job in jobs]
+@dataclass(frozen=True)
+class _Opened:
+    """The tensors of a job and what of it cannot be read; `content` where they are a device's."""
+
+    op: DumpedOp
+    tensors: list[_Tensor]
+    failed: tuple[Failure, ...] = ()
+    content: ascend.FileContent | None = None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """One array that was written: how it lies there, what a cast did, what is to be said."""
+
+    path: Path
+    held: converted.Held
+    cast: Cast | None
+    notes: tuple[str, ...]
+
+
+def _convert_batch(jobs: Sequence[_Job], *, out: str, wish: _Wish) -> ConvertResult:
+    return _together([_convert_one(job, Path(out), wish) for job in jobs])
+
+
+def _convert_one(job: _Job, out: Path, wish: _Wish) -> ConvertResult:
+    is_dump = job.source is None and not job.parts and not job.path.endswith((".npy", ".npz", ".bin", ".txt"))
+    notes: list[str] = []
+    try:
+        opened = _open(job)
+        if wish.layout not in (None, "stored") and opened.content is None:
+            opened, notes = _with_axes(opened)
+        if wish.to == "dump":
+            return _to_dump(job, opened, out, wish, notes)
+    except (FormatError, InputError, LayoutError) as error:
+        reason = str(error)
+        rows = [converted.lost_row(job.name, reason.removeprefix(f"{job.path}: "))] if is_dump else []
+        return ConvertResult(failed=(Failure(job.path, reason),), rows=tuple(rows))
+    is_slice = opened.content is not None and fftsplus.slicing(opened.content) is not None
+    made: dict[Port, _Made] = {}
+    wrong: dict[Port, str] = {}
+    for tensor in opened.tensors:
+        try:
+            made[tensor.port] = _write_one(tensor, out, wish, is_slice)
+        except (FormatError, InputError, LayoutError) as error:
+            wrong[tensor.port] = str(error)
+    rows = []
+    if opened.content is not None:
+        held = {port: item.held for port, item in made.items()}
+        rows = [converted.row_of(job.name, opened.content, held, wrong)]
     return ConvertResult(
-        tuple(path for part in parts for path in part.written), tuple(item for part in parts for item in part.failed),
-        tuple(item for part in parts for item in part.casts), tuple(note for part in parts for note in part.notes),
+        tuple(item.path for item in made.values()),
+        (*opened.failed, *(Failure(job.path, f"{port.side} {port.index}: {why}") for port, why in wrong.items())),
+        tuple(item.cast for item in made.values() if item.cast is not None),
+        (*notes, *(note for item in made.values() for note in item.notes)), tuple(rows),
     )
 
 
-def _convert_one(job: _Job, out: Path, to: Target, layout: str | None, dtype: DType | None) -> ConvertResult:
-    notes: list[str] = []
-    try:
-        op, tensors, failed = _open(job)
-        if layout is not None and (job.parts or job.path.endswith((".npy", ".npz", ".bin", ".txt"))):
-            tensors = [_with_axes(tensor, notes) for tensor in tensors]
-        if to == "dump":
-            return _to_dump(job, op, tensors, failed, out, layout, dtype, notes)
-    except (FormatError, InputError, LayoutError) as error:
-        return ConvertResult(failed=(Failure(job.path, str(error)),))
-    written, casts = [], []
-    for tensor in tensors:
-        try:
-            path, cast_, note = _write_one(tensor, out, to, layout, dtype)
-        except (FormatError, InputError, LayoutError) as error:
-            failed.append(Failure(job.path, f"{tensor.port.side} {tensor.port.index}: {error}"))
-            continue
-        written.append(path)
-        casts += [cast_] if cast_ else []
-        notes += note
-    return ConvertResult(tuple(written), tuple(failed), tuple(casts), tuple(notes))
-
-
-def _open(job: _Job) -> tuple[DumpedOp, list[_Tensor], list[Failure]]:
+def _open(job: _Job) -> _Opened:
     """The tensors of a job, each with the stem of the name that its file gets."""
+    if job.source is not None:
+        return _device_file(job, job.source.content)
     if job.ports:
         golden = names.parse_golden(os.path.basename(job.path))
         op = DumpedOp(job.ports[0].node, "Op", job.path, golden.time if golden else 0)
-        return op, [_Tensor(port, "", arrays.read_array(part))
-                    for port, part in zip(job.ports, job.parts, strict=True)], []
+        return _Opened(op, [_Tensor(port, "", arrays.read_array(part))
+                            for port, part in zip(job.ports, job.parts, strict=True)])
     if job.parts:
         found = []
         op = DumpedOp(job.name)
@@ -267,54 +343,84 @@ def _open(job: _Job) -> tuple[DumpedOp, list[_Tensor], list[Failure]]:
             op = ascend.named_op(part, told.dump)
             stem = f"{told.dump}.{told.side}.{told.index}"
             found.append(_Tensor(Port(op.name, told.side, told.index), stem, arrays.read_array(part)))
-        return op, found, []
+        return _Opened(op, found)
     if job.path.endswith(".npz"):
         refs, wrong = arrays.read_npz(job.path)
         stem = Path(job.path).stem
-        return DumpedOp(stem, path=job.path), [
+        return _Opened(DumpedOp(stem, path=job.path), [
             _Tensor(Port(name, "output", 0), names.golden_name(name, "output", 0, 0).removesuffix(".npy"), ref)
             for name, ref in refs.items()
-        ], [Failure(job.path, why) for why in wrong.values()]
+        ], tuple(Failure(job.path, why) for why in wrong.values()))
     if job.path.endswith((".npy", ".bin", ".txt")):
         golden = names.parse_golden(f"{job.name}.npy")
         op_name = golden.op if golden else job.name
         op = DumpedOp(op_name, "Op", job.path, golden.time if golden else 0)
-        return op, [_Tensor(Port(op_name, "output", golden.index if golden else 0), job.name,
-                            arrays.read_array(job.path))], []
-    content = ascend.read_file(job.path, job.name)
-    return content.op, [
-        _Tensor(port, f"{job.name}.{port.side}.{port.index}", ref) for port, ref in content.refs.items()
-    ], [Failure(job.path, item.reason) for item in content.broken]
+        port = Port(op_name, "output", golden.index if golden else 0)
+        return _Opened(op, [_Tensor(port, job.name, arrays.read_array(job.path))])
+    return _device_file(job, ascend.read_file(job.path, job.name))
 
 
-def _write_one(
-    tensor: _Tensor, out: Path, to: Target, layout: str | None, dtype: DType | None,
-) -> tuple[Path, Cast | None, list[str]]:
+def _device_file(job: _Job, content: ascend.FileContent) -> _Opened:
+    return _Opened(
+        content.op,
+        [_Tensor(port, f"{job.name}.{port.side}.{port.index}", ref) for port, ref in content.refs.items()],
+        tuple(Failure(job.path, item.reason) for item in content.broken), content,
+    )
+
+
+def _write_one(tensor: _Tensor, out: Path, wish: _Wish, is_slice: bool) -> _Made:
     ref = tensor.ref
-    notes: list[str] = []
-    values: NDArray[Any] | None = None
-    row, order = ref.dtype, ref.layout
-    moved = layout is not None and _can_be(ref, layout)
-    if layout is not None and moved:
-        values, order = in_layout(ref, layout), layout
+    values, order, notes = _ordered(ref, wish.layout, is_slice)
+    row, told = _cast_to(ref.dtype, wish.dtype)
     counts: Cast | None = None
-    target = _cast_to(row, dtype, notes)
-    if target is not row:
-        values = ref.stored() if values is None else values
-        values, counts = cast(values, row, target)
-        row = target
+    if row is not ref.dtype:
+        values, counts = cast(ref.stored() if values is None else values, ref.dtype, row)
     shape = ref.shape if values is None else values.shape
-    if to == "npy":
-        tail = f".{'x'.join(map(str, shape))}" if layout is not None and moved and shape else ""
+    if wish.to == "npy":
         if row.numpy is None:
             raise FormatError(f"{row.name} has no defined meaning as numbers; convert it to bin")
-        path = _place(out, f"{tensor.name}{tail}.npy")
+        path = _place(out, f"{tensor.name}.npy")
         _write_bytes(path, _npy_pieces(ref, row, shape, values))
     else:
         text = "_".join(map(str, shape)) or "1"
         path = _place(out, f"{tensor.name}.{text}.{row.name}.{order}.bin")
         _write_bytes(path, ascend.pieces(ref) if values is None else iter([encode(values, row)]))
-    return path, None if counts is None else replace(counts, path=path), notes
+    return _Made(
+        path, converted.Held(path.name, row, shape, order), None if counts is None else replace(counts, path=path),
+        (*notes, *told),
+    )
+
+
+def _ordered(
+    ref: TensorRef, layout: str | None, is_slice: bool,
+) -> tuple[NDArray[Any] | None, str, tuple[str, ...]]:
+    """The numbers in the order that was asked for, None where the file has them so; that order; what is to be said."""
+    if layout == "stored" or ref.dtype.numpy is None:
+        return None, ref.layout, ()
+    if is_slice:  # it was cut along an axis of what is stored
+        return None, ref.layout, ("kept as stored: a slice of an FFTS+ op",)
+    if layout is not None and _can_be(ref, layout):
+        return in_layout(ref, layout), layout, ()
+    if layouts.is_plain(ref.layout) and ref.original_shape in (None, ref.shape):
+        return None, ref.layout, ()
+    order = _own_order(ref)
+    if order is None:
+        return None, ref.layout, (f"kept as stored ({ref.layout}): the header does not tell the original's order",)
+    return ref.seen_as(ref.original_shape, order).numpy(), order, ()
+
+
+def _own_order(ref: TensorRef) -> str | None:
+    """The order of the original's axes as the header states it, or the only one in which its shape fits; else None."""
+    shape = ref.original_shape
+    if shape is None:
+        return None
+    orders = [ref.original_layout] if ref.original_layout is not None else [
+        *layouts.candidates(ref.layout, ref.shape, shape), *([] if len(shape) > 3 else ["ND"]),
+    ]
+    fitting = [name for name in orders if layouts.fits(ref.layout, ref.shape, name, shape, ref.groups)]
+    if fitting and layouts.STORED_AS.get(ref.layout, "").startswith("..."):
+        return "ND"  # its blocks are of the last two axes, whatever their names
+    return fitting[0] if len(set(fitting)) == 1 else None
 
 
 def _npy_pieces(ref: TensorRef, row: DType, shape: Shape, values: NDArray[Any] | None) -> Iterator[bytes]:
@@ -328,14 +434,13 @@ def _npy_pieces(ref: TensorRef, row: DType, shape: Shape, values: NDArray[Any] |
     yield np.ascontiguousarray(whole).tobytes()
 
 
-def _cast_to(row: DType, dtype: DType | None, notes: list[str]) -> DType:
-    """The type that a tensor of type `row` gets when `dtype` was asked for."""
+def _cast_to(row: DType, dtype: DType | None) -> tuple[DType, tuple[str, ...]]:
+    """The type that a tensor of type `row` gets when `dtype` was asked for, and what is to be said about it."""
     if dtype is None or dtype is row or row.numpy is None:
-        return row
+        return row, ()
     if dtype.kind in ("float", "complex") and row.kind in ("int", "bool"):
-        notes.append(f"kept as {row.name}: integers are not turned into {dtype.name}")
-        return row
-    return dtype
+        return row, (f"kept as {row.name}: integers are not turned into {dtype.name}",)
+    return dtype, ()
 
 
 def cast(values: NDArray[Any], row: DType, target: DType) -> tuple[NDArray[Any], Cast]:
@@ -384,13 +489,16 @@ def _can_be(ref: TensorRef, layout: str) -> bool:
 _AXES = {4: "NCHW", 5: "NCDHW"}
 
 
-def _with_axes(tensor: _Tensor, notes: list[str]) -> _Tensor:
-    """A plain array has no layout: one of four or five axes is taken as NCHW or NCDHW, and a note says so."""
-    order = _AXES.get(len(tensor.ref.shape))
-    if tensor.ref.layout != "ND" or order is None:
-        return tensor
-    notes.append(f"taken as {order}: arrays do not say their layout")
-    return replace(tensor, ref=replace(tensor.ref, layout=order))
+def _with_axes(opened: _Opened) -> tuple[_Opened, list[str]]:
+    """Plain arrays have no layout: those of four or five axes are taken as NCHW or NCDHW, and notes say so."""
+    notes, tensors = [], []
+    for tensor in opened.tensors:
+        order = _AXES.get(len(tensor.ref.shape))
+        if tensor.ref.layout == "ND" and order is not None:
+            notes.append(f"taken as {order}: arrays do not say their layout")
+            tensor = replace(tensor, ref=replace(tensor.ref, layout=order))
+        tensors.append(tensor)
+    return replace(opened, tensors=tensors), notes
 
 
 def original_of(ref: TensorRef) -> tuple[Shape, str]:
@@ -435,12 +543,11 @@ def in_layout(ref: TensorRef, layout: str) -> NDArray[Any]:
     return np.ascontiguousarray(layouts.to_stored(values, own, layout))
 
 
-def _to_dump(
-    job: _Job, op: DumpedOp, tensors: Sequence[_Tensor], failed: list[Failure], out: Path, layout: str | None,
-    dtype: DType | None, notes: list[str],
-) -> ConvertResult:
-    casts: list[Cast] = []
-    made = [(tensor.port, _stored_as(tensor.ref, layout, dtype, casts, notes)) for tensor in tensors]
+def _to_dump(job: _Job, opened: _Opened, out: Path, wish: _Wish, notes: Sequence[str]) -> ConvertResult:
+    stored = {tensor.port: _stored_as(tensor.ref, wish) for tensor in opened.tensors}
+    made = [(port, item.ref) for port, item in stored.items()]
+    casts = [item.cast for item in stored.values() if item.cast is not None]
+    op = opened.op
     if job.path.endswith(".npz"):  # one op each
         written = [
             ascend.write_file(out, replace(op, name=port.node, op_type="Op", time=place), (), [ref])
@@ -454,29 +561,40 @@ def _to_dump(
         told = names.parse_device(job.name)
         where = out / names.fitting(job.name) if told is not None and len(job.name) < 200 else out
         written = [ascend.write_file(where, op, lists[0], lists[1])]
-    return ConvertResult(tuple(written), tuple(failed), tuple(replace(c, path=written[0]) for c in casts), tuple(notes))
+    return ConvertResult(
+        tuple(written), opened.failed, tuple(replace(c, path=written[0]) for c in casts),
+        (*notes, *(note for item in stored.values() for note in item.notes)),
+    )
 
 
-def _stored_as(
-    ref: TensorRef, layout: str | None, dtype: DType | None, casts: list[Cast], notes: list[str],
-) -> TensorRef:
-    """The tensor as a device would store it in `layout` and `dtype`."""
-    target = _cast_to(ref.dtype, dtype, notes)
-    if layout is not None and not _can_be(ref, layout):
-        layout = None
-    if target is ref.dtype and (layout is None or layout == ref.layout):
-        return ref
-    if layout is None or layout == ref.layout:
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor as a device would store it, what a cast did, what is to be said."""
+
+    ref: TensorRef
+    cast: Cast | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _stored_as(ref: TensorRef, wish: _Wish) -> _Stored:
+    """The tensor as a device would store it in the layout and dtype that were asked for."""
+    target, notes = _cast_to(ref.dtype, wish.dtype)
+    layout = ref.layout if wish.layout in (None, "stored") or not _can_be(ref, wish.layout or "") else wish.layout
+    if target is ref.dtype and layout == ref.layout:
+        return _Stored(ref, None, notes)
+    counts: Cast | None = None
+    if layout == ref.layout:
         values, counts = cast(ref.stored(), ref.dtype, target)
-        casts.append(counts)
-        return replace(ref, dtype=target, array=values, fortran=False, size=None)
+        stored = TensorRef(ref.path, target, ref.shape, 0, None, layout, array=values, groups=ref.groups)
+        return _Stored(stored.seen_as(ref.original_shape, ref.original_layout), counts, notes)
     shape, own = original_of(ref)
     values = ref.seen_as(shape, own).numpy()
     if target is not ref.dtype:
         values, counts = cast(values, ref.dtype, target)
-        casts.append(counts)
-    stored = layouts.to_stored(values, own, layout, _c0(layout, target), ref.groups)
-    return TensorRef(ref.path, target, stored.shape, 0, None, layout, shape, own, ref.groups, array=stored)
+    there = layouts.to_stored(values, own, layout, _c0(layout, target), ref.groups)
+    return _Stored(
+        TensorRef(ref.path, target, there.shape, 0, None, layout, shape, own, ref.groups, array=there), counts, notes,
+    )
 
 
 def _c0(layout: str, dtype: DType) -> int:

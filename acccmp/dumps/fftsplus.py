@@ -66,7 +66,7 @@ def merge(contents: Sequence[FileContent]) -> tuple[list[FileContent], list[str]
     plain: list[FileContent] = []
     sliced: dict[str, list[tuple[FileContent, Mapping[str, Any]]]] = {}
     for content in contents:
-        told = _slicing(content)
+        told = slicing(content)
         if told is None:
             plain.append(content)
         else:
@@ -79,7 +79,7 @@ def merge(contents: Sequence[FileContent]) -> tuple[list[FileContent], list[str]
     return plain, notes
 
 
-def _slicing(content: FileContent) -> Mapping[str, Any] | None:
+def slicing(content: FileContent) -> Mapping[str, Any] | None:
     """The slicing that a file's header tells of, or None for an op that is whole."""
     for value in content.op.attrs.values():
         if "slice_instance_num" not in value or len(value) > _LONGEST_ATTRIBUTE:

@@ -12,7 +12,7 @@ from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.identify import Found, identify
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.tensor import TensorRef
-from acccmp.dumps import arrays, ascend, fftsplus, mindspore_dumps, names, opdebug, tree
+from acccmp.dumps import arrays, ascend, converted, fftsplus, mindspore_dumps, names, opdebug, tree
 from acccmp.errors import FormatError, InputError
 
 # Names that belong beside dumps and are none. Models get their own message.
@@ -93,12 +93,12 @@ def one_array(path: Path, choice: tree.Choice) -> Dump:
     """One tensor, named by its file."""
     ref = arrays.read_array(path)
     told = names.parse_golden(path.name)
-    converted = names.parse_converted(path.name)
-    if converted is not None:
-        op = ascend.named_op(str(path), converted.dump)
-        port = Port(op.name, converted.side, converted.index)
-        ref = _in_format(ref, converted)
-        return Dump({port: ref}, {op.name: op}, (), path, "npu", "", True)
+    one = names.parse_converted(path.name)
+    if one is not None:
+        op = ascend.named_op(str(path), one.dump)
+        port = Port(op.name, one.side, one.index)
+        ref = _in_format(ref, one)
+        return Dump({port: ref}, {op.name: op}, (), path, "npu", "", True, bare=True)
     name, index, time = (told.op, told.index, told.time) if told else (path.stem, 0, 0)
     return Dump({Port(name, "output", index): ref}, {name: DumpedOp(name, "", str(path), time)}, (), path, "golden",
                 "", told is not None)
@@ -164,6 +164,9 @@ def _begins_like_a_dump(path: Path) -> bool:
 
 
 def _folder(folder: Path, notes: Iterable[str]) -> Dump:
+    listed = converted.read(folder)
+    if listed is not None:
+        return _listed_folder(folder, listed, notes)
     files = _sort(folder)
     told = list(notes)
     stray = [*files.stray, *files.models]
@@ -182,6 +185,16 @@ def _folder(folder: Path, notes: Iterable[str]) -> Dump:
     if stray:
         dump = replace(dump, notes=(*dump.notes, _ignored(folder, sorted(stray))))
     return dump
+
+
+def _listed_folder(folder: Path, listed: converted.Converted, notes: Iterable[str]) -> Dump:
+    """Converted tensors with the list of what the device had."""
+    lost = [_Lost(item.name, item.content.op.path, item.reason) for item in listed.sources if item.reason]
+    dump = _from_files(folder, (item.content for item in listed.sources if not item.reason), lost, notes)
+    known = {*listed.files, converted.LIST, names.MAPPING_FILE, "convert_failed_file_list.txt"}
+    stray = [entry.name for entry in arrays.scan(folder) if entry.name not in known and not entry.is_dir()]
+    told = (*dump.notes, _ignored(folder, stray)) if stray else dump.notes
+    return replace(dump, model=listed.model, notes=told)
 
 
 def _ignored(folder: Path, stray: list[str]) -> str:
@@ -206,26 +219,43 @@ def _nothing(folder: Path, files: _Sorted) -> str:
 
 def _device_folder(folder: Path, files: Iterable[tuple[str, str]], notes: list[str]) -> Dump:
     contents: list[ascend.FileContent] = []
-    broken: list[Broken] = []
-    unread: dict[str, int] = {}  # flat op name -> time of its newest unreadable file
-    overflow: list[ascend.FileContent] = []
+    lost: list[_Lost] = []
     for name, real in files:
         path = os.path.join(folder, name)
         try:
-            content = ascend.read_file(path, real)
+            contents.append(ascend.read_file(path, real))
         except FormatError as error:
-            told = names.parse_device(real)
-            broken.append(Broken(
-                told.op_name if told else name, path, str(error).removeprefix(f"{path}: "),
-                told.op_type if told else "",
-            ))
-            if told is not None and told.thread is None:
-                unread[told.op_name] = max(told.time, unread.get(told.op_name, 0))
-            continue
-        if opdebug.is_overflow(content.op):
-            overflow.append(content)
-        else:
-            contents.append(content)
+            lost.append(_Lost(real, path, str(error).removeprefix(f"{path}: ")))
+    return _from_files(folder, contents, lost, notes)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A file that cannot be read at all: the name that it would have had, where it is, and why."""
+
+    name: str
+    path: str
+    reason: str
+
+
+def _from_files(
+    folder: Path, files: Iterable[ascend.FileContent], lost: Iterable[_Lost], notes: Iterable[str],
+) -> Dump:
+    """One Dump of what the files of a folder hold; overflow reports are told apart."""
+    broken: list[Broken] = []
+    unread: dict[str, int] = {}  # flat op name -> time of its newest unreadable file
+    for item in lost:
+        told = names.parse_device(item.name)
+        broken.append(Broken(
+            told.op_name if told else os.path.basename(item.path), item.path, item.reason, told.op_type if told else "",
+        ))
+        if told is not None and told.thread is None:
+            unread[told.op_name] = max(told.time, unread.get(told.op_name, 0))
+    contents: list[ascend.FileContent] = []
+    overflow: list[ascend.FileContent] = []
+    notes = list(notes)
+    for content in files:
+        (overflow if opdebug.is_overflow(content.op) else contents).append(content)
     outdated = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) > c.op.time]
     if outdated:  # an older file does not stand in for the newest one
         left_out = [os.path.basename(content.op.path) for content in outdated]
@@ -262,7 +292,7 @@ def _from_contents(
     buffers = sum(content.buffers + content.spaces for content in kept)
     if buffers:
         told.append(f"{path}: {buffers} buffers and workspaces were passed over")
-    flat = bool(kept) and not any(content.header is not None and content.header.op_name for content in kept)
+    flat = bool(kept) and not any(content.is_named for content in kept)
     return Dump(refs, ops, tuple(bad), path, "npu", "", flat, tuple(told))
 
 
@@ -310,6 +340,8 @@ def _converted_folder(folder: Path, files: Iterable[str], notes: list[str]) -> D
     for told, file in sorted(parsed, key=lambda item: (item[0].dump.time, item[1])):
         path = str(folder / file)
         op = ascend.named_op(path, told.dump)
+        if opdebug.is_overflow(op):
+            continue
         port = Port(op.name, told.side, told.index)
         ops[op.name] = op
         refs.pop(port, None)
@@ -318,4 +350,4 @@ def _converted_folder(folder: Path, files: Iterable[str], notes: list[str]) -> D
             refs[port] = _in_format(arrays.read_array(path), told)
         except (FormatError, InputError) as error:
             broken[port] = Broken(op.name, path, str(error), op.op_type, port)
-    return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, tuple(notes))
+    return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, tuple(notes), bare=True)

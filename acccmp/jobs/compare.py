@@ -20,6 +20,7 @@ from acccmp.jobs.feeding import _feeds
 from acccmp.jobs.sources import Options, device_map_of, npu_dump_of
 from acccmp.mapping.compose import compose, compose_unfused
 from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.laid_out import laid_out
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
 from acccmp.reports.report import Report
@@ -52,8 +53,8 @@ def compare(
     tensors is a verdict in the Report.
     """
     options = replace(options or Options(), **changes)
-    npu_dump = npu_dump_of(npu, options)
     device = device_map_of(mapping)
+    npu_dump = laid_out(npu_dump_of(npu, options), device)
     notes: list[str] = []
     if device is not None and device.graph.meta.get("soc_version") == "emulated":
         notes.append("the NPU dump is of an emulated device: nothing here was measured on an NPU")
@@ -61,6 +62,8 @@ def compare(
     if graph is None and model is not None:
         graph = load(model, weights) if isinstance(model, str | Path) else model
     _check_order(golden, golden_dump, npu_dump)
+    if golden_dump is not None:
+        golden_dump = laid_out(golden_dump, device)
     feeds: dict[str, Any] = {}
     if golden_dump is None:
         assert graph is not None

@@ -28,6 +28,7 @@ from acccmp.jobs.feeding import feeds_from_dump, given_inputs
 from acccmp.jobs.sources import Options, device_map_of, load_original, npu_dump_of
 from acccmp.mapping.belongs import check_belongs
 from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.laid_out import laid_out
 from acccmp.mapping.names import by_names
 from acccmp.reports.report import Report
 from acccmp.runners.pieces import run_lean
@@ -61,7 +62,7 @@ def slice_model(
     """
     graph = load_original(graph, weights) if isinstance(graph, str | Path) else graph
     device = device_map_of(mapping)
-    npu = npu_dump_of(dump, options or Options(), "--dump") if dump is not None else None
+    npu = laid_out(npu_dump_of(dump, options or Options(), "--dump"), device) if dump is not None else None
     if npu is not None or device is not None:
         device = device or by_names(npu or Dump({}), graph)
         check_belongs(device, graph, npu)
@@ -270,7 +271,8 @@ def compare_slice(
     """
     options = options or Options()
     (path, manifest), graph = read_manifest(folder), load_bundled(folder)
-    npu_dump, device = npu_dump_of(npu, options), device_map_of(mapping)
+    device = device_map_of(mapping)
+    npu_dump = laid_out(npu_dump_of(npu, options), device)
     feeds = bundled_inputs(path, manifest, graph)
     own = compare(
         graph, npu_dump, mapping=device, inputs=feeds or None, thresholds=thresholds, options=options,

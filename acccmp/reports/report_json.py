@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from acccmp.core.dump import Port
-from acccmp.core.tensor import DTYPES, TensorRef, TurnedRef
+from acccmp.core.tensor import DTYPES, ConvertedRef, TensorRef, TurnedRef
 from acccmp.errors import FormatError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import SCHEMA, Comparison, Report
@@ -83,11 +83,13 @@ def _stored_ref(ref: TensorRef | None) -> dict[str, Any] | None:
         return None
     if isinstance(ref, TurnedRef):
         return {**(_stored_ref(ref.base) or {}), "axes": list(ref.axes)}
+    converted = {"base": _stored_ref(ref.base), "stored_as": ref.stored_as} if isinstance(ref, ConvertedRef) else {}
     return {
         "path": ref.path, "dtype": ref.dtype.name, "shape": list(ref.shape), "offset": ref.offset, "size": ref.size,
         "layout": ref.layout,
         "original_shape": None if ref.original_shape is None else list(ref.original_shape),
         "original_layout": ref.original_layout, "groups": ref.groups, "fortran": ref.fortran,
+        **converted,
     }
 
 
@@ -170,6 +172,9 @@ def _ref(row: dict[str, Any], key: str, where: str) -> TensorRef | None:
         None if own is None else _dims(own, where), _optional(stored, "original_layout", str, where),
         _size(stored, "groups", where), _item(stored, "fortran", bool, where),
     )
+    base = _ref(stored, "base", where) if key != "base" else None
+    if base is not None:
+        ref = ConvertedRef(**vars(ref), base=base, stored_as=_item(stored, "stored_as", str, where))
     if axes is None:
         return ref
     if sorted(_dims(axes, where)) != list(range(len(ref.own_shape))):
