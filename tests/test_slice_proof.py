@@ -16,7 +16,9 @@ from test_slicing import residual_net, run_cli
 from acccmp.core.graph import Graph
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import Emulated, Fault, emulate
+from acccmp.jobs.compare_slice import bundled_inputs
 from acccmp.models.load import load
+from acccmp.slicing.bundle import read_manifest
 
 X = np.random.default_rng(2).standard_normal((1, 3, 9, 7)).astype(np.float32)
 STRETCH = ("--start", "conv2", "--end", "relu2")
@@ -44,13 +46,8 @@ def reproduce(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def again(folder: Path, where: Path, *faults: str) -> Emulated:
     """The written slice on the emulated device, fed with the folder's raw inputs."""
-    part = load(folder / "dump.onnx")
-    bins = sorted((folder / "inputs").glob("*[!d].bin"))
-    shapes = [tuple(part.spec(tensor).shape or ()) for tensor in part.inputs]
-    feeds = {
-        tensor: np.fromfile(file, np.float16).reshape(shape).astype(np.float32)
-        for tensor, file, shape in zip(part.inputs, bins, shapes, strict=True)
-    }
+    part = load(folder)
+    feeds = bundled_inputs(*read_manifest(folder), part)
     return emulate(part, feeds, where, faults=[Fault.parse(fault) for fault in faults])
 
 
@@ -238,3 +235,57 @@ def test_a_slice_that_was_never_proven_says_nothing_of_the_device(net: Graph, tm
     assert ran.returncode == 2
     assert "self-test: skipped (the slice was written without golden tensors (--no-check))" in ran.stdout
     assert reproduce(folder).returncode == 2
+
+
+# -- against the full model --------------------------------------------------------------------------------------
+
+
+def test_what_was_inherited_begins_at_the_boundary_and_accuses_no_layer(net: Graph, tmp_path: Path) -> None:
+    """A fault above the slice: its own layers are sound, and the boundary tensor has a real floor."""
+    faulty = emulate(net, {"x": X}, tmp_path / "device", faults=[Fault.parse("op=conv1,kind=scale,factor=1.7")])
+    _, folder = cut_out(net, faulty, tmp_path / "out")
+    device = again(folder, tmp_path / "again")
+    ran = run_cli("compare", folder, device.dump, "--mapping", device.mapping, "--json")
+    told = json.loads(ran.stdout)
+    assert ran.returncode == 0, "the slice's own layers are sound"
+    full = told["full_model"]
+    rows = {row["port"]: row for row in full["comparisons"]}
+    boundary = rows["r1:output:0"]
+    assert boundary["verdict"] == "drift"
+    assert boundary["error"] > 0.5
+    assert boundary["floor"] < 1e-3 < boundary["limit"] < 5e-3, "what storage alone does, not the device's own error"
+    assert all(rows[f"{name}:output:0"]["floor"] < 1e-3 for name in ("conv2", "add", "relu2")), "the slice is ONNX"
+    assert full["first_bad"] == "r1:output:0"
+    assert "suspect" not in ran.stdout
+
+
+def test_a_healthy_device_matches_the_full_model_deep_inside_it(samples: Path, tmp_path: Path) -> None:
+    """The rounding of all layers above is part of the floor at the boundary."""
+    root = samples / "digits_resnet"
+    ran = run_cli(
+        "slice", root / "resnet.onnx", "--start", "block3/conv1", "--end", "block3/relu2", "--dump", root / "npu",
+        "--mapping", root / "mapping.json", "-o", tmp_path / "out",
+    )
+    assert ran.returncode == 0, ran.stderr
+    folder = next((tmp_path / "out").iterdir())
+    device = again(folder, tmp_path / "again")
+    ran = run_cli("compare", folder, device.dump, "--mapping", device.mapping, "--json")
+    told = json.loads(ran.stdout)
+    assert ran.returncode == 0
+    assert told["full_model"]["counts"].keys() <= {"match", "inserted", "fused"}
+    assert told["full_model"]["passed"]
+
+
+def test_coverage_counts_the_ports_of_the_slice_only(net: Graph, tmp_path: Path) -> None:
+    """The full model's dump and mapping, held against a slice of it."""
+    made = emulate(net, {"x": X}, tmp_path / "device")
+    where = ("--dump", made.dump, "--mapping", made.mapping, "-o", tmp_path / "out")
+    assert run_cli("slice", net.path, "--start", "conv1", "--end", "relu2", *where).returncode == 0
+    ran = run_cli("compare", tmp_path / "out", made.dump, "--mapping", made.mapping, "--json")
+    told = json.loads(ran.stdout)
+    assert ran.returncode == 0, ran.stderr
+    for report in (told["slice"], told["full_model"]):
+        assert report["coverage"] == 1.0
+        assert "no_golden" not in report["counts"]
+        assert [row["originals"] for row in report["comparisons"] if row["is_output"]] == [["relu2"]]
+        assert not any("fc" in row["originals"] for row in report["comparisons"])

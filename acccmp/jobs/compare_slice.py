@@ -19,7 +19,7 @@ from acccmp.errors import FormatError
 from acccmp.jobs.compare import _floors, compare, stored_precision
 from acccmp.jobs.slice import Reference, self_test
 from acccmp.jobs.sources import Options, device_model_of, npu_dump_of
-from acccmp.reports.report import Comparison, Report
+from acccmp.reports.report import Report
 from acccmp.slicing.bundle import load, read_manifest
 from acccmp.slicing.cut import Slice
 from acccmp.slicing.manifest import Manifest, SelfTest
@@ -116,14 +116,22 @@ def _full_floors(
 
 
 def _of_slice(report: Report, graph: Graph) -> Report:
-    """The rows that are about this slice. A dump and a mapping of the full model have many more."""
+    """The rows that are about this slice, and its outputs marked as such. A dump and a mapping of the full model have
+    many more rows, and other outputs."""
     mine = {*(node.name for node in graph.nodes), *graph.inputs}
     mine |= {port.node for tensor in graph.inputs if (port := graph.producer(tensor)) is not None}
-
-    def is_mine(row: Comparison) -> bool:
-        return bool(mine.intersection(row.originals)) or (row.golden_port is not None and row.golden_port.node in mine)
-
-    return replace(report, comparisons=tuple(row for row in report.comparisons if is_mine(row)))
+    rows = [
+        row for row in report.comparisons
+        if mine.intersection(row.originals) or (row.golden_port is not None and row.golden_port.node in mine)
+    ]
+    if not any(row.is_output for row in rows):
+        ends = {graph.producer(tensor) for tensor in graph.outputs}
+        last = {row.golden_port: row for row in rows if row.port.side == "output" and row.golden_port in ends}
+        rows = [
+            replace(row, pair=replace(row.pair, is_output=True)) if last.get(row.golden_port) is row else row
+            for row in rows
+        ]
+    return replace(report, comparisons=tuple(rows))
 
 
 def bundled_inputs(folder: Path, manifest: Manifest, graph: Graph) -> dict[str, Any]:
