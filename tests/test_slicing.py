@@ -24,10 +24,12 @@ from acccmp.emulator.emulate import Fault, emulate
 from acccmp.errors import InputError, MappingError, SliceError, UnknownName
 from acccmp.jobs import compare as workflow
 from acccmp.jobs import slice as handover
+from acccmp.jobs.compare_slice import compare_slice
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Quantisation
 from acccmp.models.load import load
+from acccmp.reports.pair import Verdict
 from acccmp.slicing import bundle
 from acccmp.slicing.cut import cut
 
@@ -242,7 +244,7 @@ def test_every_hash_and_size_in_the_manifest_is_true(handed_over: bundle.Bundle)
     manifest = json.loads((handed_over.path / "manifest.json").read_text())
     entries = [*manifest["slice"]["files"]]
     for facts in (*manifest["inputs"], *manifest["outputs"]):
-        entries += [facts[form] for form in ("npy", "bin", "dumped", "golden", "npu") if form in facts]
+        entries += [facts[form] for form in ("npy", "bin", "dumped", "golden", "npu") if facts.get(form)]
     assert len(entries) >= 6
     for entry in entries:
         data = (handed_over.path / entry["file"]).read_bytes()
@@ -257,13 +259,13 @@ def test_the_bin_is_float16_and_the_conversion_line_says_so_exactly_then(
     raw = np.fromfile(handed_over.path / "inputs/00_r1.bin", np.float16).reshape(npy.shape)
     assert npy.dtype == np.float32
     np.testing.assert_array_equal(raw.astype(np.float32), npy)
-    assert '--input_fp16_nodes="r1"' in handed_over.manifest["atc"]
-    assert '--input_shape="r1:1,20,9,7"' in handed_over.manifest["atc"]
+    assert '--input_fp16_nodes="r1"' in handed_over.manifest.atc
+    assert '--input_shape="r1:1,20,9,7"' in handed_over.manifest.atc
     assert "no AIPP" in (handed_over.path / "README.txt").read_text()
     part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
     wide = handover.export_slice(part, tmp_path, dtype="float32")
-    assert "fp16" not in wide.manifest["atc"]
-    assert wide.manifest["inputs"][0]["bin"]["bytes"] == 4 * npy.size
+    assert "fp16" not in wide.manifest.atc
+    assert wide.manifest.inputs[0].bin.bytes == 4 * npy.size
 
 
 def test_the_self_test_is_bit_equal_and_the_stretchs_own_error_is_told_from_what_it_inherited(
@@ -271,11 +273,13 @@ def test_the_self_test_is_bit_equal_and_the_stretchs_own_error_is_told_from_what
 ) -> None:
     made = emulate(net, {"x": device[2]}, tmp_path / "dev", faults=(Fault.parse("op=conv1,kind=scale,factor=1.5"),))
     part = handover.slice_model(net, "conv2", "relu2", dump=made.dump, mapping=made.mapping)
-    check = handover.export_slice(part, tmp_path).manifest["check"]
-    assert check["status"] == "passed"
-    assert check["outputs"] == {"r2": 0.0}
-    assert check["isolated"]["r2"]["own"] < 5e-3, "this stretch is healthy"
-    assert check["isolated"]["r2"]["total"] > 0.1, "what it was fed with is not"
+    manifest = handover.export_slice(part, tmp_path).manifest
+    assert manifest.self_test.status == "passed"
+    assert [row.error for row in manifest.self_test.outputs] == [0.0]
+    (own,) = manifest.device.outputs
+    assert own.verdict is Verdict.MATCH, "this stretch is healthy"
+    assert own.error < 5e-3
+    assert manifest.device.totals[own.port] > 0.1, "what it was fed with is not"
 
 
 def test_a_slice_that_does_not_give_the_golden_result_is_kept_and_marked_failed(
@@ -286,8 +290,9 @@ def test_a_slice_that_does_not_give_the_golden_result_is_kept_and_marked_failed(
     wrong = replace(golden, refs={**golden.refs, port: TensorRef.of(golden[port].numpy() * np.float32(1.01))})
     part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
     made = handover.export_slice(part, tmp_path, golden=wrong)
-    assert not made.passed
-    assert made.manifest["check"]["layer"] == "relu2"
+    assert made.exit_code == 1
+    assert made.manifest.self_test.outputs[0].port.node == "relu2"
+    assert made.manifest.atc == "", "what does not give the model's results is not converted"
     assert "relu2" in (made.path / "FAILED").read_text()
 
 
@@ -299,10 +304,11 @@ def test_reproduce_runs_from_the_zip_in_an_empty_folder(handed_over: bundle.Bund
     ran = subprocess.run([sys.executable, "reproduce.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "self-test  r2: distance to the full model 0 " in ran.stdout
-    assert "isolated   r2" in ran.stdout
+    assert "device     r2: this stretch's own error" in ran.stdout
     np.save(folder / "expected/golden/00_r2.npy", np.load(folder / "expected/golden/00_r2.npy") + 1)
     again = subprocess.run([sys.executable, "reproduce.py"], cwd=folder, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
+    assert again.returncode == 2
+    assert "self-test: FAILED" in again.stdout
 
 
 def test_the_log_speaks_the_engineers_words(handed_over: bundle.Bundle) -> None:
@@ -319,16 +325,18 @@ def test_the_loop_closes_the_slice_runs_on_the_device_and_is_judged_against_both
     part = load(handed_over.path / "dump.onnx")
     fed = np.load(handed_over.path / "inputs/00_r1.npy")
     again = emulate(part, {"r1": fed}, tmp_path / "healthy")
-    own, full = handover.compare_slice(handed_over.path, again.dump, mapping=again.mapping)
-    assert own.passed
-    assert full is not None
-    assert full.passed
+    judged = compare_slice(handed_over.path, again.dump, mapping=again.mapping)
+    assert judged.own.passed
+    assert judged.full is not None
+    assert judged.full.passed
+    assert judged.exit_code == 0
     faulty = emulate(part, {"r1": fed}, tmp_path / "faulty", faults=(Fault.parse("op=conv2,kind=scale,factor=1.5"),))
-    own, full = handover.compare_slice(handed_over.path.parent, faulty.dump, mapping=faulty.mapping)
-    assert own.first_bad is not None
-    assert "conv2" in own.first_bad.originals
-    assert full is not None
-    assert not full.passed
+    judged = compare_slice(handed_over.path.parent, faulty.dump, mapping=faulty.mapping)
+    assert judged.own.first_bad is not None
+    assert "conv2" in judged.own.first_bad.originals
+    assert judged.full is not None
+    assert not judged.full.passed
+    assert judged.exit_code == 1
 
 
 def test_a_model_with_a_layer_nobody_can_run_is_cut_and_said_to_be_not_runnable(tmp_path: Path) -> None:
@@ -344,20 +352,20 @@ def test_a_model_with_a_layer_nobody_can_run_is_cut_and_said_to_be_not_runnable(
     onnx.save(model, tmp_path / "custom.onnx")
     loaded = load(tmp_path / "custom.onnx")
     strange = handover.export_slice(handover.slice_model(loaded, "strange", "last"), tmp_path)
-    assert strange.passed, "not runnable is not failed"
-    assert strange.manifest["check"]["status"] == "not runnable"
-    assert "Mystery" in strange.manifest["check"]["reason"]
+    assert strange.exit_code == 3, "not runnable is neither proven nor failed"
+    assert strange.manifest.self_test.status == "not runnable"
+    assert "Mystery" in strange.manifest.self_test.reason
     upstream = handover.export_slice(handover.slice_model(loaded, "first", "first"), tmp_path)
-    assert upstream.manifest["check"]["status"] == "passed", "golden-run up to the frontier"
+    assert upstream.manifest.self_test.status == "passed", "golden-run up to the frontier"
 
 
 def test_integers_are_never_cast_and_what_a_cast_makes_infinite_or_subnormal_is_counted() -> None:
     values = np.array([1e6, 1e-6, 1.0, 0.0, np.inf], np.float32)
     raw, facts = bundle.to_bin(values, DTYPES["float16"], DTYPES["float32"])
     assert np.frombuffer(raw, np.float16)[0] == np.inf
-    assert (facts["inf"], facts["subnormal"], facts["dtype"]) == (1, 1, "float16")
+    assert facts == bundle.Cast("float16", 1, 1)
     raw, facts = bundle.to_bin(np.array([1, -2], np.int64), DTYPES["float16"], DTYPES["int64"])
-    assert facts["dtype"] == "int64"
+    assert facts == bundle.Cast("int64")
     assert np.frombuffer(raw, np.int64).tolist() == [1, -2]
 
 
@@ -382,12 +390,13 @@ def test_hostile_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(made.path)]
     assert outside == [tmp_path / "model.onnx"]
     assert all(character.isprintable() or character == "\n" for character in (made.path / "log.txt").read_text())
-    assert made.manifest["check"]["status"] == "passed"
+    assert made.manifest.self_test.status == "passed"
 
 
 FULL_DISK = """
 import resource, sys
 from acccmp.jobs import slice as handover
+from acccmp.jobs.compare_slice import compare_slice
 from acccmp.jobs import compare as workflow
 part = handover.slice_model(sys.argv[1], "conv2", "relu2")
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -415,7 +424,8 @@ def test_the_command_prints_both_figures_and_the_conversion_line(
     ran = run_cli("slice", net.path, "--start", "conv2", "--end", "relu2", *where)
     assert ran.returncode == 0, ran.stderr
     assert "self-test: passed" in ran.stdout
-    assert "own error on the device" in ran.stdout
+    assert "device: agrees" in ran.stdout
+    assert "this stretch's own error" in ran.stdout
     assert "--input_fp16_nodes" in ran.stdout
 
 
@@ -452,7 +462,7 @@ def test_flat_golden_names_are_found(net: Graph, tmp_path: Path) -> None:
         np.save(tmp_path / f"{flatten_name(port.node)}.{port.index}.1700000000000000.npy", ref.numpy())
     part = handover.slice_model(net, "conv2", "relu2")
     made = handover.export_slice(part, tmp_path / "out", golden=tmp_path)
-    assert made.manifest["check"]["status"] == "passed"
+    assert made.manifest.self_test.status == "passed"
 
 
 def test_slices_of_real_models_equal_the_whole_model(shared: Path) -> None:

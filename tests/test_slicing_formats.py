@@ -62,7 +62,7 @@ def test_in_place_chains_of_a_v1_net_are_cut_in_the_right_place(v1_net: tuple[Pa
         part = handover.slice_model(graph, start, end)
         assert part.graph.inputs == (fed,)
         made = handover.export_slice(part, tmp_path / start, inputs={"data": x})
-        assert made.manifest["check"]["status"] == "passed", (start, made.manifest["check"])
+        assert made.manifest.self_test.status == "passed", (start, made.manifest.self_test)
         text = (made.path / "dump.prototxt").read_text()
         assert "layers {" in text, "V1 stays V1"
         assert "TRAIN" not in text
@@ -81,8 +81,8 @@ def test_the_input_layer_of_a_caffe_slice_is_named_after_its_first_layer_and_kee
     made = handover.export_slice(handover.slice_model(load(*v1_net), "pool", "fc"), tmp_path)
     assert 'name: "pool_input_0" type: "Input"' in (made.path / "log.txt").read_text()
     assert '"conv"' in (made.path / "dump.prototxt").read_text()
-    assert "--framework=0" in made.manifest["atc"]
-    assert "--weight=dump.caffemodel" in made.manifest["atc"]
+    assert "--framework=0" in made.manifest.atc
+    assert "--weight=dump.caffemodel" in made.manifest.atc
 
 
 def while_loop(path: Path) -> None:
@@ -110,9 +110,9 @@ def test_a_cut_through_a_v1_loop_is_refused_and_cuts_around_it_work(tmp_path: Pa
     with pytest.raises(SliceError, match="V1 loop"):
         handover.export_slice(handover.slice_model(graph, inner, "after"), tmp_path, inputs={"x:0": x})
     around = handover.export_slice(handover.slice_model(graph, "before", "after"), tmp_path, inputs={"x:0": x})
-    assert around.manifest["check"]["status"] == "passed", around.manifest["check"]
+    assert around.manifest.self_test.status == "passed", around.manifest.self_test
     behind = handover.export_slice(handover.slice_model(graph, "between", "after"), tmp_path, inputs={"x:0": x})
-    assert behind.manifest["check"]["status"] == "passed"
+    assert behind.manifest.self_test.status == "passed"
     golden = np.load(next((behind.path / "expected/golden").glob("*.npy")))
     np.testing.assert_array_equal(golden, (x + 1) * 8 * 10)
 
@@ -133,9 +133,9 @@ def test_nhwc_graphs_stay_nhwc(shared: Path, tmp_path: Path) -> None:
     convolution = next(node for node in graph.nodes if node.op_type == "Conv2D")
     part = cut(graph, convolution.name, convolution.name)
     made = handover.export_slice(part, tmp_path)
-    assert made.manifest["check"]["status"] == "passed"
-    assert made.manifest["inputs"][0]["layout"] == "NHWC"
-    assert "--input_format=NHWC" in made.manifest["atc"]
+    assert made.manifest.self_test.status == "passed"
+    assert made.manifest.inputs[0].layout == "NHWC"
+    assert "--input_format=NHWC" in made.manifest.atc
 
 
 def test_a_saved_model_is_frozen_by_convert_and_then_sliced(tmp_path: Path) -> None:
@@ -159,6 +159,6 @@ def test_a_saved_model_is_frozen_by_convert_and_then_sliced(tmp_path: Path) -> N
     last = next(node.name for node in graph.nodes if node.op_type == "Relu")
     x = np.ones((2, 3), np.float32)
     made = handover.export_slice(handover.slice_model(graph, product, last), tmp_path, inputs={graph.inputs[0]: x})
-    assert made.manifest["check"]["status"] == "passed"
+    assert made.manifest.self_test.status == "passed"
     golden = np.load(next((made.path / "expected/golden").glob("*.npy")))
     np.testing.assert_array_equal(golden, np.maximum(x @ np.arange(6, dtype=np.float32).reshape(3, 2) - 4, 0))

@@ -29,7 +29,10 @@ from acccmp.emulator.emulate import emulate
 from acccmp.errors import InputError, SliceError
 from acccmp.jobs import compare as workflow
 from acccmp.jobs import slice as handover
+from acccmp.jobs.compare_slice import bundled_inputs
+from acccmp.mapping.trace import Quantisation
 from acccmp.models.load import load
+from acccmp.slicing.bundle import read_manifest
 from acccmp.slicing.cut import cut
 
 X = np.random.default_rng(2).standard_normal((1, 3, 9, 7)).astype(np.float32)
@@ -184,13 +187,13 @@ def test_atc_gets_the_input_layers_of_the_file_in_their_order(
     graph = load(tmp_path / "two.prototxt", tmp_path / "two.caffemodel")
     x = {name: np.random.default_rng(5).standard_normal((1, 2, 4, 4)).astype(np.float32) for name in graph.inputs}
     made = handover.export_slice(handover.slice_model(graph, start, end), tmp_path / "out", inputs=x)
-    assert made.manifest["check"]["status"] == "passed"
+    assert made.manifest.self_test.status == "passed"
     text = (made.path / "dump.prototxt").read_text()
     in_file = re.findall(r'name: "(\w+)"\s+type: "Input"\s+top: "(\w+)"', text)
     assert dict(in_file) == fed
     shapes = ";".join(f"{layer}:1,2,4,4" for layer, _ in in_file)
-    assert f'--input_shape="{shapes}"' in made.manifest["atc"]
-    assert [(entry["layer"], entry["name"]) for entry in made.manifest["inputs"]] == in_file
+    assert f'--input_shape="{shapes}"' in made.manifest.atc
+    assert [(end.layer, end.name) for end in made.manifest.inputs] == in_file
 
 
 # -- what was dumped ---------------------------------------------------------------------------------------------
@@ -271,13 +274,13 @@ def test_an_int8_island_stays_int8_and_runs_in_real_numbers(net: Graph, golden: 
     dump = Dump({Port("second", "input", 0): TensorRef.of(codes)}, {"second": DumpedOp("second")})
     part = handover.slice_model(net, "conv2", "conv2", dump=dump, mapping=island(scale=scale, offset=0.0))
     made = handover.export_slice(part, tmp_path, inputs={"x": X})
-    facts = made.manifest["inputs"][0]
-    assert facts["quantised"] == {"scale": scale, "offset": 0.0}
-    assert facts["bin"]["dtype"] == "int8"
-    assert (made.path / facts["bin"]["file"]).read_bytes() == codes.tobytes()
-    real = np.load(made.path / facts["npy"]["file"])
+    facts = made.manifest.inputs[0]
+    assert facts.quantisation == Quantisation(scale, 0.0)
+    assert facts.bin.dtype == "int8"
+    assert (made.path / facts.bin.file).read_bytes() == codes.tobytes()
+    real = np.load(made.path / facts.npy.file)
     np.testing.assert_allclose(real, codes / scale, rtol=1e-6)
-    assert "fp16" not in made.manifest["atc"]
+    assert "fp16" not in made.manifest.atc
     fed = part.fed_with("r1")
     assert fed is not None
     assert np.linalg.norm(fed - relu1) < 0.02 * np.linalg.norm(relu1)
@@ -328,7 +331,7 @@ def test_bfloat16_dumps_are_exact_and_their_bins_are_counted(net: Graph, golden:
     npy = np.load(next((made.path / "inputs").glob("*r1.npy")))
     assert npy.dtype == np.float32
     assert npy.view(np.uint32)[0, 0, 0, 0] == (np.frombuffer(raw, "<u2")[0].astype(np.uint32) << 16)
-    assert made.manifest["inputs"][0]["bin"]["inf"] == int((npy > 65519).sum()) > 0
+    assert made.manifest.inputs[0].bin.inf == int((npy > 65519).sum()) > 0
     assert (made.path / "inputs" / "00_r1.dumped.bin").read_bytes() == raw
     wide = handover.export_slice(part, tmp_path / "wide", check=False, dtype="bfloat16")
     assert (wide.path / "inputs" / "00_r1.bin").read_bytes() == raw
@@ -388,22 +391,22 @@ def test_integers_bools_scalars_and_open_sizes(tmp_path: Path) -> None:
     }, {name: DumpedOp(name) for name in ("gather", "where", "greater")})
     part = handover.slice_model(graph, "gather", "where", dump=dump)
     made = handover.export_slice(part, tmp_path / "a", inputs={"ids": ids, "level": level})
-    facts = {entry["tensor"]: entry for entry in made.manifest["inputs"]}
-    assert facts["ids"]["shape"] == [2, 3], "the open size is what was dumped"
-    assert facts["ids"]["bin"]["dtype"] == "int64"
-    assert (made.path / facts["ids"]["bin"]["file"]).read_bytes() == ids.tobytes()
-    assert facts["level"]["shape"] == []
-    assert facts["level"]["bin"]["bytes"] == 2
-    assert 'input_shape="ids:2,3"' in made.manifest["atc"]
-    assert '--input_fp16_nodes="level"' in made.manifest["atc"]
-    assert made.manifest["check"]["status"] == "passed"
+    facts = {end.tensor: end for end in made.manifest.inputs}
+    assert facts["ids"].shape == (2, 3), "the open size is what was dumped"
+    assert facts["ids"].bin.dtype == "int64"
+    assert (made.path / facts["ids"].bin.file).read_bytes() == ids.tobytes()
+    assert facts["level"].shape == ()
+    assert facts["level"].bin.bytes == 2
+    assert 'input_shape="ids:2,3"' in made.manifest.atc
+    assert '--input_fp16_nodes="level"' in made.manifest.atc
+    assert made.manifest.self_test.status == "passed"
     part = handover.slice_model(graph, "not", "where", dump=dump)
     made = handover.export_slice(part, tmp_path / "b", inputs={"ids": ids, "level": level})
-    facts = {entry["tensor"]: entry for entry in made.manifest["inputs"]}
-    assert np.load(made.path / facts["mask"]["npy"]["file"]).dtype == np.bool_
-    assert facts["mask"]["bin"]["bytes"] == mask.size
-    assert facts["rows"]["shape"] == [2, 3, 4]
-    assert made.manifest["check"]["status"] == "passed"
+    facts = {end.tensor: end for end in made.manifest.inputs}
+    assert np.load(made.path / facts["mask"].npy.file).dtype == np.bool_
+    assert facts["mask"].bin.bytes == mask.size
+    assert facts["rows"].shape == (2, 3, 4)
+    assert made.manifest.self_test.status == "passed"
     assert part.run()[Port("where", "output", 0)].numpy().shape == (2, 3, 4)
 
 
@@ -451,9 +454,9 @@ def test_all_pieces_of_a_sliced_op_and_damaged_files_travel_along(net: Graph, go
     np.testing.assert_array_equal(np.load(made.path / "inputs" / "00_r1.npy"), relu1.astype(np.float32))
     copied = {path.name: path.read_bytes() for path in (made.path / "dump_data").iterdir()}
     assert copied == {path.name: path.read_bytes() for path in source.iterdir()}
-    roles = {entry["op"]: entry["role"] for entry in made.manifest["dump_data"]}
+    roles = {file.op: file.role for file in made.manifest.dump_data}
     assert roles == {"relu1": "feeds", "conv2": "inside"}
-    assert any("damaged" in entry for entry in made.manifest["dump_data"])
+    assert any(file.damaged for file in made.manifest.dump_data)
     again = read_dump(made.path / "dump_data")
     np.testing.assert_array_equal(again[Port("relu1", "output", 0)].numpy(), relu1)
 
@@ -512,12 +515,12 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(net: Graph, tmp_path: Path,
 SLOW = """
 import sys, time
 import acccmp.slicing.bundle as bundle
-slow = bundle._readme
+slow = bundle.readme
 def readme(*args):
     print("now", flush=True)
     time.sleep(30)
     return slow(*args)
-bundle._readme = readme
+bundle.readme = readme
 from acccmp.cli import main
 main(sys.argv[1:])
 """
@@ -557,7 +560,7 @@ def test_the_folder_holds_the_dumps_of_what_feeds_the_start(
 ) -> None:
     part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
     made = handover.export_slice(part, tmp_path)
-    feeds = [entry["file"] for entry in made.manifest["dump_data"] if entry["role"] == "feeds"]
+    feeds = [file.file for file in made.manifest.dump_data if file.role == "feeds"]
     assert len(feeds) == 1
     fed_by = read_dump(made.path / feeds[0])
     entrance = part.inputs[Port("relu1", "output", 0)]
@@ -607,11 +610,12 @@ def test_the_loop_closes_for_caffe_and_tensorflow_too(
     ran = run_cli("slice", samples / model, *options, "--start", start, "--end", end, *where)
     assert ran.returncode == 0, ran.stderr
     handed = next((tmp_path / "handed").iterdir())
-    manifest = json.loads((handed / "manifest.json").read_text())
-    assert manifest["check"]["status"] == "passed"
-    files = [handed / entry["file"] for entry in manifest["slice"]["files"]]
-    sliced = load(files[0], files[1] if len(files) > 1 else None)
-    feeds = handover.bundled_inputs(handed, manifest, sliced)
+    _, manifest = read_manifest(handed)
+    assert manifest.self_test.status == "passed"
+    ran = subprocess.run([sys.executable, "reproduce.py"], cwd=handed, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    sliced = load(handed)
+    feeds = bundled_inputs(handed, manifest, sliced)
     healthy = device_run(sliced, feeds, tmp_path / "healthy")
     ran = run_cli("compare", handed, healthy)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
-from acccmp.cli.printing import print_json, progress, show, width
+from acccmp.cli.printing import one_line, print_json, progress, show, width
 
 if TYPE_CHECKING:
+    from acccmp.jobs.compare_slice import SliceReports
     from acccmp.jobs.sources import Options
     from acccmp.reports.report import Report
 
@@ -47,7 +48,8 @@ def compare(
     """Compare GOLDEN with NPU, layer by layer.
 
     GOLDEN is the original model (it is run first), a golden dump folder, or the folder of a slice. NPU is the folder
-    that the device dumped.
+    that the device dumped. Exit codes for a slice are 0: its self-test holds and the device agrees; 1: it holds and
+    the device differs; 2: otherwise.
 
     \b
     Example:
@@ -61,12 +63,11 @@ def compare(
     with workers(jobs) as executor, progress("comparing") as bar:
         how = options(original, pairing, judging, choice, executor, bar)
         if kinds[0].role == "slice":
-            from acccmp.jobs.slice import compare_slice
+            from acccmp.jobs.compare_slice import compare_slice
 
-            own, full = compare_slice(
+            return _deliver_slice(compare_slice(
                 golden, npu, mapping=pairing.mapping, thresholds=judging.thresholds, options=how,
-            )
-            return _deliver_both(own, full, delivery)
+            ), delivery)
         report = compare_runs(golden, npu, original, pairing, judging, how)
     return _deliver(report, delivery)
 
@@ -119,23 +120,29 @@ def _deliver(report: Report, delivery: Delivery) -> int:
     return report.exit_code
 
 
-def _deliver_both(own: Report, full: Report | None, delivery: Delivery) -> int:
-    """A slice's two reports: its own error, and against the full model, what it inherited included."""
+def _deliver_slice(judged: SliceReports, delivery: Delivery) -> int:
+    """A slice's self-test, and the two reports of what the device gave."""
     from acccmp.reports import report_json
 
     inner = str(Path(delivery.out) / "full_model") if delivery.out else None
+    own, full, test = judged.own, judged.full, judged.self_test
     if not delivery.as_json:
         if full is not None:
             click.echo("against the full model (what this stretch inherited included):")
             _deliver(full, Delivery(inner, delivery.level, False))
             click.echo("against the slice alone (its own error):")
-        return _deliver(own, delivery)
+        _deliver(own, delivery)
+        click.echo(one_line(f"self-test: {test.status}{f' ({test.reason})' if test.reason else ''}"))
+        click.echo(f"device: {judged.device}")
+        return judged.exit_code
     if delivery.out and inner:
         own.save(delivery.out)
         if full is not None:
             full.save(inner)
     print_json({
+        "schema": "acccmp.compared_slice/1", "exit_code": judged.exit_code,
+        "self_test": {"status": test.status, "reason": test.reason}, "device": judged.device,
         "slice": json.loads(report_json.to_json(own)),
         "full_model": None if full is None else json.loads(report_json.to_json(full)),
     })
-    return own.exit_code
+    return judged.exit_code

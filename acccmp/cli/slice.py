@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from acccmp.cli.options import JSON, MAPPING, Original, RunChoice, by, takes
-from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, show
+from acccmp.cli.printing import print_json, show
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ def slice_command(
 ) -> int:
     """Cut a stretch out of MODEL, closed, with its weights and its dumped inputs, and prove that it is right.
 
+    Exit code 0: proven; 1: it does not give what the full model gives; 2: it could not be written; 3: it was written,
+    but could not be proven here.
+
     \b
     Example:
       acccmp slice model.onnx --start conv3 --end relu5 --dump npu_dump/ --mapping model.json -o handover/
@@ -90,9 +93,10 @@ def slice_command(
         zip=handover.zipped, check=not handover.no_check, runner=original.runner,
     )
     if as_json:
-        print_json({"folder": str(bundle.path), "zip": str(bundle.zip) if bundle.zip else None, **bundle.manifest})
+        zipped = str(bundle.zip) if bundle.zip else None
+        print_json({"folder": str(bundle.path), "zip": zipped, **bundle.manifest.as_json()})
     else:
         from acccmp.ui.screens import slice_screen
 
         show(slice_screen(part, bundle))
-    return PASSED if bundle.passed else NOT_PASSED
+    return bundle.exit_code

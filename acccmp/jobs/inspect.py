@@ -115,8 +115,14 @@ def dump_facts(dump: Dump) -> dict[str, Any]:
 
 def slice_facts(path: str | Path) -> dict[str, Any]:
     folder, manifest = read_manifest(path)
-    keys = ("made", "model", "slice", "inputs", "outputs", "golden_from", "device_ops", "dump", "check", "atc", "log")
-    return {"folder": str(folder), **{key: manifest.get(key) for key in keys}}
+    told = manifest.as_json()
+    test, device = manifest.self_test, manifest.device
+    keys = ("made", "model", "slice", "inputs", "outputs", "golden_from", "device_ops", "dump", "atc", "no_atc", "log")
+    return {
+        "folder": str(folder), **{key: told[key] for key in keys},
+        "self_test": {"status": test.status, "reason": test.reason},
+        "device": {"status": device.status, "reason": device.why},
+    }
 
 
 def fits(path: str | Path, given: Mapping[str, str], weights: str | Path | None = None) -> tuple[Fit, ...]:

@@ -1,41 +1,43 @@
-"""A slice's way: cut out of a model, proven against it, handed over, and judged when its dump comes back."""
+"""A slice's way: cut out of a model, proven against it, judged where the device's own tensors are, handed over."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acccmp.comparison.compare import compare as compare_dumps
-from acccmp.comparison.judging import Thresholds
-from acccmp.comparison.metrics import measure
+from acccmp.comparison.compare import compare_pair
+from acccmp.comparison.judging import FIXED, Thresholds
+from acccmp.core.distance import distance
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.identify import identify
-from acccmp.core.tensor import DTYPES, TensorRef
-from acccmp.diagnosis.causes.hints import explained
-from acccmp.dumps.arrays import read_npy, sha256, sound
+from acccmp.core.tensor import Array, DType, TensorRef
+from acccmp.dumps.arrays import sound
 from acccmp.dumps.read import read_dump
-from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError
+from acccmp.errors import InputError, MissingExtra, RunError, SliceError
 from acccmp.inputs.files import random_inputs
-from acccmp.jobs.compare import compare
+from acccmp.jobs.compare import _floors, stored_precision
 from acccmp.jobs.feeding import feeds_from_dump, given_inputs
 from acccmp.jobs.sources import Options, device_map_of, load_original, npu_dump_of
 from acccmp.mapping.belongs import check_belongs
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.laid_out import laid_out
 from acccmp.mapping.names import by_names
-from acccmp.reports.report import Report
-from acccmp.runners.pieces import run_lean
+from acccmp.mapping.reading import dequantised
+from acccmp.mapping.trace import Quantisation
+from acccmp.reports.pair import Pair, Verdict
+from acccmp.reports.report import Comparison
+from acccmp.runners.pieces import LARGE, needed, run_lean, weight_bytes
 from acccmp.runners.run import run
-from acccmp.slicing.bundle import Bundle, read_manifest, save_slice
-from acccmp.slicing.bundle import load as load_bundled
+from acccmp.slicing.bundle import Bundle, Proof, save_slice
 from acccmp.slicing.cut import Slice, cut
+from acccmp.slicing.manifest import DeviceSide, SelfTest
 
 # -- cutting and running ------------------------------------------------------------------------------------------
 
@@ -100,6 +102,17 @@ def run_slice(
 # -- proving and writing ------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The full model's tensors at the boundary and inside of a slice. `source` tells what the full model was fed with,
+    `feeds` are those arrays as far as they are known; `reason` says why there are no tensors."""
+
+    golden: Dump
+    source: str = ""
+    feeds: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
 def export_slice(
     part: Slice,
     folder: str | Path | None = None,
@@ -118,12 +131,16 @@ def export_slice(
     The full model's golden tensors come from `golden`, else from a run on `inputs`, else on the model inputs found in
     the dump, else on seeded random inputs; the manifest says which. With `check` the self-test runs before.
     """
-    expected, source = golden_for(part, golden, inputs, seed, runner) if check or golden or inputs else (Dump({}), "")
-    checked = self_test(part, expected, runner) if check else {"status": "skipped", "reason": "--no-check"}
-    return save_slice(
-        part, folder, dtype=dtype, zip=zip, check=checked, golden=expected, golden_from=source,
-        when=when,
+    reference = Reference(Dump({}, kind="golden"))
+    if check or golden is not None or inputs:
+        reference = golden_for(part, golden, inputs, seed, runner)
+    precision, floors = full_floors(part, reference) if check else ("", {})
+    proof = Proof(
+        self_test(part, reference, runner) if check else SelfTest("skipped", "--no-check"),
+        device_side(part, reference.golden, runner) if check else DeviceSide(reason="--no-check"),
+        reference.golden, reference.source, precision, floors,
     )
+    return save_slice(part, folder, dtype=dtype, zip=zip, proof=proof, when=when)
 
 
 def golden_for(
@@ -132,14 +149,11 @@ def golden_for(
     inputs: Mapping[str, Any] | None = None,
     seed: int = 0,
     runner: str | None = None,
-) -> tuple[Dump, str]:
-    """The full model's tensors at the entrance and inside of a slice, and where they come from.
-
-    Empty when the full model cannot run here: the text then says why.
-    """
+) -> Reference:
+    """The full model's tensors at the boundary and inside of a slice: from a golden dump, or from a run."""
     moving = [node for node in part.graph.nodes if node.name not in part.whole.constants]
     tensors = [*part.graph.inputs, *(tensor for node in moving for tensor in node.outputs if tensor)]
-    ports = {part.whole.producer(tensor) or Port(tensor, "output", 0): None for tensor in tensors}
+    ports = {_port(part.whole, tensor): None for tensor in tensors}
     if golden is not None:
         given = _golden_dump(golden)
         mine = _only(given, ports)
@@ -148,15 +162,21 @@ def golden_for(
                 f"the golden dump {given.path or '(in memory)'} holds no tensor of this slice of {part.whole.name!r}; "
                 "is it of another model?"
             )
-        return mine, f"the golden dump {given.path}"
+        fed = {tensor: _port(part.whole, tensor) for tensor in part.whole.inputs}
+        feeds = {tensor: given[port].numpy() for tensor, port in fed.items() if port in given}
+        return Reference(mine, f"the golden dump {given.path}", feeds)
     if inputs:
         feeds, source = given_inputs(part.whole, inputs), "the given inputs"
     else:
         feeds, source = _any_feeds(part, seed)
     try:
-        return _only(run_lean(part.whole, feeds, runner=runner, wanted=tensors), ports), source
+        return Reference(_only(run_lean(part.whole, feeds, runner=runner, wanted=tensors), ports), source, feeds)
     except (RunError, MissingExtra) as error:
-        return Dump({}, kind="golden"), f"not runnable: {error}"
+        return Reference(Dump({}, kind="golden"), reason=f"the full model does not run here: {error}")
+
+
+def _port(graph: Graph, tensor: str) -> Port:
+    return graph.producer(tensor) or Port(tensor, "output", 0)
 
 
 def _golden_dump(golden: Dump | str | Path) -> Dump:
@@ -187,144 +207,138 @@ def _any_feeds(part: Slice, seed: int) -> tuple[dict[str, Any], str]:
     return random_inputs(part.whole, seed), f"random inputs (seed {seed})"
 
 
-def self_test(part: Slice, golden: Dump, runner: str | None = None) -> dict[str, Any]:
-    """Does the slice give what the full model gives? And what is this stretch's own error on the device?
+# -- the two sides of a proof ------------------------------------------------------------------------------------
 
-    Fed with the golden tensors at its entrance, it must reproduce the golden tensors at its exit: bit-equal for ONNX
-    Runtime, within a relative Euclidean distance of 1e-6 otherwise. Fed with the device's tensors it gives the isolated
-    result: `own` is the device's distance to that, `total` its distance to the full model.
-    `status` is passed, FAILED, not runnable or skipped.
-    """
-    limit = 0.0 if (runner or part.graph.format) in ("onnx", "onnxruntime") else 1e-6
-    checked: dict[str, Any] = {"status": "skipped", "limit": limit, "outputs": {}, "isolated": {}}
-    entrance = {tensor: part.input_port(tensor) for tensor in part.graph.inputs}
+
+def self_test(part: Slice, reference: Reference, runner: str | None = None) -> SelfTest:
+    """Does the slice give what the full model gives? Fed with the full model's tensors at its boundary, it must
+    reproduce those at its exit: bit-equal for ONNX Runtime, within a relative distance of 1e-6 otherwise."""
+    golden = reference.golden
+    if reference.reason:
+        return SelfTest("not runnable", reference.reason)
+    boundary = {tensor: part.input_port(tensor) for tensor in part.graph.inputs}
+    missing = [tensor for tensor, port in boundary.items() if port not in golden]
+    if missing:
+        return _nothing_of(golden, missing, "no golden tensors at the boundary")
+    ends = {_port(part.whole, tensor): tensor for tensor in part.graph.outputs}
+    missing = [tensor for port, tensor in ends.items() if port not in golden]
+    if missing:
+        return _nothing_of(golden, missing, "no golden tensors at the exit")
     try:
-        if all(port in golden for port in entrance.values()):
-            feeds = {tensor: golden[port].numpy() for tensor, port in entrance.items()}
-            _check_exit(part, golden, run_lean(part.graph, feeds, runner=runner, wanted=part.graph.outputs), checked)
-        else:
-            missing = [tensor for tensor, port in entrance.items() if port not in golden]
-            checked["reason"] = f"no golden tensors at the entrance: {', '.join(missing[:5])}"
-        if part.inputs and all(port in part.inputs for port in entrance.values()):
-            _isolate(part, golden, run_slice(part, runner=runner, wanted=part.graph.outputs), checked)
+        feeds = {tensor: golden[port].numpy() for tensor, port in boundary.items()}
+        given = run_lean(part.graph, feeds, runner=runner, wanted=part.graph.outputs)
     except (RunError, MissingExtra) as error:
-        return {**checked, "status": "not runnable", "reason": str(error)}
-    return checked
+        return SelfTest("not runnable", str(error))
+    missing = [tensor for port, tensor in ends.items() if port not in given]
+    if missing:
+        return _nothing_of(given, missing, "the slice does not give")
+    exact = (runner or part.graph.format) in ("onnx", "onnxruntime")
+    return tested([_pair(port, golden[port], given[port]) for port in ends], exact)
 
 
-def _check_exit(part: Slice, golden: Dump, given: Dump, checked: dict[str, Any]) -> None:
-    worst: tuple[float, str] = (-1.0, "")
-    for tensor in part.graph.outputs:
-        port = part.whole.producer(tensor) or Port(tensor, "output", 0)
-        if port not in golden or port not in given:
-            continue
-        error = distance(golden[port], given[port])
-        checked["outputs"][tensor] = error
-        worst = max(worst, (math.inf if math.isnan(error) else error, port.node))
-    if not checked["outputs"]:
-        checked["reason"] = "no golden tensors at the exit"
-    elif worst[0] > checked["limit"]:
-        checked.update(
-            status="FAILED", layer=worst[1],
-            reason=f"{worst[1]} differs from the full model by {worst[0]:.3g} (limit {checked['limit']:g})",
-        )
-    else:
-        checked["status"] = "passed"
+def tested(pairs: Sequence[Pair], exact: bool) -> SelfTest:
+    """The self-test of a slice's outputs, each paired with what the full model gave."""
+    limit = 0.0 if exact else 1e-6
+    rule = Thresholds("self-test", {"RelativeEuclideanDistance": limit})
+    rows = tuple(_equal(pair, limit) or compare_pair(pair, rule) for pair in pairs)
+    bad = [row for row in rows if row.verdict is not Verdict.MATCH]
+    if not bad:
+        return SelfTest("passed", "", rows)
+    worst = max(bad, key=lambda row: row.badness)
+    return SelfTest("FAILED", f"{worst.port.node} differs from the full model: {worst.verdict}, {worst.reason}", rows)
 
 
-def _isolate(part: Slice, golden: Dump, given: Dump, checked: dict[str, Any]) -> None:
-    for tensor in part.graph.outputs:
-        port = part.whole.producer(tensor) or Port(tensor, "output", 0)
-        if port in part.npu and port in given:
-            own = distance(given[port], part.npu[port])
-            total = distance(golden[port], part.npu[port]) if port in golden else None
-            checked["isolated"][tensor] = {"own": own, "total": total}
+def _equal(pair: Pair, limit: float) -> Comparison | None:
+    """The match of two tensors that are equal bit by bit, NaN and all; a measurement would find nothing finite in some
+    of them."""
+    assert pair.golden is not None
+    assert pair.npu is not None
+    a, b = pair.golden.numpy(), pair.npu.numpy()
+    same = a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    return Comparison(pair, Verdict.MATCH, error=0.0, limit=limit) if same else None
 
 
-def distance(golden: TensorRef, other: TensorRef) -> float:
-    """Relative Euclidean distance of two tensors; 0 only when they are equal (NaN at the same places counts)."""
-    a, b = golden.numpy(), other.numpy()
-    if a.size != b.size:
-        return math.inf
-    b = b.reshape(a.shape)
-    if a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"):
-        return 0.0
-    return float(measure(TensorRef.of(a), TensorRef.of(b)).metrics["RelativeEuclideanDistance"])
+def _nothing_of(dump: Dump, tensors: Sequence[str], what: str) -> SelfTest:
+    """A self-test that could not be made for want of these tensors; the run may say why they are not there."""
+    reasons = [dump.run.skipped[tensor] for tensor in tensors if tensor in dump.run.skipped]
+    reasons += [broken.reason for broken in dump.broken]
+    why = f" ({reasons[0]})" if reasons else ""
+    return SelfTest("not runnable" if reasons else "skipped", f"{what}: {', '.join(tensors[:5])}{why}")
 
 
-# -- what comes back from the device ------------------------------------------------------------------------------
+def _pair(port: Port, golden: TensorRef | None, npu: TensorRef | None, **more: Any) -> Pair:
+    return Pair(port, port, golden, npu, originals=(port.node,), is_output=True, **more)
 
 
-def compare_slice(
-    folder: str | Path,
-    npu: Dump | str | Path,
-    *,
-    mapping: DeviceMap | Graph | str | Path | None = None,
-    thresholds: Thresholds | None = None,
-    options: Options | None = None,
-) -> tuple[Report, Report | None]:
-    """Judge what the device dumped for a slice: against the slice's own golden run (its own error), and against the
-    full model's golden tensors (what it inherited included; None when the slice was written without them).
-
-    Model, inputs and golden tensors come from the slice's manifest. The slice is fed with what the device was fed
-    with: the raw `.bin` inputs.
-    """
-    options = options or Options()
-    (path, manifest), graph = read_manifest(folder), load_bundled(folder)
-    device = device_map_of(mapping)
-    npu_dump = laid_out(npu_dump_of(npu, options), device)
-    feeds = bundled_inputs(path, manifest, graph)
-    own = compare(
-        graph, npu_dump, mapping=device, inputs=feeds or None, thresholds=thresholds, options=options,
-    )
-    own = replace(own, subject={**own.subject, "golden": f"{path} (the slice alone)"})
-    if not (path / "golden").is_dir():
-        return own, None
-    golden = _with_entrance(sound(read_dump(path / "golden")), manifest, graph)
-    inherited = {  # what the slice was fed with is not the full model's tensor; that much is no fault of its inputs
-        port: distance(golden[port], TensorRef.of(feeds[tensor]))
-        for tensor in graph.inputs
-        if (port := graph.producer(tensor)) is not None and port in golden and tensor in feeds
+def device_side(part: Slice, golden: Dump, runner: str | None = None) -> DeviceSide:
+    """What the device gave at the end of a slice, against the slice run here on the device's own inputs: this
+    stretch's own error. With `golden`, also against the full model."""
+    if part.dump is None:
+        return DeviceSide(reason="the slice was cut without what the device dumped")
+    if any(part.input_port(tensor) not in part.inputs for tensor in part.graph.inputs):
+        return DeviceSide(reason="the dump holds nothing of the slice's inputs")
+    ports = [_port(part.whole, tensor) for tensor in part.graph.outputs]
+    reason, floors = "", dict[Port, float]()
+    given = Dump({}, kind="golden")
+    try:
+        feeds = {tensor: part.fed_with(tensor) for tensor in part.graph.inputs}
+        given = run_slice(part, feeds, runner=runner, wanted=part.graph.outputs)
+        floors = _floors(part.graph, feeds, given, part.dump, Options())[0] or {}
+    except (RunError, MissingExtra) as error:
+        reason = str(error)
+    rows = tuple(_device_row(part, port, given, floors, reason) for port in ports)
+    totals = {
+        port: compare_pair(_pair(port, golden[port], _real(part, port, part.npu[port]))).error
+        for port in ports if port in golden and port in part.npu
     }
-    full = explained(compare_dumps(
-        golden, npu_dump, mapping=device, model=graph, floors=inherited, thresholds=thresholds,
-        valid=options.valid, min_coverage=options.min_coverage, executor=options.executor,
-        subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
-        notes=("against the full model: what this stretch inherited is part of the error",),
-    ))
-    return own, full
+    return DeviceSide(rows, totals)
 
 
-def _with_entrance(golden: Dump, manifest: Mapping[str, Any], graph: Graph) -> Dump:
-    """The full model's golden tensors, those at the entrance under the names of the slice's inputs."""
-    refs = dict(golden.refs)
-    for facts in manifest["inputs"]:
-        before, now = Port.parse(str(facts["port"])), graph.producer(str(facts["name"]))
-        if now is not None and before in refs:
-            refs[now] = refs.pop(before)
-    outputs = tuple(port for tensor in graph.outputs if (port := graph.producer(tensor)) is not None)
-    return replace(golden, refs=refs, run=replace(golden.run, outputs=outputs))
+def _device_row(part: Slice, port: Port, given: Dump, floors: Mapping[Port, float], reason: str) -> Comparison:
+    if port not in part.npu:
+        return compare_pair(_pair(port, given.get(port), None, verdict=Verdict.NO_NPU, reason="it was not dumped"))
+    npu, rule = part.npu[port], part.quantisation.get(port)
+    if port not in given:
+        why = reason or "the slice does not give it here"
+        row = compare_pair(_pair(port, None, npu, verdict=Verdict.NO_GOLDEN, reason=why))
+        return replace(row, limit=FIXED.get(npu.dtype.name, math.nan))
+    real, floor = _real(part, port, npu), floors.get(port, math.nan)
+    if real is not npu and rule is not None:
+        exact = given[port].numpy()
+        floor = distance(exact, on_grid(exact, rule, npu.dtype))
+    return compare_pair(_pair(port, given[port], real, floor=floor))
 
 
-def bundled_inputs(folder: Path, manifest: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
-    """The inputs of a written slice as arrays in the model's dtype: the `.bin` that the device is fed with, else the
-    golden tensor at the entrance. Raises FormatError for files that were changed after the manifest was written."""
-    feeds: dict[str, Any] = {}
-    for facts in manifest["inputs"]:
-        tensor = str(facts["name"])
-        wanted = spec.dtype.numpy if (spec := graph.spec(tensor)).dtype is not None else None
-        form = "bin" if "bin" in facts and "quantised" not in facts else "npy" if "npy" in facts else "golden"
-        if form not in facts:
-            continue
-        file = folder / "inputs" / Path(str(facts[form]["file"])).name
-        if sha256(file) != facts[form].get("sha256"):
-            raise FormatError(
-                f"{file}: its SHA-256 is not that of manifest.json: it was changed after the slice was written"
-            )
-        if form == "bin":
-            shape = tuple(int(n) for n in facts["shape"])
-            array = TensorRef(str(file), DTYPES[str(facts["bin"]["dtype"])], shape).numpy()
-        else:
-            array = read_npy(file).numpy()
-        feeds[tensor] = array if wanted is None else array.astype(wanted)
-    return feeds
+def _real(part: Slice, port: Port, ref: TensorRef) -> TensorRef:
+    """A tensor of the device in the model's numbers: integer codes of a known scale are turned back."""
+    rule, tensor = part.quantisation.get(port), part.whole.tensor(port)
+    if rule is None or tensor is None:
+        return ref
+    array, quantised = dequantised(ref, part.whole.spec(tensor), rule)
+    return TensorRef.of(array) if quantised else ref
+
+
+def on_grid(array: Array, rule: Quantisation, dtype: DType) -> Array:
+    """What is left of real numbers that are stored as integer codes of `dtype`."""
+    lowest = -dtype.largest - 1 if dtype.numpy is not None and dtype.numpy.kind == "i" else 0
+    codes = np.clip(np.round(array.astype(np.float64) * rule.scale) + rule.offset, lowest, dtype.largest)
+    real: Array = ((codes - rule.offset) / rule.scale).astype(array.dtype)
+    return real
+
+
+def full_floors(part: Slice, reference: Reference) -> tuple[str, dict[Port, float]]:
+    """What storage alone does to the full model's tensors of this slice: (the device's precision, floor by port).
+
+    Only then can be told later what the slice inherited beyond rounding. Nothing where no device dump tells the
+    precision, where the model's inputs are not known, or where the model is too large or cannot be emulated.
+    """
+    whole, tensors = part.whole, (*part.graph.inputs, *part.graph.outputs)
+    precision = stored_precision(part.dump) if part.dump is not None else None
+    if precision is None or part.dump is None or weight_bytes(whole) > LARGE:
+        return "", {}
+    above = whole.keep(needed(whole, tensors), tensors)
+    if any(tensor not in reference.feeds for tensor in above.inputs):
+        return "", {}
+    feeds = {tensor: reference.feeds[tensor] for tensor in above.inputs}
+    floors = _floors(above, feeds, reference.golden, part.dump, Options())[0] or {}
+    return precision, {port: floor for port, floor in floors.items() if port in reference.golden}

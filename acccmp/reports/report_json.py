@@ -29,20 +29,20 @@ def to_json(report: Report, indent: int | None = 1) -> str:
         "exit_code": report.exit_code,
         "failures": list(report.failures),
         "first_bad": None if first is None else str(first.port),
-        "coverage": _stored(report.coverage),
-        "element_coverage": _stored(report.element_coverage),
+        "coverage": number_to_json(report.coverage),
+        "element_coverage": number_to_json(report.element_coverage),
         "counts": {str(verdict): count for verdict, count in report.counts.items()},
         "subject": {str(key): str(value) for key, value in report.subject.items()},
         "notes": list(report.notes),
         "min_coverage": report.min_coverage,
         "strict": report.strict,
         "extra_failures": list(report.extra_failures),
-        "comparisons": [_stored_row(row) for row in report.comparisons],
+        "comparisons": [row_to_json(row) for row in report.comparisons],
     }
     return json.dumps(stored, indent=indent, allow_nan=False) + "\n"
 
 
-def _stored(value: float) -> float | str | None:
+def number_to_json(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return float(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
@@ -50,17 +50,17 @@ def _stored(value: float) -> float | str | None:
 
 def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts with their floats as JSON can have them: NaN is null, infinities are texts."""
-    return {key: _stored(value) if isinstance(value, float) else value for key, value in facts.items()}
+    return {key: number_to_json(value) if isinstance(value, float) else value for key, value in facts.items()}
 
 
-def _stored_row(row: Comparison) -> dict[str, Any]:
+def row_to_json(row: Comparison) -> dict[str, Any]:
     return {
         "port": str(row.port),
         "verdict": str(row.verdict),
         "reason": row.reason,
-        "error": _stored(row.error),
-        "limit": _stored(row.limit),
-        "floor": _stored(row.floor),
+        "error": number_to_json(row.error),
+        "limit": number_to_json(row.limit),
+        "floor": number_to_json(row.floor),
         "judged_by": row.judged_by,
         "is_output": row.is_output,
         "order": row.order,
@@ -69,7 +69,7 @@ def _stored_row(row: Comparison) -> dict[str, Any]:
         "golden_port": None if row.golden_port is None else str(row.golden_port),
         "originals": list(row.originals),
         "npu_ops": list(row.pair.npu_ops),
-        "metrics": {name: _stored(value) for name, value in row.metrics.items()},
+        "metrics": {name: number_to_json(value) for name, value in row.metrics.items()},
         "max_error_index": None if row.max_error_index is None else [int(i) for i in row.max_error_index],
         "address": row.pair.address,
         "notes": list(row.notes),
@@ -108,7 +108,7 @@ def from_json(text: str | bytes) -> Report:
         raise FormatError(f"report: its schema is {schema!r}, this version reads {SCHEMA!r}; compare again to renew it")
     rows = []
     for place, row in enumerate(_item(stored, "comparisons", list, "report")):
-        rows.append(_row(row, f"report: comparison {place}"))
+        rows.append(row_of(row, f"report: comparison {place}"))
     subject = _item(stored, "subject", dict, "report")
     return Report(
         tuple(rows),
@@ -120,7 +120,7 @@ def from_json(text: str | bytes) -> Report:
     )
 
 
-def _row(stored: Any, where: str) -> Comparison:
+def row_of(stored: Any, where: str) -> Comparison:
     stored = _of(stored, dict, where)
     verdict = _item(stored, "verdict", str, where)
     if verdict not in {str(known) for known in Verdict}:
@@ -205,17 +205,21 @@ def _texts(stored: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
 def _number(stored: dict[str, Any], key: str, where: str) -> float:
     if key not in stored:
         raise FormatError(f"{where}: {key} is missing")
-    value = stored[key]
+    return number_of(stored[key], f"{where}: {key}")
+
+
+def number_of(value: Any, where: str) -> float:
+    """What `number_to_json` gave, back."""
     if value is None:
         return math.nan
     if isinstance(value, str) and value in _INFINITE:
         return _INFINITE[value]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FormatError(f'{where}: {key} should be a number, null, "Infinity" or "-Infinity", found {value!r:.60}')
+        raise FormatError(f'{where} should be a number, null, "Infinity" or "-Infinity", found {value!r:.60}')
     try:
         return float(value)
     except OverflowError:
-        raise FormatError(f"{where}: {key} is too large a number") from None
+        raise FormatError(f"{where} is too large a number") from None
 
 
 def _size(stored: dict[str, Any], key: str, where: str) -> int:

@@ -30,7 +30,7 @@ def run_lean(
     """
     if graph.format != "onnx" or weight_bytes(graph) <= large:
         return run(graph, inputs, runner=runner, wanted=wanted)
-    needed = _needed(graph, wanted)
+    above = needed(graph, wanted)
     values: dict[str, Any] = {}
     refs: dict[Port, TensorRef] = {}
     for tensor in graph.inputs:
@@ -38,7 +38,7 @@ def run_lean(
             values[tensor] = inputs[tensor]
             refs[graph.producer(tensor) or Port(tensor, "output", 0)] = TensorRef.of(inputs[tensor])
     ran = Dump({}, kind="golden")
-    left = dict.fromkeys(node.name for node in graph.nodes if node.name in needed)
+    left = dict.fromkeys(node.name for node in graph.nodes if node.name in above)
     for names in _pieces(graph, left, piece):
         for name in names:
             left.pop(name, None)
@@ -59,7 +59,7 @@ def run_lean(
     return replace(ran, refs=refs, run=replace(ran.run, outputs=()), notes=())
 
 
-def _needed(graph: Graph, wanted: Collection[str]) -> set[str]:
+def needed(graph: Graph, wanted: Collection[str]) -> set[str]:
     """The nodes that make `wanted`, and all above them."""
     found: set[str] = set()
     waiting = list(wanted)
@@ -74,7 +74,7 @@ def _needed(graph: Graph, wanted: Collection[str]) -> set[str]:
 def _constants_of(graph: Graph, names: Collection[str]) -> set[str]:
     """The constant nodes that these nodes read, and what those are made of: some kernels want them as constants."""
     tensors = [tensor for name in names for tensor in graph[name].slots if tensor]
-    return _needed(graph, [t for t in tensors if (p := graph.producer(t)) is not None and p.node in graph.constants])
+    return needed(graph, [t for t in tensors if (p := graph.producer(t)) is not None and p.node in graph.constants])
 
 
 def _pieces(graph: Graph, names: Collection[str], limit: int) -> Iterator[list[str]]:

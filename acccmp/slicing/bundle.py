@@ -12,11 +12,10 @@ import tempfile
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,20 +23,30 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.identify import Evidence
 from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
-from acccmp.dumps.arrays import write_golden
+from acccmp.dumps.arrays import sha256, write_golden
 from acccmp.dumps.names import MAPPING_FILE, parse_device
 from acccmp.errors import FormatError, InputError
 from acccmp.kinds import find_kind
 from acccmp.mapping.reading import dequantised
 from acccmp.models.load import load as load_model
 from acccmp.slicing.cut import Slice
+from acccmp.slicing.instructions import acl_json, atc_command, engineers_log, readme, why_not_converted
+from acccmp.slicing.manifest import (
+    SCHEMA,
+    AsDumped,
+    DeviceSide,
+    DumpFile,
+    Input,
+    Manifest,
+    Model,
+    Output,
+    Part,
+    Raw,
+    SelfTest,
+    Written,
+)
 
-SCHEMA = "acccmp.slice/1"  # version of manifest.json
-FORMS = ("npy", "bin", "dumped", "golden")  # files of one input
 MOST_MANIFEST = 64 << 20  # bytes; a larger manifest.json is none of ours
-
-# Number of the framework on ATC's command line, and how the sub-model is named there.
-FRAMEWORK = {"caffe": 0, "tensorflow": 3, "onnx": 5}
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,29 @@ class Bundle:
     """A written slice: where it is, what its manifest says, and the zip if one was asked for."""
 
     path: Path
-    manifest: Mapping[str, Any] = field(repr=False)
+    manifest: Manifest = field(repr=False)
     zip: Path | None = None
 
     @property
-    def passed(self) -> bool:
-        """False only when the self-test ran and failed."""
-        return str(self.manifest.get("check", {}).get("status", "skipped")) != "FAILED"
+    def exit_code(self) -> int:
+        """0 proven, 1 its self-test does not hold, 3 written but not proven."""
+        return self.manifest.self_test.exit_code
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """What was found out about a slice before it is written (see `acccmp.jobs.slice`).
+
+    `golden` holds the full model's tensors at the boundary and inside, `golden_from` tells what the full model was fed
+    with. `floors` are what storage in `precision` alone does to the full model's tensors.
+    """
+
+    self_test: SelfTest
+    device: DeviceSide
+    golden: Dump = field(default_factory=lambda: Dump({}, kind="golden"))
+    golden_from: str = ""
+    precision: str = ""
+    floors: Mapping[Port, float] = field(default_factory=dict)
 
 
 def result_name(when: datetime) -> str:
@@ -74,18 +99,14 @@ def save_slice(
     *,
     dtype: str = "float16",
     zip: bool = False,
-    check: Mapping[str, Any] | None = None,
-    golden: Dump | None = None,
-    golden_from: str = "",
+    proof: Proof | None = None,
     when: datetime | None = None,
 ) -> Bundle:
     """Write a slice as `FOLDER/dump_result_<time>/` (in the current folder without one).
 
-    `dtype` is what the raw `.bin` inputs are stored as; integers are never cast. `check` is the result of a self-test
-    (see `acccmp.jobs.slice`), `golden` the full model's golden tensors inside the region, `golden_from` says what they
-    were computed from. The folder appears whole or not at all. Raises InputError for an unknown dtype and for a folder
-    that cannot be written (a full disk; nothing is left there then), FormatError when a dumped tensor turns out to be
-    unreadable.
+    `dtype` is what the raw `.bin` inputs are stored as; integers are never cast. The folder appears whole or not at
+    all. Raises InputError for an unknown dtype and for a folder that cannot be written (a full disk; nothing is left
+    there then), FormatError when a dumped tensor turns out to be unreadable.
     """
     if dtype not in DTYPES or DTYPES[dtype].kind != "float":
         raise InputError(f"--dtype {dtype}: not a float type; there are float16, float32, bfloat16, ...")
@@ -96,7 +117,7 @@ def save_slice(
             target = _free(parent / result_name(when))
             work = Path(tempfile.mkdtemp(prefix=".slice-", dir=parent))
             try:
-                manifest = _write(part, work, DTYPES[dtype], dict(check or {}), golden or Dump({}), golden_from, when)
+                manifest = _write(part, work, DTYPES[dtype], proof or Proof(SelfTest("skipped"), DeviceSide()), when)
                 packed = _zip(work, target.name) if zip else None
                 os.chmod(work, 0o755)
                 os.replace(work, target)
@@ -126,7 +147,7 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-def read_manifest(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+def read_manifest(folder: str | Path) -> tuple[Path, Manifest]:
     """The folder of a slice (given itself, or the folder that holds its newest `dump_result_*`) and its manifest.
 
     Raises InputError when there is none, FormatError when it is damaged.
@@ -137,43 +158,16 @@ def read_manifest(folder: str | Path) -> tuple[Path, dict[str, Any]]:
         file = path / "manifest.json"
         if not file.is_file() or file.stat().st_size > MOST_MANIFEST:
             continue
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise FormatError(f"{file}: not JSON ({error}); write the slice again") from None
-        if isinstance(data, dict) and data.get("schema") == SCHEMA:
-            if not _is_whole(data):
-                raise FormatError(f"{file}: lacks what a slice's manifest must say; write the slice again")
-            return path, data
+        manifest = Manifest.of(file.read_bytes(), str(file))
+        if manifest is not None:
+            return path, manifest
     raise InputError(f"{folder}: holds no slice (no manifest.json of {SCHEMA}); `acccmp slice` writes one")
-
-
-def _is_whole(data: Mapping[str, Any]) -> bool:
-    """Does a manifest have the parts that are read again, in the kinds that they should be of?"""
-    part, inputs = data.get("slice"), data.get("inputs")
-    if not isinstance(part, dict) or not isinstance(part.get("files"), list) or not isinstance(inputs, list):
-        return False
-    for entry in (*part["files"], *(entry[form] for entry in inputs if isinstance(entry, dict) for form in FORMS
-                                    if form in entry)):
-        if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
-            return False
-    for entry in inputs:
-        try:
-            Port.parse(entry["port"])
-            shape = entry.get("shape") or []
-            known = all(isinstance(dim, int | str | None) for dim in shape)
-            dtype = entry.get("bin", {"dtype": "float16"})["dtype"]
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return False
-        if not known or dtype not in DTYPES or not isinstance(entry.get("name"), str):
-            return False
-    return True
 
 
 def load(folder: str | Path, weights: object = None) -> Graph:
     """The sub-model in the folder of a slice. Raises InputError when there is none, FormatError when it is damaged."""
     path, manifest = read_manifest(folder)
-    return _loaded(path / Path(str(facts["file"])).name for facts in manifest["slice"]["files"])
+    return _loaded(path / Path(written.file).name for written in manifest.slice.files)
 
 
 def _loaded(files: Iterable[Path]) -> Graph:
@@ -224,57 +218,56 @@ def _zip(folder: Path, name: str) -> Path:
 # -- what is written ---------------------------------------------------------------------------------------------
 
 
-def _write(
-    part: Slice, work: Path, dtype: DType, check: dict[str, Any], golden: Dump, golden_from: str, when: datetime,
-) -> dict[str, Any]:
+def _write(part: Slice, work: Path, dtype: DType, proof: Proof, when: datetime) -> Manifest:
     model_files = [Path(path) for path in find_kind(part.graph.format).function("save")(part.graph, work, "dump")]
-    names = _names_in_file(part.graph, model_files)
-    inputs = [
-        {"name": name, "layer": layer, **_write_input(part, order, tensor, work / "inputs", dtype, golden)}
-        for order, (tensor, name, layer) in enumerate(names)
-    ]
-    outputs = [
-        _write_expected(part, order, tensor, work / "expected", golden)
+    inputs = tuple(
+        _write_input(part, order, names, work / "inputs", dtype, proof.golden)
+        for order, names in enumerate(_names_in_file(part.graph, model_files))
+    )
+    outputs = tuple(
+        _write_expected(part, order, tensor, work / "expected", proof.golden)
         for order, tensor in enumerate(part.graph.outputs)
-    ]
+    )
     copied = _copy_dump_files(part, work / "dump_data")
-    if len(golden):
+    model = _model_facts(part.whole)
+    if len(proof.golden):
+        run = proof.golden.run
         write_golden(
-            work / "golden", ((port, ref.numpy()) for port, ref in golden.items()),
-            {
-                "model": _model_facts(part.whole), "inputs": {},
-                "runner": {"name": golden.run.runner, "version": golden.run.version},
-            },
+            work / "golden", ((port, ref.numpy()) for port, ref in proof.golden.items()),
+            {"model": asdict(model), "runner": {"name": run.runner, "version": run.version}, "inputs": {}},
         )
-    manifest: dict[str, Any] = {
-        "schema": SCHEMA,
-        "made": when.isoformat(timespec="seconds"),
-        "model": _model_facts(part.whole),
-        "slice": {
-            "format": part.graph.format,
-            "files": [_file_facts(path, work) for path in model_files],
-            "start": list(part.start), "end": list(part.end),
-            "layers": [node.name for node in part.graph.nodes if node.name not in part.whole.constants],
-        },
-        "inputs": inputs,
-        "outputs": outputs,
-        "golden_from": golden_from,
-        "mapping": str(part.mapping) if part.mapping is not None and not part.mapping.is_by_name else None,
-        "device_ops": list(part.device_ops),
-        "dump": str(part.dump.path) if part.dump is not None else None,
-        "dump_data": copied,
-        "atc": atc_command(part, dtype, inputs),
-        "check": check or {"status": "skipped"},
-        "log": engineers_log(part, copied, model_files, inputs),
-    }
-    (work / "log.txt").write_text("\n".join(manifest["log"]) + "\n", encoding="utf-8")
-    (work / "README.txt").write_text(_readme(part, manifest), encoding="utf-8")
-    (work / "acl.json").write_text(json.dumps(_acl(), indent=1) + "\n", encoding="utf-8")
+    no_atc = why_not_converted(part, proof.self_test)
+    manifest = Manifest(
+        made=when.isoformat(timespec="seconds"),
+        model=model,
+        slice=Part(
+            part.graph.format, tuple(_written(path, work) for path in model_files), part.start, part.end,
+            tuple(node.name for node in part.graph.nodes if node.name not in part.whole.constants),
+        ),
+        inputs=inputs,
+        outputs=outputs,
+        golden_from=proof.golden_from,
+        precision=proof.precision,
+        floors=proof.floors,
+        mapping=str(part.mapping) if part.mapping is not None and not part.mapping.is_by_name else None,
+        device_ops=part.device_ops,
+        dump=str(part.dump.path) if part.dump is not None else None,
+        dump_data=copied,
+        atc="" if no_atc else atc_command(part, inputs),
+        no_atc=no_atc,
+        self_test=proof.self_test,
+        device=proof.device,
+        log=tuple(engineers_log(part, copied, model_files, inputs)),
+    )
+    (work / "log.txt").write_text("\n".join(manifest.log) + "\n", encoding="utf-8")
+    (work / "README.txt").write_text(readme(part, manifest), encoding="utf-8")
+    (work / "acl.json").write_text(json.dumps(acl_json(), indent=1) + "\n", encoding="utf-8")
     script = files("acccmp.slicing").joinpath("reproduce.py.txt").read_text(encoding="utf-8")
     (work / "reproduce.py").write_text(script, encoding="utf-8")
-    if manifest["check"].get("status") == "FAILED":
-        (work / "FAILED").write_text(str(manifest["check"].get("reason", "")) + "\n", encoding="utf-8")
-    (work / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
+    if manifest.self_test.status == "FAILED":
+        (work / "FAILED").write_text(manifest.self_test.reason + "\n", encoding="utf-8")
+    told = json.dumps(manifest.as_json(), indent=1, ensure_ascii=True, allow_nan=False)
+    (work / "manifest.json").write_text(told + "\n", encoding="utf-8")
     return manifest
 
 
@@ -296,114 +289,113 @@ def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str
     return [(tensors[name], name, port.node if port else name) for name, port in made.items()]
 
 
-def _model_facts(graph: Graph) -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": graph.name, "format": graph.format}
-    if graph.path is not None:
-        facts["path"] = str(graph.path)
-        if graph.path.is_file():
-            facts["sha256"] = _sha256(graph.path)
-    return facts
+def _model_facts(graph: Graph) -> Model:
+    path = graph.path
+    return Model(
+        graph.name, graph.format, str(path or ""), sha256(path) if path is not None and path.is_file() else "",
+    )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _written(path: Path, root: Path) -> Written:
+    return Written(path.relative_to(root).as_posix(), path.stat().st_size, sha256(path))
 
 
-def _file_facts(path: Path, root: Path) -> dict[str, Any]:
-    return {"file": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+def _saved(array: Array, path: Path, root: Path) -> Written:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array, allow_pickle=False)
+    return _written(path, root)
 
 
 def _write_input(
-    part: Slice, order: int, tensor: str, folder: Path, dtype: DType, golden: Dump,
-) -> dict[str, Any]:
-    """One input of the slice: as dumped, as .npy in the model's layout and dtype, as .bin in `dtype`; and what the
-    original had there (.golden.npy)."""
+    part: Slice, order: int, names: tuple[str, str, str], folder: Path, dtype: DType, golden: Dump,
+) -> Input:
+    """One input of the slice, of the names (tensor, name, layer): as dumped, as .npy in the model's layout and dtype,
+    as .bin in `dtype`; and what the original had there (.golden.npy)."""
+    tensor, called, layer = names
     port = part.input_port(tensor)
     spec = part.graph.spec(tensor)
-    facts: dict[str, Any] = {
-        "order": order, "tensor": tensor, "port": str(port), "layout": spec.layout,
-        "shape": None if spec.shape is None else list(spec.shape), "dtype": spec.dtype.name if spec.dtype else None,
-    }
     ref, original = part.inputs.get(port), golden.get(port) or part.golden.get(port)
     name = file_name(order, tensor)
     folder.mkdir(exist_ok=True)
-    if original is not None:
-        path = folder / f"{name}.golden.npy"
-        np.save(path, original.numpy(), allow_pickle=False)
-        facts["golden"] = _file_facts(path, folder.parent)
+    bare = Input(
+        order, tensor, port, spec.layout, spec.shape, spec.dtype.name if spec.dtype else None,
+        golden=_saved(original.numpy(), folder / f"{name}.golden.npy", folder.parent) if original is not None else None,
+        is_quantised=False, quantisation=None, name=called, layer=layer, taken_from=None, dumped_file="", dumped=None,
+        npy=None, bin=None,
+    )
     if ref is None:
-        return facts
-    at = part.taken_from.get(port)
-    facts["taken_from"] = str(at) if at else None
-    facts["dumped_file"] = Path(ref.path).name
+        return bare
     stored = folder / f"{name}.dumped.bin"
     stored.write_bytes(ref.raw())
-    facts["dumped"] = {
-        **_file_facts(stored, folder.parent), "dtype": ref.dtype.name, "layout": ref.layout, "shape": list(ref.shape),
-    }
     array, quantised = dequantised(ref, spec, part.quantisation.get(port))
-    facts.update(quantised)
-    facts["shape"], facts["dtype"] = list(array.shape), str(array.dtype)
-    npy = folder / f"{name}.npy"
-    np.save(npy, array, allow_pickle=False)
-    facts["npy"] = _file_facts(npy, folder.parent)
     raw, cast = to_bin(ref.numpy() if quantised else array, dtype, ref.dtype)
     path = folder / f"{name}.bin"
     path.write_bytes(raw)
-    facts["bin"] = {**_file_facts(path, folder.parent), **cast}
-    return facts
+    return replace(
+        bare, shape=array.shape, dtype=str(array.dtype), is_quantised=bool(quantised),
+        quantisation=part.quantisation.get(port) if quantised else None, taken_from=part.taken_from.get(port),
+        dumped_file=Path(ref.path).name,
+        dumped=AsDumped(**asdict(_written(stored, folder.parent)), dtype=ref.dtype.name, layout=ref.layout,
+                        shape=ref.shape),
+        npy=_saved(array, folder / f"{name}.npy", folder.parent),
+        bin=Raw(**asdict(_written(path, folder.parent)), **asdict(cast)),
+    )
 
 
-def to_bin(array: Array, dtype: DType, own: DType) -> tuple[bytes, dict[str, Any]]:
+@dataclass(frozen=True)
+class Cast:
+    """What became of an array that was written as raw bytes: stored as `dtype`; `inf` values were finite before and
+    infinite after, `subnormal` ones were not zero before, and subnormal or flushed to zero after."""
+
+    dtype: str
+    inf: int = 0
+    subnormal: int = 0
+
+
+def to_bin(array: Array, dtype: DType, own: DType) -> tuple[bytes, Cast]:
     """`array` as raw little-endian bytes: floats cast to `dtype`, everything else as it is. `own` is how the values
-    were stored before (a float16 tensor that was widened loses nothing on the way back).
-
-    The facts count what the cast made: `inf` (finite before, infinite after) and `subnormal` (non-zero before;
-    subnormal or flushed to zero after).
-    """
+    were stored before (a float16 tensor that was widened loses nothing on the way back)."""
     if own.kind != "float":
         if array.dtype != own.numpy:  # an integer tensor of the device in the model's own integer type
             own = dtype_of(array.dtype)
-        return encode(array, own), {"dtype": own.name, "inf": 0, "subnormal": 0}
+        return encode(array, own), Cast(own.name)
     raw = encode(array, dtype)
     if dtype.name == own.name:
-        return raw, {"dtype": dtype.name, "inf": 0, "subnormal": 0}
+        return raw, Cast(dtype.name)
     wide = np.abs(array.astype(np.float64))
     after = np.abs(decode(np.frombuffer(raw, np.uint8), dtype, array.size).astype(np.float64)).reshape(wide.shape)
     small = (wide > 0) & (after < dtype.smallest_normal)
-    return raw, {
-        "dtype": dtype.name,
-        "inf": int((np.isfinite(wide) & np.isinf(after)).sum()),
-        "subnormal": int((small & ~((wide < own.smallest_normal) & (after == wide))).sum()),
-    }
+    return raw, Cast(
+        dtype.name, int((np.isfinite(wide) & np.isinf(after)).sum()),
+        int((small & ~((wide < own.smallest_normal) & (after == wide))).sum()),
+    )
 
 
-def _write_expected(part: Slice, order: int, tensor: str, folder: Path, golden: Dump) -> dict[str, Any]:
+def _write_expected(part: Slice, order: int, tensor: str, folder: Path, golden: Dump) -> Output:
     port = part.whole.producer(tensor) or Port(tensor, "output", 0)
     spec = part.graph.spec(tensor)
-    facts: dict[str, Any] = {
-        "order": order, "tensor": tensor, "port": str(port), "layout": spec.layout,
-        "shape": None if spec.shape is None else list(spec.shape), "dtype": spec.dtype.name if spec.dtype else None,
-    }
-    for side, dump in (("golden", golden), ("npu", part.npu)):
-        ref = dump.get(port) or (part.golden.get(port) if side == "golden" else None)
-        if ref is None:
-            continue
-        (folder / side).mkdir(parents=True, exist_ok=True)
-        path = folder / side / f"{file_name(order, tensor)}.npy"
-        array, quantised = dequantised(ref, spec, part.quantisation.get(port) if side == "npu" else None)
-        np.save(path, array, allow_pickle=False)
-        facts.update(quantised)
-        facts[side] = _file_facts(path, folder.parent)
-    return facts
+    name = f"{file_name(order, tensor)}.npy"
+    original, ref = golden.get(port) or part.golden.get(port), part.npu.get(port)
+    found = Output(
+        order, tensor, port, spec.layout, spec.shape, spec.dtype.name if spec.dtype else None,
+        golden=_saved(original.numpy(), folder / "golden" / name, folder.parent) if original is not None else None,
+        is_quantised=False, quantisation=None, npu=None,
+    )
+    if ref is None:
+        return found
+    rule = part.quantisation.get(port)
+    array, quantised = dequantised(ref, spec, rule)
+    return replace(
+        found, is_quantised=bool(quantised), quantisation=rule if quantised else None,
+        npu=_saved(array, folder / "npu" / name, folder.parent),
+    )
 
 
-def _copy_dump_files(part: Slice, folder: Path) -> list[dict[str, str]]:
+def _copy_dump_files(part: Slice, folder: Path) -> tuple[DumpFile, ...]:
     """Copies of the dump files of every op inside the region and of those that feed its start: all pieces of a tensor
     that lies in several files, unreadable files too, and the list of long names that belongs to them."""
     if part.dump is None:
-        return []
+        return ()
     inside = set(part.device_ops) or {node.name for node in part.graph.nodes}
     wanted: dict[str, tuple[str, str]] = {}
     for port, ref in part.dump.refs.items():
@@ -411,11 +403,10 @@ def _copy_dump_files(part: Slice, folder: Path) -> list[dict[str, str]]:
             wanted.setdefault(piece.path, (port.node, ""))
     for broken in part.dump.broken:
         wanted.setdefault(broken.path, (broken.port.node if broken.port else broken.name, broken.reason))
-    copied: list[dict[str, str]] = []
+    copied: list[DumpFile] = []
     taken: set[str] = set()
     for path, (op, reason) in wanted.items():
-        role = "inside" if op in inside else "feeds" if op in part.feeding_ops else ""
-        if not role or not os.path.isfile(path):
+        if (op not in inside and op not in part.feeding_ops) or not os.path.isfile(path):
             continue
         name = Path(path).name
         if name in taken:
@@ -423,12 +414,12 @@ def _copy_dump_files(part: Slice, folder: Path) -> list[dict[str, str]]:
         folder.mkdir(exist_ok=True)
         shutil.copyfile(path, folder / name)
         taken.add(name)
-        copied.append({"file": f"dump_data/{name}", "op": op, "role": role, **({"damaged": reason} if reason else {})})
+        copied.append(DumpFile(f"dump_data/{name}", op, "inside" if op in inside else "feeds", reason))
     listed = {Path(path).parent / MAPPING_FILE for path in wanted}
     lines = [line for file in sorted(listed) if file.is_file() for line in _lines_of(file, taken)]
     if lines:
         (folder / MAPPING_FILE).write_bytes(b"".join(lines))
-    return copied
+    return tuple(copied)
 
 
 def _lines_of(file: Path, names: Collection[str]) -> list[bytes]:
@@ -437,129 +428,3 @@ def _lines_of(file: Path, names: Collection[str]) -> list[bytes]:
         return []
     wanted = {os.fsencode(name) for name in names}
     return [line for line in file.read_bytes().splitlines(keepends=True) if line.split(b",", 1)[0] in wanted]
-
-
-# -- words for people --------------------------------------------------------------------------------------------
-
-
-def _quoted(text: str) -> str:
-    """A word for a shell's command line, in double quotes."""
-    return '"' + re.sub(r'([\\"$`])', r"\\\1", "".join(c if c.isprintable() else "?" for c in text)) + '"'
-
-
-def atc_command(part: Slice, dtype: DType, inputs: Iterable[Mapping[str, Any]]) -> str:
-    """The conversion command line for this slice. `--input_fp16_nodes` is there exactly when the bins are fp16."""
-    kind = part.graph.format
-    words = ["atc", f"--framework={FRAMEWORK[kind]}"]
-    words += {
-        "onnx": ["--model=dump.onnx"], "tensorflow": ["--model=dump.pb"],
-        "caffe": ["--model=dump.prototxt", *(["--weight=dump.caffemodel"] if part.graph.weights else [])],
-    }[kind]
-    words.append("--output=dump")
-    shapes, narrow = [], []
-    for facts in inputs:
-        name = facts["layer"]  # Caffe's and TensorFlow's inputs go by the node's name there, not by the tensor's
-        if facts.get("shape"):
-            shapes.append(f"{name}:{','.join(str(dim if isinstance(dim, int) else -1) for dim in facts['shape'])}")
-        if facts.get("bin", {}).get("dtype") == "float16":
-            narrow.append(name)
-    if shapes:
-        words.append("--input_shape=" + _quoted(";".join(shapes)))
-    layouts = {facts.get("layout") for facts in inputs} - {None}
-    words.append(f"--input_format={layouts.pop() if len(layouts) == 1 else 'ND'}")
-    if narrow:
-        words.append("--input_fp16_nodes=" + _quoted(";".join(narrow)))
-    if kind == "tensorflow":
-        words.append("--out_nodes=" + _quoted(";".join(part.graph.outputs)))
-    soc = part.mapping.graph.meta.get("soc_version") if part.mapping is not None else None
-    words.append(f"--soc_version={_quoted(str(soc)) if str(soc).startswith('Ascend') else 'YOUR_CHIP'}")
-    return " ".join(words)
-
-
-def engineers_log(
-    part: Slice, copied: Iterable[Mapping[str, str]], model_files: Iterable[Path], inputs: Iterable[Mapping[str, Any]],
-) -> list[str]:
-    """What was done, in the words of the vendor's world; see `log.txt` of a bundle.
-
-    `inputs` are those of the manifest: their names and shapes in the sub-model's file.
-    """
-    lines = list(part.log)
-    counted: dict[str, int] = {}
-    made_inside = {tensor for node in part.graph.nodes for tensor in node.outputs}
-    for facts in inputs:
-        tensor, name, layer = facts["tensor"], facts["name"], facts["layer"]
-        if tensor in made_inside:
-            continue  # the model's own input layer
-        readers = part.graph.consumers(tensor)
-        first = readers[0].node if readers else tensor
-        number = counted.get(first, 0)
-        counted[first] = number + 1
-        called = layer if part.graph.format == "caffe" and layer != name else f"{first}_input_{number}"
-        dims = " ".join(f"dim: {dim}" for dim in facts.get("shape") or ())
-        lines.append(
-            f"added input layer: layer {{ name: {json.dumps(called)} type: \"Input\" "
-            f"top: {json.dumps(name)} input_param {{ shape {{ {dims} }} }} }}"
-        )
-    if part.dump is not None:
-        lines.append(f"dump data path: {part.dump.path}")
-    by_op: dict[str, list[str]] = {}
-    for facts in copied:
-        by_op.setdefault(facts["op"], []).append(facts["file"])
-    for op in (*part.feeding_ops, *part.device_ops):
-        answers = op
-        if part.mapping is not None and (node := part.mapping.node(op)) is not None:
-            answers = ", ".join(part.mapping.originals(node))
-        file = ", ".join(by_op.get(op, ["not dumped"]))
-        answers = answers or "no original layer"
-        lines.append(f"device op {op} answers {answers}; output file: {file}; input file: {file}")
-    lines += [f"{tensor}: input taken from {at}" for tensor, at in part.taken_from.items()]
-    layers = [node.name for node in part.graph.nodes if node.name not in part.whole.constants]
-    lines.append("exported layers: " + ", ".join(layers))
-    lines.append("sub-model: " + ", ".join(Path(path).name for path in model_files))
-    return ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
-
-
-def _acl() -> dict[str, Any]:
-    return {
-        "dump": {
-            "dump_list": [{"model_name": "dump"}], "dump_path": "./npu_dump", "dump_mode": "all",
-            "dump_op_switch": "off",
-        }
-    }
-
-
-def _readme(part: Slice, manifest: Mapping[str, Any]) -> str:
-    check = manifest["check"]
-    bins = ",".join(f"inputs/{Path(i['bin']['file']).name}" for i in manifest["inputs"] if "bin" in i)
-    cut_away = not set(part.graph.inputs) & set(part.whole.inputs)
-    casts = [
-        f"  {i['tensor']}: the cast to {b['dtype']} made {b['inf']} Inf and {b['subnormal']} subnormals"
-        for i in manifest["inputs"] if (b := i.get("bin", {})).get("inf") or b.get("subnormal")
-    ]
-    lines = [
-        f"A slice of {part.whole.name}: {', '.join(part.start)} .. {', '.join(part.end)}",
-        "",
-        f"  {len(manifest['slice']['layers'])} layers, inputs {', '.join(part.graph.inputs) or 'none'}, "
-        f"outputs {', '.join(part.graph.outputs)}",
-        f"  self-test: {check.get('status', 'skipped')}" + (f" ({check['reason']})" if check.get("reason") else ""),
-        f"  golden tensors from: {manifest['golden_from'] or 'nowhere'}",
-        *casts,
-        "",
-        "Convert it for the device" + (" (no AIPP: the data layer is cut away):" if cut_away else ":"),
-        f"  {manifest['atc']}",
-        "",
-        "Run it there, dumping every layer:",
-        f"  python3 -m ais_bench --model dump.om --input {bins or 'YOUR_INPUTS.bin'} --acl_json_path acl.json",
-        "",
-        "Compare what it dumped:",
-        "  acccmp compare . npu_dump/ --mapping dump.om",
-        "",
-        "Run it on this machine and compare (needs numpy and the original's framework, not acccmp):",
-        "  python3 reproduce.py",
-        "",
-        "inputs/NN_name.npy: the model's own layout and dtype; .bin: what the device is fed with;",
-        "  .dumped.bin: the bytes as dumped; .golden.npy: what the original had there.",
-        "expected/golden, expected/npu: what the original and the device gave at the end of this stretch.",
-        "dump_data/: the device's dump files of this stretch. manifest.json: shapes, dtypes, bytes and SHA-256 of all.",
-    ]
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines) + "\n"

@@ -14,6 +14,7 @@ from acccmp.inputs.preflight import Fit
 from acccmp.kinds import find_kind
 from acccmp.releases.drift import Check, spread
 from acccmp.releases.history import Point, Run
+from acccmp.reports.report import Comparison
 from acccmp.slicing.bundle import Bundle
 from acccmp.slicing.cut import Slice
 
@@ -118,43 +119,56 @@ def _safe(text: object) -> str:
 
 
 def slice_screen(part: Slice, bundle: Bundle) -> Group:
-    """What a slice became: the folder, its self-test, its inputs and the command that converts it."""
+    """What a slice became: the folder, its self-test, what the device did, its inputs, the command that converts it."""
     manifest = bundle.manifest
-    check = manifest["check"]
-    status = str(check.get("status", "skipped"))
-    style = {"passed": "green", "FAILED": "red bold"}.get(status, "yellow")
+    test, device = manifest.self_test, manifest.device
+    named = {end.port: end.tensor for end in manifest.outputs}
     parts: list[Any] = [
-        Text.assemble(("slice ", "bold"), f"{', '.join(part.start)} .. {', '.join(part.end)} of {part.whole.name}: "
-                      f"{len(manifest['slice']['layers'])} layers"),
-        Text(f"  {bundle.path}" + (f" and {bundle.zip}" if bundle.zip else "")),
-        Text.assemble("self-test: ", (status, style), f" {check.get('reason', '')}".rstrip(),
-                      f"; golden tensors from {manifest['golden_from'] or 'nowhere'}"),
+        Text.assemble(("slice ", "bold"), _text(f"{', '.join(part.start)} .. {', '.join(part.end)} of "
+                      f"{part.whole.name}: {len(manifest.slice.layers)} layers")),
+        _line(f"  {bundle.path}" + (f" and {bundle.zip}" if bundle.zip else "")),
+        _state("self-test", test.status, test.reason),
+        *(Text(f"  {_text(named[row.port])}: distance to the full model {row.error:.3g}") for row in test.outputs),
+        *([Text(f"  golden tensors from {_text(manifest.golden_from)}")] if manifest.golden_from else []),
+        _state("device", device.status, device.reason),
+        *(_device_line(named[row.port], row, device.totals.get(row.port)) for row in device.outputs),
     ]
-    parts += [
-        Text(f"  {_text(tensor)}: distance to the full model {error:.3g}")
-        for tensor, error in check.get("outputs", {}).items()
-    ]
-    parts += _isolated(check.get("isolated", {}))
     rows = [
-        {"input": i["tensor"], "shape": i["shape"], "layout": i["layout"], "taken from": i.get("taken_from"),
-         "bin": i.get("bin", {}).get("dtype"), "Inf": i.get("bin", {}).get("inf"),
-         "subnormal": i.get("bin", {}).get("subnormal")}
-        for i in manifest["inputs"]
+        {"input": end.name, "of": end.tensor if end.tensor != end.name else "", "shape": end.shape,
+         "layout": end.layout, "taken from": str(end.taken_from or ""),
+         **({"bin": end.bin.dtype, "Inf": end.bin.inf, "subnormal": end.bin.subnormal} if end.bin is not None else {})}
+        for end in manifest.inputs
     ]
     if rows:
         parts.append(_table("inputs", rows))
     parts += [Text(f"note: {_text(line)}") for line in part.log]
-    parts += [Text("convert it:", style="bold"), Text("  " + _text(manifest["atc"]))]
-    return Group(*parts)
+    if manifest.no_atc:
+        return Group(*parts, Text(f"not to be converted: {_text(manifest.no_atc)}", style="red"))
+    unproven = "" if test.holds else " (the slice is not proven)"
+    return Group(*parts, Text(f"convert it{unproven}:", style="bold"),
+                 Text(manifest.atc, no_wrap=True, overflow="ignore"))
 
 
-def _isolated(found: Mapping[str, Mapping[str, float | None]]) -> list[Text]:
-    lines = []
-    for tensor, errors in found.items():
-        total = f", with what it inherited {errors['total']:.3g}" if errors.get("total") is not None else ""
-        lines.append(Text(f"  {tensor}: this stretch's own error on the device {errors['own']:.3g}{total}"))
-    return lines
+_STYLES = {"passed": "green", "agrees": "green", "FAILED": "red bold", "DIFFERS": "red bold"}
 
+
+def _state(what: str, status: str, reason: str) -> Text:
+    """`self-test: not runnable (opencv-python is not installed: ...)`."""
+    told = f" ({_text(reason)})" if reason else ""
+    return Text.assemble((f"{what}: ", "bold"), (status, _STYLES.get(status, "yellow")), told)
+
+
+def _device_line(name: str, row: Comparison, total: float | None) -> Text:
+    """This stretch's own error on the device at one output, and what it is together with what was inherited."""
+    if not row.is_judged:
+        return Text(f"  {_text(name)}: {row.verdict}, {_text(row.reason)}", style="yellow")
+    limit = f" (limit {row.limit:.3g})" if row.limit == row.limit else ""
+    text = f"  {_text(name)}: {row.verdict}, this stretch's own error {row.error:.3g}{limit}"
+    if total is not None:
+        text += f"; with what it inherited {total:.3g}"
+    if row.is_bad and row.reason:
+        text += f"\n    {_text(row.reason)}"
+    return Text(text, style="red" if row.is_bad else "")
 
 
 def check_screen(checked: Check, baseline: str, written: str) -> Group:

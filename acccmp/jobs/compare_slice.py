@@ -1,0 +1,160 @@
+"""What the device dumped of a slice: judged against the slice run here, and against the full model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from acccmp.comparison.compare import compare as compare_dumps
+from acccmp.comparison.judging import Thresholds
+from acccmp.core.dump import Dump, Port
+from acccmp.core.graph import Graph
+from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.diagnosis.causes.hints import explained
+from acccmp.dumps.arrays import read_npy, sha256, sound
+from acccmp.dumps.read import read_dump
+from acccmp.errors import FormatError
+from acccmp.jobs.compare import _floors, compare, stored_precision
+from acccmp.jobs.slice import Reference, self_test
+from acccmp.jobs.sources import Options, device_map_of, npu_dump_of
+from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.laid_out import laid_out
+from acccmp.reports.report import Report
+from acccmp.slicing.bundle import load, read_manifest
+from acccmp.slicing.cut import Slice
+from acccmp.slicing.manifest import Manifest, SelfTest
+
+
+@dataclass(frozen=True, eq=False)
+class SliceReports:
+    """What a device made of a slice. `self_test` is that of the folder as it lies there, on this machine; `own` judges
+    against the slice run here (its own error), `full` against the full model's golden tensors, what the stretch
+    inherited included (None where the slice was written without them)."""
+
+    self_test: SelfTest
+    own: Report
+    full: Report | None
+
+    @property
+    def device(self) -> str:
+        """"agrees", "DIFFERS", or "not judged" where nothing was paired or too little covered."""
+        return {0: "agrees", 1: "DIFFERS"}.get(self.own.exit_code, "not judged")
+
+    @property
+    def exit_code(self) -> int:
+        """0: the self-test holds and the device agrees; 1: it holds and the device differs; 2: otherwise."""
+        return {"agrees": 0, "DIFFERS": 1}.get(self.device, 2) if self.self_test.holds else 2
+
+
+def compare_slice(
+    folder: str | Path,
+    npu: Dump | str | Path,
+    *,
+    mapping: DeviceMap | Graph | str | Path | None = None,
+    thresholds: Thresholds | None = None,
+    options: Options | None = None,
+) -> SliceReports:
+    """Judge what the device dumped for a slice: against the slice's own golden run (its own error), and against the
+    full model's golden tensors.
+
+    Model, inputs and golden tensors come from the slice's manifest. The slice is fed with what the device was fed
+    with: the raw `.bin` inputs.
+    """
+    options = options or Options()
+    (path, manifest), graph = read_manifest(folder), load(folder)
+    device = device_map_of(mapping)
+    npu_dump = laid_out(npu_dump_of(npu, options), device)
+    feeds = bundled_inputs(path, manifest, graph)
+    own = compare(graph, npu_dump, mapping=device, inputs=feeds or None, thresholds=thresholds, options=options)
+    own = _of_slice(replace(own, subject={**own.subject, "golden": f"{path} (the slice alone)"}), graph)
+    if not (path / "golden").is_dir():
+        why = manifest.self_test.reason or manifest.self_test.status
+        return SliceReports(SelfTest("skipped", f"the slice was written without golden tensors ({why})"), own, None)
+    golden = _at_boundary(sound(read_dump(path / "golden")), manifest, graph)
+    full = explained(compare_dumps(
+        golden, npu_dump, mapping=device, model=graph, floors=_full_floors(graph, golden, npu_dump, manifest, options),
+        thresholds=thresholds, valid=options.valid, min_coverage=options.min_coverage, strict=options.strict,
+        executor=options.executor, subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
+        notes=("against the full model: what this stretch inherited is part of the error",),
+    ))
+    return SliceReports(_self_test(golden, graph, options), own, _of_slice(full, graph))
+
+
+def _self_test(golden: Dump, graph: Graph, options: Options) -> SelfTest:
+    """The self-test once more, of the files as they are now."""
+    if golden.broken:
+        return SelfTest("not runnable", f"{golden.broken[0].path}: {golden.broken[0].reason}")
+    return self_test(Slice(graph, graph, (), ()), Reference(golden), options.runner)
+
+
+def _at_boundary(golden: Dump, manifest: Manifest, graph: Graph) -> Dump:
+    """The full model's golden tensors, those at the boundary under the names of the slice's inputs."""
+    refs = dict(golden.refs)
+    for end in manifest.inputs:
+        now = graph.producer(end.name)
+        if now is not None and end.port in refs:
+            refs[now] = refs.pop(end.port)
+    outputs = tuple(port for tensor in graph.outputs if (port := graph.producer(tensor)) is not None)
+    return replace(golden, refs=refs, run=replace(golden.run, outputs=outputs))
+
+
+def _full_floors(
+    graph: Graph, golden: Dump, npu: Dump, manifest: Manifest, options: Options,
+) -> Mapping[Port, float] | None:
+    """The floors of the full model's tensors, as the slice's folder has them; without those the slice's own, which
+    know nothing of the rounding above."""
+    if not options.floor:
+        return None
+    if not manifest.floors or manifest.precision != stored_precision(npu):
+        return _floors(graph, {}, golden, npu, options)[0]
+    floors = dict(manifest.floors)
+    for end in manifest.inputs:
+        now = graph.producer(end.name)
+        if now is not None and end.port in floors:
+            floors[now] = floors.pop(end.port)
+    return floors
+
+
+def _of_slice(report: Report, graph: Graph) -> Report:
+    """The rows that are about this slice, and its outputs marked as such. A dump and a mapping of the full model have
+    many more rows, and other outputs."""
+    mine = {*(node.name for node in graph.nodes), *graph.inputs}
+    mine |= {port.node for tensor in graph.inputs if (port := graph.producer(tensor)) is not None}
+    rows = [
+        row for row in report.comparisons
+        if mine.intersection(row.originals) or (row.golden_port is not None and row.golden_port.node in mine)
+    ]
+    if not any(row.is_output for row in rows):
+        ends = {graph.producer(tensor) for tensor in graph.outputs}
+        last = {row.golden_port: row for row in rows if row.port.side == "output" and row.golden_port in ends}
+        rows = [
+            replace(row, pair=replace(row.pair, is_output=True)) if last.get(row.golden_port) is row else row
+            for row in rows
+        ]
+    return replace(report, comparisons=tuple(rows))
+
+
+def bundled_inputs(folder: Path, manifest: Manifest, graph: Graph) -> dict[str, Any]:
+    """The inputs of a written slice as arrays in the model's dtype: the `.bin` that the device is fed with, else the
+    golden tensor at the boundary. Raises FormatError for files that were changed after the manifest was written."""
+    feeds: dict[str, Any] = {}
+    for end in manifest.inputs:
+        raw = end.bin if not end.is_quantised else None
+        written = raw or end.npy or end.golden
+        if written is None:
+            continue
+        file = folder / "inputs" / Path(written.file).name
+        if sha256(file) != written.sha256:
+            raise FormatError(
+                f"{file}: its SHA-256 is not that of manifest.json: it was changed after the slice was written"
+            )
+        if raw is not None:
+            shape = tuple(dim for dim in end.shape or () if isinstance(dim, int))
+            array = TensorRef(str(file), DTYPES[raw.dtype], shape).numpy()
+        else:
+            array = read_npy(file).numpy()
+        wanted = spec.dtype.numpy if (spec := graph.spec(end.name)).dtype is not None else None
+        feeds[end.name] = array if wanted is None else array.astype(wanted)
+    return feeds
