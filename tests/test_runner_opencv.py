@@ -152,10 +152,10 @@ def test_unknown_layers_stop_only_what_depends_on_them(tmp_path: Path) -> None:
     captured = run(graph, inputs)
     assert set(by_tensor(graph, captured)) == {"data", "a", "f"}
     assert captured.skipped == {
-        "b": "OpenCV cannot run odd (FancyNMS): it does not know this type",
-        "c": "OpenCV cannot run odd (FancyNMS): it does not know this type",
-        "c@d": "below c: OpenCV cannot run odd (FancyNMS): it does not know this type",
-        "e": "below c: OpenCV cannot run odd (FancyNMS): it does not know this type",
+        "b": "OpenCV cannot run odd (FancyNMS): it knows no such type with 2 outputs",
+        "c": "OpenCV cannot run odd (FancyNMS): it knows no such type with 2 outputs",
+        "c@d": "below c: OpenCV cannot run odd (FancyNMS): it knows no such type with 2 outputs",
+        "e": "below c: OpenCV cannot run odd (FancyNMS): it knows no such type with 2 outputs",
         "g": "OpenCV cannot run odd2 (Other): it does not know this type",
     }
     np.testing.assert_array_equal(by_tensor(graph, captured)["a"], np.maximum(inputs["data"], 0))

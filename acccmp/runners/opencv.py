@@ -58,6 +58,9 @@ BLOCKS_UNDERSTOOD = frozenset({
     "psroi_pooling_param", "proposal_param",
 })
 
+# Types that make several tensors there. Of any other type it writes one; the others would be memory as it was.
+SEVERAL_OUTPUTS = frozenset({"Convolution", "Pooling", "Proposal", "Slice", "Split"})
+
 
 def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] | None = None) -> Captured:
     """Run a Caffe graph (or a part of one) on `inputs` (tensor name -> array) and keep every tensor, or the `wanted`.
@@ -238,7 +241,10 @@ def _runnable(graph: Graph, todo: list[Node]) -> tuple[list[Node], dict[str, str
 
 
 def _deaf_to(node: Node) -> str:
-    """Which parameter of a layer OpenCV would leave out of account; "" if none."""
+    """What of a layer OpenCV would leave out of account: a parameter, or all outputs but one; "" if nothing."""
+    average = node.op_type == "Pooling" and Params(node.attrs)("pooling_param", "pool") != "MAX"
+    if len(node.outputs) > 1 and (average or node.op_type not in SEVERAL_OUTPUTS):
+        return f"it knows no such type with {len(node.outputs)} outputs"
     block, fields = DEAF.get(node.op_type, ("", {}))
     params = Params(node.attrs)
     for field, fine in fields.items():
@@ -288,8 +294,8 @@ def _frontier(
     cv2: Any, graph: Graph, todo: list[Node], feeds: Arrays,
 ) -> tuple[Arrays, dict[str, str]]:
     """Run as much of `todo` as OpenCV can. Each layer that it cannot run is found, left out, and the rest run again."""
-    names = _own_names(graph)
-    part = graph.keep(node.name for node in todo)
+    part = _named_by_outputs(graph.keep(node.name for node in todo))
+    names = _own_names(part)
     # OpenCV finds weights by the layer's name; layers without any need not be there.
     rows = [row for row in caffe_writing.caffemodel_layers(part, names) if row[2]]
     weights = np.frombuffer(b"".join(caffemodel(caffe_writing.net_message(part, names), rows)), np.uint8)
@@ -306,6 +312,11 @@ def _frontier(
     return {}, why
 
 
+def _named_by_outputs(part: Graph) -> Graph:
+    """Each layer under the name of the first tensor it makes: OpenCV calls a Convolution so, whatever its name is."""
+    return replace(part, nodes=tuple(replace(node, name=node.outputs[0]) for node in part.nodes))
+
+
 def _own_names(graph: Graph) -> dict[str, str]:
     """Every tensor as a blob of its own name: no layer works in place."""
     names = {tensor: tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
@@ -315,10 +326,10 @@ def _own_names(graph: Graph) -> dict[str, str]:
 
 def _forward(cv2: Any, graph: Graph, todo: Sequence[Node], feeds: Arrays, weights: np.ndarray) -> Arrays:
     """One forward of just these nodes: tensor -> array. cv2.error when any of them cannot be run."""
-    part = graph.keep(node.name for node in todo)
-    kept, keepers = _keepers(todo, graph)
+    part = _named_by_outputs(graph.keep(node.name for node in todo))
+    copies, asked = _asked_for(todo, graph)
     # An array: OpenCV takes `bytes` for a path.
-    text = np.frombuffer((caffe_writing.prototxt(part, _own_names(part)) + kept).encode(), np.uint8)
+    text = np.frombuffer((caffe_writing.prototxt(part, _own_names(part)) + copies).encode(), np.uint8)
     net = cv2.dnn.readNetFromCaffe(text, weights) if weights.size else cv2.dnn.readNetFromCaffe(text)
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
@@ -326,32 +337,33 @@ def _forward(cv2: Any, graph: Graph, todo: Sequence[Node], feeds: Arrays, weight
     net.enableWinograd(False)
     for tensor in part.inputs:
         net.setInput(feeds[tensor], tensor)
-    outputs = net.forwardAndRetrieve([*(node.name for node in todo), *keepers])[: len(todo)]
-    return {
-        tensor: np.asarray(array)
-        for node, arrays in zip(todo, outputs, strict=True)
-        for tensor, array in zip(node.outputs, arrays, strict=False)
-    }
+    outputs = net.forwardAndRetrieve(list(asked.values()))
+    return {tensor: np.asarray(arrays[0]) for tensor, arrays in zip(asked, outputs, strict=True)}
 
 
-def _keepers(todo: Sequence[Node], graph: Graph) -> tuple[str, list[str]]:
-    """Layers to put at the end, as text, and their names: they read every output of the layers with several.
+def _asked_for(todo: Sequence[Node], graph: Graph) -> tuple[str, dict[str, str]]:
+    """The layer whose first output is asked for each tensor; and those of them that are added at the end, as text.
 
-    OpenCV keeps the first output of a layer that is asked for; a later one it gives away to an in-place layer (Slice,
-    then Sigmoid: the slice was gone, measured), unless somebody still wants to read it.
+    OpenCV keeps the first output of a layer that is asked for. The memory of a later one it gives away as soon as
+    nobody needs to read it any more: to an in-place layer, to the next added layer (measured: every middle output of
+    a Slice held its neighbour's values). So each output of a layer with several has a copy, which is a first output.
     """
     key, kind = ("layers", "SPLIT") if graph.source.generation == "V1" else ("layer", '"Split"')
-    tensors = [tensor for node in todo if len(node.outputs) > 1 for tensor in node.outputs]
-    taken = {node.name for node in graph.nodes} | {tensor for node in graph.nodes for tensor in node.outputs}
-    prefix = "keep"
+    taken = {*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)}
+    prefix = "copy"
     while any(name.startswith(prefix) for name in taken):
         prefix += "_"
-    names = [f"{prefix}{place}" for place, _ in enumerate(tensors)]
-    text = "".join(
-        f"{key} {{ name: {quoted(name)} type: {kind} bottom: {quoted(tensor)} top: {quoted(name)} }}\n"
-        for name, tensor in zip(names, tensors, strict=True)
-    )
-    return text, names
+    asked: dict[str, str] = {}
+    text = ""
+    for node in todo:
+        if len(node.outputs) == 1:
+            asked[node.outputs[0]] = node.outputs[0]
+            continue
+        for tensor in node.outputs:
+            asked[tensor] = f"{prefix}{len(asked)}"
+            top = quoted(asked[tensor])
+            text += f"{key} {{ name: {top} type: {kind} bottom: {quoted(tensor)} top: {top} }}\n"
+    return text, asked
 
 
 def _in_caffes_shapes(graph: Graph, made: Arrays) -> tuple[Arrays, list[str]]:
@@ -376,7 +388,7 @@ def _stopper(
     named = re.search(r'layer "(.*?)" of type', text, re.DOTALL)
     if named is not None:
         for node in todo:
-            if node.name == named[1]:
+            if node.outputs[0] == named[1]:
                 return node, "it does not know this type"
     good, bad = 0, len(todo)  # the first `good` nodes run, the first `bad` do not
     while bad - good > 1:
