@@ -150,3 +150,37 @@ def test_the_command_writes_every_piece_of_a_slice_layer(tmp_path: Path) -> None
 @pytest.mark.parametrize("seed", range(20))
 def test_every_output_of_a_random_net_equals_the_numpy_computation(tmp_path: Path, seed: int) -> None:
     assert_golden(acccmp.load(*random_net(tmp_path, seed)), 1e-3, seed)
+
+
+RFB = "Linzaer_Ultra-Light-Fast-Generic-Face-Detector-1MB__RFB-320"
+# prototxt, caffemodel, tensors that it makes (its inputs among them)
+SHARED = [
+    ("MTCNNv2__det1", "MTCNNv2__det1", 11), ("MTCNNv2__det2", "MTCNNv2__det2", 14),
+    ("everpeace_caffe__lenet", "everpeace_caffe__lenet_iter_10000", 9), (RFB, RFB, 111),
+]
+
+
+def test_no_shared_caffe_model_is_left_out(shared: Path) -> None:
+    assert sorted(path.stem for path in shared.glob("caffe/*.prototxt")) == sorted(row[0] for row in SHARED)
+
+
+@pytest.mark.parametrize("row", SHARED, ids=lambda row: row[0][:14])
+def test_every_output_of_a_real_net_that_the_command_writes_equals_the_numpy_computation(
+    shared: Path, tmp_path: Path, row: tuple[str, str, int],
+) -> None:
+    model, weights = shared / "caffe" / f"{row[0]}.prototxt", shared / "caffe" / f"{row[1]}.caffemodel"
+    graph = acccmp.load(model, weights)
+    inputs = random_inputs(graph)
+    command = [sys.executable, "-m", "acccmp", "run", str(model), "--weights", str(weights)]
+    for name, array in inputs.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        command += ["--input", f"{name}={tmp_path / name}.npy"]
+    ran = subprocess.run([*command, "-o", str(tmp_path / "golden")], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    golden = acccmp.read_dump(tmp_path / "golden")
+    expected = execute(graph, inputs)
+    assert len(golden) == len(expected) == row[2]
+    for port, ref in golden.items():
+        values = expected[graph.tensor(port)]
+        assert ref.shape == values.shape, port
+        assert np.linalg.norm(ref.numpy() - values) <= 1e-5 * np.linalg.norm(values), port
