@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -99,9 +100,12 @@ def write_net(
     from acccmp.schemas import caffe_pb2
 
     old = "layers" in text
+    types = dict(re.findall(r'name: "([^"]*)" type: "([^"]*)"', text))
     net = caffe_pb2.NetParameter(name="trained")
     for name, arrays in weights.items():
         layer = (net.layers if old else net.layer).add(name=name)
+        if not old:
+            layer.type = types.get(name, "Unknown")
         for array in arrays:
             blob = layer.blobs.add()
             if old:
@@ -121,6 +125,72 @@ def v1_net(folder: Path) -> tuple[Path, Path]:
 
 def v2_net(folder: Path) -> tuple[Path, Path]:
     return write_net(folder, V2_NET, random_weights(V2_SHAPES))
+
+
+def random_net(folder: Path, seed: int, layers: int = 25) -> tuple[Path, Path]:
+    """A net of random layers on random blobs: many outputs, many readers, in-place chains anywhere."""
+    rng = np.random.default_rng(seed)
+    text = "input: 'data' input_dim: 2 input_dim: 8 input_dim: 9 input_dim: 7\n"
+    shapes: dict[str, tuple[int, ...]] = {"data": (2, 8, 9, 7)}
+    weights: dict[str, list[np.ndarray]] = {}
+
+    def layer(kind: str, bottoms: Sequence[str], tops: Mapping[str, tuple[int, ...]], params: str = "") -> None:
+        nonlocal text
+        name = f"layer{len(weights)}"
+        weights[name] = []
+        bottom, top = ("".join(f' {word}: "{blob}"' for blob in blobs) for word, blobs in (("bottom", bottoms),
+                                                                                          ("top", tops)))
+        text += f'layer {{ name: "{name}" type: "{kind}"{bottom}{top} {params} }}\n'
+        shapes.update(tops)
+
+    def weighted(*sizes: tuple[int, ...]) -> None:
+        weights[f"layer{len(weights) - 1}"] = [rng.uniform(-0.4, 0.4, size).astype(np.float32) for size in sizes]
+
+    for place in range(layers):
+        blob = str(rng.choice(list(shapes)))
+        shape, new = shapes[blob], f"blob{place}"
+        n, c, h, w = shape
+        others = [name for name, size in shapes.items() if size == shape]
+        choice = str(rng.choice(["slice", "split", "conv", "pool", "in place", "new", "eltwise", "concat", "mvn",
+                                 "scale", "permute", "softmax"]))
+        if choice == "slice" and c >= 2:
+            pieces = int(rng.integers(2, min(c, 8) + 1))
+            edges = np.sort(rng.choice(np.arange(1, c), pieces - 1, replace=False))
+            points = " ".join(f"slice_point: {edge}" for edge in edges)
+            sizes = np.diff([0, *edges, c])
+            layer("Slice", [blob], {f"{new}_{i}": (n, int(size), h, w) for i, size in enumerate(sizes)},
+                  f"slice_param {{ axis: 1 {points} }}")
+        elif choice == "split":
+            layer("Split", [blob], {f"{new}_{i}": shape for i in range(int(rng.integers(2, 5)))})
+        elif choice == "conv" and min(h, w) >= 2:
+            readers = [blob, *map(str, rng.choice(others, int(rng.integers(0, 3))))]
+            layer("Convolution", readers, {f"{new}_{i}": (n, 4, h - 1, w - 1) for i in range(len(readers))},
+                  "convolution_param { num_output: 4 kernel_size: 2 }")
+            weighted((4, c, 2, 2), (4,))
+        elif choice == "pool" and min(h, w) >= 2:
+            tops = 2 if rng.random() < 0.5 else 1
+            layer("Pooling", [blob], {f"{new}_{i}": (n, c, h - 1, w - 1) for i in range(tops)},
+                  "pooling_param { pool: MAX kernel_size: 2 }")
+        elif choice == "in place" and blob != "data":
+            layer(str(rng.choice(["ReLU", "Sigmoid", "TanH", "Dropout", "AbsVal", "ELU"])), [blob], {blob: shape})
+        elif choice == "new":
+            layer(str(rng.choice(["ReLU", "Sigmoid", "TanH", "Dropout", "AbsVal"])), [blob], {new: shape})
+        elif choice == "eltwise":
+            method = str(rng.choice(["SUM", "MAX", "PROD"]))
+            layer("Eltwise", [blob, str(rng.choice(others))], {new: shape}, f"eltwise_param {{ operation: {method} }}")
+            layer("TanH", [new], {new: shape})
+        elif choice == "concat" and c < 24:
+            layer("Concat", [blob, str(rng.choice(others))], {new: (n, 2 * c, h, w)})
+        elif choice == "mvn" and h * w > 4:
+            layer("MVN", [blob], {new: shape}, "mvn_param { normalize_variance: false }")
+        elif choice == "scale":
+            layer("Scale", [blob], {new: shape}, "scale_param { bias_term: true }")
+            weighted((c,), (c,))
+        elif choice == "permute":
+            layer("Permute", [blob], {new: (n, c, w, h)}, "permute_param { order: 0 order: 1 order: 3 order: 2 }")
+        elif choice == "softmax":
+            layer("Softmax", [blob], {new: shape})
+    return write_net(folder, text, weights)
 
 
 def random_inputs(graph, seed: int = 3) -> dict[str, np.ndarray]:

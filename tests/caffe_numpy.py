@@ -49,8 +49,12 @@ def with_bias(out: Array, weights: list[Array]) -> Array:
     return out + weights[1].reshape(1, -1, *[1] * (out.ndim - 2)) if len(weights) > 1 else out
 
 
-def convolution(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
-    x = bottoms[0]
+def convolution(node: Node, bottoms: list[Array], weights: list[Array]) -> list[Array]:
+    """Several bottoms go through the same filters, each to its own top."""
+    return [convolved(node, x, weights) for x in bottoms]
+
+
+def convolved(node: Node, x: Array, weights: list[Array]) -> Array:
     groups = param(node, "convolution_param", "group", 1)
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = (
         pair(node, "convolution_param", name, default)
@@ -92,13 +96,17 @@ def deconvolution(node: Node, bottoms: list[Array], weights: list[Array]) -> Arr
     return with_bias(out, weights)
 
 
-def pooling(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
-    """Caffe rounds the size up; an average divides by the window cut to the padded size, padding counted."""
+def pooling(node: Node, bottoms: list[Array], weights: list[Array]) -> list[Array]:
+    """Caffe rounds the size up; an average divides by the window cut to the padded size, padding counted.
+
+    The second top of a maximum is the place of the largest value in its channel, h * width + w.
+    """
     x = bottoms[0]
     n, c, h, w = x.shape
     average = param(node, "pooling_param", "pool", "MAX") == "AVE"
     if param(node, "pooling_param", "global_pooling", False):
-        return (x.mean if average else x.max)(axis=(2, 3), keepdims=True)
+        places = x.reshape(n, c, -1).argmax(axis=2).reshape(n, c, 1, 1)
+        return [(x.mean if average else x.max)(axis=(2, 3), keepdims=True), places][: len(node.outputs)]
     (kh, kw), (sh, sw), (ph, pw) = (
         pair(node, "pooling_param", name, default)
         for name, default in (("kernel_size", 0), ("stride", 1), ("pad", 0))
@@ -110,14 +118,17 @@ def pooling(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
         return count - 1 if pad and (count - 1) * stride >= length + pad else count
 
     oh, ow = size(h, kh, sh, ph), size(w, kw, sw, pw)
-    out = np.zeros((n, c, oh, ow))
+    out, places = np.zeros((n, c, oh, ow)), np.zeros((n, c, oh, ow))
     for row, column in itertools.product(range(oh), range(ow)):
         top, left = row * sh - ph, column * sw - pw
         bottom, right = min(top + kh, h + ph), min(left + kw, w + pw)
         area = (bottom - top) * (right - left)
         window = x[:, :, max(top, 0) : min(bottom, h), max(left, 0) : min(right, w)]
         out[:, :, row, column] = window.sum(axis=(2, 3)) / area if average else window.max(axis=(2, 3))
-    return out
+        first = window.reshape(n, c, -1).argmax(axis=2)
+        down, across = first // window.shape[3], first % window.shape[3]
+        places[:, :, row, column] = (max(top, 0) + down) * w + max(left, 0) + across
+    return [out, places][: len(node.outputs)]
 
 
 def inner_product(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
@@ -232,6 +243,15 @@ def power(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
     return (shift + factor * bottoms[0]) ** exponent
 
 
+def mvn(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
+    x = bottoms[0]
+    axes = tuple(range(1 if param(node, "mvn_param", "across_channels", False) else 2, x.ndim))
+    out = x - x.mean(axis=axes, keepdims=True)
+    if param(node, "mvn_param", "normalize_variance", True):
+        out = out / (x.std(axis=axes, keepdims=True) + param(node, "mvn_param", "eps", 1e-9))
+    return out
+
+
 def same(node: Node, bottoms: list[Array], weights: list[Array]) -> Any:
     return [bottoms[0]] * len(node.outputs)
 
@@ -256,6 +276,9 @@ LAYERS: dict[str, Any] = {
     "Reshape": reshape,
     "Permute": permute,
     "Power": power,
+    "MVN": mvn,
+    "AbsVal": lambda node, bottoms, weights: np.abs(bottoms[0]),
+    "ELU": lambda node, bottoms, weights: np.where(bottoms[0] > 0, bottoms[0], np.expm1(bottoms[0])),
     "Dropout": same,
     "Split": same,
 }

@@ -9,7 +9,8 @@ Rules: ../shared/specs/model_formats.md, section d. The way back is in `caffe_wr
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from acccmp.models.caffe_writing import save
 
 __all__ = ["load", "save", "with_input_shapes"]
 
+MOST_HINTS = 500  # names that a wrong name is compared with, and characters of it: comparing is quadratic in both
 LARGEST_TEXT = 256 << 20  # bytes of a prototxt; real ones have up to a few hundred kB
 
 
@@ -89,7 +91,8 @@ def _regenerated(stored: StoredNet) -> Block:
             message.ParseFromString(raw)
         except DecodeError as error:
             raise FormatError(f"{stored.path.name}: {what} cannot be decoded; the file is damaged ({error})") from None
-        return parse(text_format.MessageToString(message, as_utf8=True), stored.path.name)
+        # as_utf8 would be quadratic in what is no UTF-8; `parse` reads the escapes.
+        return parse(text_format.MessageToString(message, as_utf8=False), stored.path.name)
 
     fields: list[tuple[str, str | Block]] = list(text(caffe_pb2.NetParameter(), stored.header, "the net").fields)
     for layer in stored.layers:
@@ -168,6 +171,7 @@ class _Builder:
         if not self.layers and not net.strings("input"):
             raise FormatError(f"{self.where}: no Caffe net: it has no layers")
         self.taken = {layer.string("name") for layer in self.layers}
+        self.counted: dict[str, int] = {}  # name -> the last number that was put behind it
         self.pool = self._stored_by_name()
 
     def _stored_by_name(self) -> dict[str, list[StoredLayer]]:
@@ -258,7 +262,7 @@ class _Builder:
         if not name:
             node = self._free(f"{kind}_{len(self.nodes)}")
         elif name in self.aliases:
-            node = self._free(name, 2)
+            node = self._free(name, again=True)
         self.taken.add(node)
         if name:
             self.aliases.setdefault(name, []).append(node)
@@ -268,15 +272,20 @@ class _Builder:
         source = CaffeLayer(block, spelled, bottoms, tops, stored=self._weights_of(name))
         self._append(node, kind, source, block)
 
-    def _free(self, name: str, first: int | None = None) -> str:
-        found, count = name if first is None else f"{name}_{first}", first or 1
-        while found in self.taken:
-            count += 1
+    def _free(self, name: str, again: bool = False) -> str:
+        """The name, or with a number behind it where it is taken, or used `again`."""
+        found, count = name, self.counted.get(name, 1)
+        while again or found in self.taken:
+            again, count = False, count + 1
             found = f"{name}_{count}"
+        self.counted[name] = count
         return found
 
     def _append(self, name: str, kind: str, source: CaffeLayer, block: Block) -> None:
         inputs = tuple(self._reads(name, blob) for blob in source.bottoms)
+        twice = [blob for blob, count in Counter(source.tops).items() if count > 1]
+        if twice:
+            raise FormatError(f"{self.where}: layer {name!r} makes the blob {twice[0]!r} twice")
         outputs = tuple(self._makes(name, blob, source.bottoms) for blob in source.tops)
         about = schema(self.generation if not source.declared else "V2")
         attrs = values(block, about, f"{self.where}: layer {name!r}")
@@ -312,7 +321,8 @@ class _Builder:
         if blob in self.dropped:
             hint = f"; {self.dropped[blob]!r} makes it, in another phase than TEST"
         else:
-            close = difflib.get_close_matches(blob, self.current, n=3, cutoff=0.5)
+            near = list(self.current)[-MOST_HINTS:] if len(blob) <= MOST_HINTS else []
+            close = difflib.get_close_matches(blob, near, n=3, cutoff=0.5)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise FormatError(f"{self.where}: layer {node!r} reads the blob {blob!r}, which no layer before it makes{hint}")
 
@@ -320,17 +330,26 @@ class _Builder:
         tensor = blob
         if blob in self.current:
             if blob not in bottoms:
-                maker = next(n.name for n in reversed(self.nodes) if self.current[blob] in n.outputs)
-                raise FormatError(
-                    f"{self.where}: the blob {blob!r} is made by {maker!r} and again by {node!r}, which does not "
-                    "work in place"
-                )
+                raise self._made_again(blob, node)
             tensor = f"{blob}@{node}"
         while tensor in self.specs:
             tensor += "@"
         self.current[blob] = tensor
         self.specs[tensor] = TensorSpec(tensor)
         return tensor
+
+    def _made_again(self, blob: str, node: str) -> FormatError:
+        for other in reversed(self.nodes):
+            if self.current[blob] in other.outputs:
+                return FormatError(
+                    f"{self.where}: the blob {blob!r} is made by {other.name!r} and again by {node!r}, which does not "
+                    "work in place"
+                )
+        reader = next(other.name for other in self.nodes if self.current[blob] in other.inputs)
+        return FormatError(
+            f"{self.where}: {reader!r} reads the blob {blob!r}, which only {node!r} behind it makes; "
+            "is the file damaged?"
+        )
 
     # weights
 
@@ -401,14 +420,14 @@ class _Builder:
                 unread.update(set(node.outputs[1:]) - read)
         self.inputs = [tensor for tensor in self.inputs if tensor not in unread]
         return tuple(
-            tensor for node in self.nodes for tensor in node.outputs
-            if tensor in made and tensor not in read and tensor not in brought and not _passes(node, brought, read)
+            tensor for node in self.nodes if not _passes(node, brought, read) for tensor in node.outputs
+            if tensor in made and tensor not in read and tensor not in brought
         )
 
 
-def _passes(node: Node, brought: Collection[str], read: Collection[str]) -> bool:
+def _passes(node: Node, brought: set[str], read: set[str]) -> bool:
     """Does a layer only cut up or copy an input that judging layers read (labels)?"""
-    return node.op_type in ("Slice", "Split") and set(node.inputs) <= set(brought) and not set(node.outputs) & set(read)
+    return node.op_type in ("Slice", "Split") and brought.issuperset(node.inputs) and read.isdisjoint(node.outputs)
 
 
 def _is_implicit(name: str, tops: Sequence[str]) -> bool:

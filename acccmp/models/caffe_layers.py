@@ -112,9 +112,12 @@ def values(block: Block, about: Any, where: str) -> dict[str, Any]:
     another kind than the schema says.
     """
     found: dict[str, Any] = {}
-    for name in dict.fromkeys(name for name, _ in block.fields):
+    by_name: dict[str, list[str | Block]] = {}
+    for name, value in block.fields:
+        by_name.setdefault(name, []).append(value)
+    for name, listed in by_name.items():
         row = about.fields_by_name.get(name) if about is not None else None
-        given = [_value(value, row, f"{where}: {name}") for value in block.all(name)]
+        given = [_value(value, row, f"{where}: {name}") for value in listed]
         repeated = row.is_repeated if row is not None else len(given) > 1
         found[name] = tuple(given) if repeated else given[-1]
     return found

@@ -42,6 +42,7 @@ NET_V1_LAYER, NET_INPUT, NET_V2_LAYER = 2, 3, 100
 LAYER_FIELDS = {"V2": (1, 2, 7), "V1": (4, 5, 6), "V0": (1, 2, 50)}
 V1_HOLDS_V0 = 1
 # BlobProto
+MOST_DIMS = 32  # sizes of a shape; real ones have up to 5
 LEGACY_DIMS, BLOB_DATA, BLOB_SHAPE, BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
 
 
@@ -186,7 +187,10 @@ def _blob(data: mmap.mmap, start: int, end: int, path: str) -> StoredBlob | None
         if number in LEGACY_DIMS and wire == VARINT:
             legacy[number] = _signed(item.value)
         elif number == BLOB_SHAPE and wire == BYTES:
-            shape = (shape or []) + _dims(data, item.start, item.end)
+            shape = [] if shape is None else shape
+            shape += _dims(data, item.start, item.end)
+            if len(shape) > MOST_DIMS:
+                raise Damaged(f"its shape has more than {MOST_DIMS} sizes")
         elif number in packed and wire == BYTES:
             if item.size % (4 if number == BLOB_DATA else 8):
                 raise Damaged(f"{item.size} bytes are no whole number of values")
@@ -223,10 +227,16 @@ def _unpacked(data: mmap.mmap, first: int, end: int, number: int) -> tuple[np.nd
     dtype = np.dtype("<f4" if number == BLOB_DATA else "<f8")
     step = 1 + dtype.itemsize
     before = number << 3 | (FIXED32 if number == BLOB_DATA else FIXED64)
-    rows = np.frombuffer(bytes(data[first : first + (end - first) // step * step]), np.uint8).reshape(-1, step)
-    others = np.flatnonzero(rows[:, 0] != before)
-    run = int(others[0]) if others.size else len(rows)
-    return np.ascontiguousarray(rows[:run, 1:]).view(dtype).reshape(-1), first + run * step
+    pieces, at, most = [], first, 64  # looking at all that is left, for each of many short runs, would be quadratic
+    while True:
+        count = min((end - at) // step, most)
+        rows = np.frombuffer(bytes(data[at : at + count * step]), np.uint8).reshape(-1, step)
+        others = np.flatnonzero(rows[:, 0] != before)
+        run = int(others[0]) if others.size else count
+        pieces.append(np.ascontiguousarray(rows[:run, 1:]).view(dtype).reshape(-1))
+        at, most = at + run * step, 2 * most
+        if run < count or (end - at) // step == 0:
+            return np.concatenate(pieces), at
 
 
 def _dims(data: mmap.mmap, start: int, end: int) -> list[int]:
@@ -236,11 +246,9 @@ def _dims(data: mmap.mmap, start: int, end: int) -> list[int]:
             dims.append(_signed(item.value))
         elif item.number == 1 and item.wire == BYTES:
             at = item.start
-            while at < item.end:
+            while at < item.end and len(dims) <= MOST_DIMS:
                 dim, at = varint(data, at, item.end, item.tag)
                 dims.append(_signed(dim))
-        if len(dims) > 32:
-            raise Damaged("its shape has more than 32 sizes")
     return dims
 
 

@@ -58,6 +58,9 @@ BLOCKS_UNDERSTOOD = frozenset({
     "psroi_pooling_param", "proposal_param",
 })
 
+# Types that make several tensors there. Of any other type it writes one; the others would be memory as it was.
+SEVERAL_OUTPUTS = frozenset({"Convolution", "Pooling", "Proposal", "Slice", "Split"})
+
 
 def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] | None = None) -> Captured:
     """Run a Caffe graph (or a part of one) on `inputs` (tensor name -> array) and keep every tensor, or the `wanted`.
@@ -71,13 +74,13 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] 
     """
     cv2 = _opencv()
     feeds = _feeds(graph, inputs)
-    graph = replace(graph, nodes=tuple(map(_respelled, graph.nodes)))
+    graph = replace(graph, nodes=tuple(map(_respelled, graph.nodes)), source=replace(graph.source, generation="V2"))
     graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in feeds.items()})
     todo, bare = _runnable(graph, _needed(graph, wanted))
     todo, unfed = _fed(graph, todo, feeds)
-    made, unknown = _frontier(cv2, graph, todo, feeds)
+    with _quiet(cv2):
+        made, skipped = _computed(cv2, graph.keep(node.name for node in todo), feeds, {**bare, **unfed})
     made, notes = _in_caffes_shapes(graph, made)
-    skipped = {**bare, **unfed, **unknown}
     keep = None if wanted is None else set(wanted)
     tensors: dict[Port, np.ndarray] = {}
     for tensor in graph.inputs:
@@ -238,7 +241,10 @@ def _runnable(graph: Graph, todo: list[Node]) -> tuple[list[Node], dict[str, str
 
 
 def _deaf_to(node: Node) -> str:
-    """Which parameter of a layer OpenCV would leave out of account; "" if none."""
+    """What of a layer OpenCV would leave out of account: a parameter, or all outputs but one; "" if nothing."""
+    average = node.op_type == "Pooling" and Params(node.attrs)("pooling_param", "pool") != "MAX"
+    if len(node.outputs) > 1 and (average or node.op_type not in SEVERAL_OUTPUTS):
+        return f"it knows no such type with {len(node.outputs)} outputs"
     block, fields = DEAF.get(node.op_type, ("", {}))
     params = Params(node.attrs)
     for field, fine in fields.items():
@@ -248,7 +254,10 @@ def _deaf_to(node: Node) -> str:
 
 
 def _respelled(node: Node) -> Node:
-    """The node with its parameters as OpenCV spells them, and without those that its parser trips over."""
+    """The node as V2 with its parameters as OpenCV spells them, and without those that its parser trips over.
+
+    A type that only a fork knows is a word in V2; in V1 it is no type at all, and the whole text is refused.
+    """
     source = node.source
     fields: list[tuple[str, str | Block]] = []
     for name, value in source.block.fields:
@@ -258,7 +267,7 @@ def _respelled(node: Node) -> Node:
             fields.append((name, Block(tuple(_inside(node.op_type, name, value)))))
         elif name in BLOCKS_UNDERSTOOD or not any(isinstance(inner, Block) for _, inner in value.fields):
             fields.append((name, value))
-    return replace(node, source=replace(source, block=Block(tuple(fields))))
+    return replace(node, source=replace(source, type_text=quoted(node.op_type), block=Block(tuple(fields))))
 
 
 def _inside(op_type: str, block: str, given: Block) -> Iterator[tuple[str, str | Block]]:
@@ -284,26 +293,36 @@ def _quiet(cv2: Any) -> Iterator[None]:
         logging.setLogLevel(before)
 
 
-def _frontier(
-    cv2: Any, graph: Graph, todo: list[Node], feeds: Arrays,
-) -> tuple[Arrays, dict[str, str]]:
-    """Run as much of `todo` as OpenCV can. Each layer that it cannot run is found, left out, and the rest run again."""
-    names = _own_names(graph)
-    part = graph.keep(node.name for node in todo)
-    # OpenCV finds weights by the layer's name; layers without any need not be there.
-    rows = [row for row in caffe_writing.caffemodel_layers(part, names) if row[2]]
-    weights = np.frombuffer(b"".join(caffemodel(caffe_writing.net_message(part, names), rows)), np.uint8)
-    why: dict[str, str] = {}
-    with _quiet(cv2):
-        while todo:
-            try:
-                return _forward(cv2, graph, todo, feeds, weights), why
-            except cv2.error as error:
-                stopper, reason = _stopper(cv2, graph, todo, feeds, weights, str(error))
-                lost = dict.fromkeys(stopper.outputs, f"OpenCV cannot run {stopper.name} ({stopper.op_type}): {reason}")
-                todo, below = _below(todo, lost)
-                why.update(below)
-    return {}, why
+def _computed(cv2: Any, part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
+    """What OpenCV can compute of `part`, and what is lost: the layers that it cannot run are found by halving.
+
+    Each half is fed with what the one before it made, so that many bad layers cost no more than a few good runs.
+    """
+    todo, lost = _below(part.nodes, lost)
+    if not todo:
+        return {}, lost
+    part = part.keep(node.name for node in todo)
+    try:
+        return _forward(cv2, part, feeds), lost
+    except cv2.error as error:
+        if len(todo) == 1:
+            return {}, {**lost, **dict.fromkeys(todo[0].outputs, _refused(todo[0], str(error)))}
+    middle = len(todo) // 2
+    first, lost = _computed(cv2, part.keep(node.name for node in todo[:middle]), feeds, lost)
+    second, lost = _computed(cv2, part.keep(node.name for node in todo[middle:]), {**feeds, **first}, lost)
+    return {**first, **second}, lost
+
+
+def _refused(node: Node, message: str) -> str:
+    unknown = re.search(r'layer ".*?" of type', message, re.DOTALL) is not None
+    return f"OpenCV cannot run {node.name} ({node.op_type}): " + (
+        "it does not know this type" if unknown else trimmed(message)
+    )
+
+
+def _named_by_outputs(part: Graph) -> Graph:
+    """Each layer under the name of the first tensor it makes: OpenCV calls a Convolution so, whatever its name is."""
+    return replace(part, nodes=tuple(replace(node, name=node.outputs[0]) for node in part.nodes))
 
 
 def _own_names(graph: Graph) -> dict[str, str]:
@@ -313,12 +332,16 @@ def _own_names(graph: Graph) -> dict[str, str]:
     return names
 
 
-def _forward(cv2: Any, graph: Graph, todo: Sequence[Node], feeds: Arrays, weights: np.ndarray) -> Arrays:
-    """One forward of just these nodes: tensor -> array. cv2.error when any of them cannot be run."""
-    part = graph.keep(node.name for node in todo)
-    kept, keepers = _keepers(todo, graph)
-    # An array: OpenCV takes `bytes` for a path.
-    text = np.frombuffer((caffe_writing.prototxt(part, _own_names(part)) + kept).encode(), np.uint8)
+def _forward(cv2: Any, part: Graph, feeds: Arrays) -> Arrays:
+    """One forward of all layers of a part: tensor -> array. cv2.error when any of them cannot be run."""
+    part = _named_by_outputs(part)
+    names = _own_names(part)
+    copies, asked = _asked_for(part)
+    # Arrays: OpenCV takes `bytes` for a path. It finds weights by the layer's name; layers without need not be there.
+    text = np.frombuffer((caffe_writing.prototxt(part, names) + copies).encode(), np.uint8)
+    stored = caffe_writing.caffemodel_layers(replace(part, nodes=tuple(n for n in part.nodes if n.weights)), names)
+    rows = [row for row in stored if row[2]]
+    weights = np.frombuffer(b"".join(caffemodel(caffe_writing.net_message(part, names), rows)), np.uint8)
     net = cv2.dnn.readNetFromCaffe(text, weights) if weights.size else cv2.dnn.readNetFromCaffe(text)
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
@@ -326,32 +349,32 @@ def _forward(cv2: Any, graph: Graph, todo: Sequence[Node], feeds: Arrays, weight
     net.enableWinograd(False)
     for tensor in part.inputs:
         net.setInput(feeds[tensor], tensor)
-    outputs = net.forwardAndRetrieve([*(node.name for node in todo), *keepers])[: len(todo)]
-    return {
-        tensor: np.asarray(array)
-        for node, arrays in zip(todo, outputs, strict=True)
-        for tensor, array in zip(node.outputs, arrays, strict=False)
-    }
+    outputs = net.forwardAndRetrieve(list(asked.values()))
+    return {tensor: np.asarray(arrays[0]) for tensor, arrays in zip(asked, outputs, strict=True)}
 
 
-def _keepers(todo: Sequence[Node], graph: Graph) -> tuple[str, list[str]]:
-    """Layers to put at the end, as text, and their names: they read every output of the layers with several.
+def _asked_for(part: Graph) -> tuple[str, dict[str, str]]:
+    """The layer whose first output is asked for each tensor; and those of them that are added at the end, as text.
 
-    OpenCV keeps the first output of a layer that is asked for; a later one it gives away to an in-place layer (Slice,
-    then Sigmoid: the slice was gone, measured), unless somebody still wants to read it.
+    OpenCV keeps the first output of a layer that is asked for. The memory of a later one it gives away as soon as
+    nobody needs to read it any more: to an in-place layer, to the next added layer (measured: every middle output of
+    a Slice held its neighbour's values). So each output of a layer with several has a copy, which is a first output.
     """
-    key, kind = ("layers", "SPLIT") if graph.source.generation == "V1" else ("layer", '"Split"')
-    tensors = [tensor for node in todo if len(node.outputs) > 1 for tensor in node.outputs]
-    taken = {node.name for node in graph.nodes} | {tensor for node in graph.nodes for tensor in node.outputs}
-    prefix = "keep"
+    taken = {*part.inputs, *(tensor for node in part.nodes for tensor in node.outputs)}
+    prefix = "copy"
     while any(name.startswith(prefix) for name in taken):
         prefix += "_"
-    names = [f"{prefix}{place}" for place, _ in enumerate(tensors)]
-    text = "".join(
-        f"{key} {{ name: {quoted(name)} type: {kind} bottom: {quoted(tensor)} top: {quoted(name)} }}\n"
-        for name, tensor in zip(names, tensors, strict=True)
-    )
-    return text, names
+    asked: dict[str, str] = {}
+    text = ""
+    for node in part.nodes:
+        if len(node.outputs) == 1:
+            asked[node.outputs[0]] = node.outputs[0]
+            continue
+        for tensor in node.outputs:
+            asked[tensor] = f"{prefix}{len(asked)}"
+            top = quoted(asked[tensor])
+            text += f'layer {{ name: {top} type: "Split" bottom: {quoted(tensor)} top: {top} }}\n'
+    return text, asked
 
 
 def _in_caffes_shapes(graph: Graph, made: Arrays) -> tuple[Arrays, list[str]]:
@@ -367,26 +390,6 @@ def _in_caffes_shapes(graph: Graph, made: Arrays) -> tuple[Arrays, list[str]]:
         else:
             notes.append(f"OpenCV makes {tensor} of shape {array.shape}, Caffe's rules say {shape}")
     return shaped, notes
-
-
-def _stopper(
-    cv2: Any, graph: Graph, todo: Sequence[Node], feeds: Arrays, weights: np.ndarray, text: str,
-) -> tuple[Node, str]:
-    """The first layer that OpenCV cannot run, and its reason: named in the message, else searched for by halving."""
-    named = re.search(r'layer "(.*?)" of type', text, re.DOTALL)
-    if named is not None:
-        for node in todo:
-            if node.name == named[1]:
-                return node, "it does not know this type"
-    good, bad = 0, len(todo)  # the first `good` nodes run, the first `bad` do not
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            _forward(cv2, graph, todo[:middle], feeds, weights)
-            good = middle
-        except cv2.error as problem:
-            bad, text = middle, str(problem)
-    return todo[bad - 1], trimmed(text)
 
 
 def trimmed(message: str) -> str:
