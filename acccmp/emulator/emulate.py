@@ -23,6 +23,7 @@ from acccmp.core.distance import distance
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, decode, encode
+from acccmp.core.writing import together
 from acccmp.emulator import faults as faulty
 from acccmp.emulator.dump_writer import DeviceFiles, Twin
 from acccmp.emulator.faults import Fault
@@ -115,11 +116,11 @@ def emulate(
     machine = Machine(graph, plan(graph, fuse=fuse), summation)
     planted = faulty.place(tuple(faults), graph, machine.plan)
     feeds = checked_inputs(graph, inputs)
-    files = DeviceFiles(
-        graph, machine.plan, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
-        blocked=layout == "device", twin=twin,
-    )
-    try:
+    with together() as result:
+        files = DeviceFiles(
+            result, graph, machine.plan, Path(folder), storage.dtype, name=name, tree=tree,
+            with_inputs=dump_mode == "all", blocked=layout == "device", twin=twin,
+        )
         for tensor in graph.inputs:
             files.model_input(tensor, feeds[tensor], storage.round(feeds[tensor]))
         for place, done in enumerate(machine.run(feeds, storage, planted)):
@@ -129,9 +130,6 @@ def emulate(
         outputs = {tensor: machine.left[tensor] for tensor in graph.outputs}
         files.model_outputs(outputs)
         dump, mapping = files.finish()
-    except BaseException:
-        files.discard()
-        raise
     return Emulated(Path(folder), dump, mapping, tuple(faults), tuple(files.notes), outputs)
 
 

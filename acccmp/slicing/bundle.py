@@ -8,23 +8,23 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from acccmp.core import reading
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.identify import Evidence
 from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
-from acccmp.dumps.arrays import write_golden
+from acccmp.core.writing import replacing, together, write_bytes, write_texts
+from acccmp.dumps.arrays import sha256, write_golden, write_npy
 from acccmp.dumps.names import MAPPING_FILE, parse_device
 from acccmp.errors import FormatError, InputError
 from acccmp.kinds import find_kind
@@ -92,39 +92,14 @@ def save_slice(
         raise InputError(f"--dtype {dtype}: not a float type; there are float16, float32, bfloat16, ...")
     parent = Path(folder) if folder is not None else Path.cwd()
     when = when or datetime.now()
-    try:
-        with _made(parent):
-            target = _free(parent / result_name(when))
-            work = Path(tempfile.mkdtemp(prefix=".slice-", dir=parent))
-            try:
-                manifest = _write(part, work, DTYPES[dtype], dict(check or {}), golden or Dump({}), golden_from, when)
-                packed = _zip(work, target.name) if zip else None
-                os.chmod(work, 0o755)
-                os.replace(work, target)
-                if packed is not None:
-                    os.replace(packed, parent / f"{target.name}.zip")
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-                work.with_name(f"{work.name}.zip").unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the slice cannot be written to {parent}: {error.strerror or error}; nothing was left there"
-        ) from error
-    return Bundle(target, manifest, parent / f"{target.name}.zip" if zip else None)
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder, with those above it; those that had to be made are gone again when something goes wrong."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for path in new:
-            with suppress(OSError):
-                path.rmdir()
-        raise
+    target = _free(parent / result_name(when))
+    packed = parent / f"{target.name}.zip" if zip else None
+    with together() as result:
+        work = result.folder(target)
+        manifest = _write(part, work, DTYPES[dtype], dict(check or {}), golden or Dump({}), golden_from, when)
+        if packed is not None:
+            _zip(work, target.name, result.file(packed))
+    return Bundle(target, manifest, packed)
 
 
 def read_manifest(folder: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -139,9 +114,9 @@ def read_manifest(folder: str | Path) -> tuple[Path, dict[str, Any]]:
         if not file.is_file() or file.stat().st_size > MOST_MANIFEST:
             continue
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise FormatError(f"{file}: not JSON ({error}); write the slice again") from None
+            data = reading.parse_json(reading.read_bytes(file, MOST_MANIFEST, root), file)
+        except FormatError as error:
+            raise FormatError(f"{error}; write the slice again") from None
         if isinstance(data, dict) and data.get("schema") == SCHEMA:
             if not _is_whole(data):
                 raise FormatError(f"{file}: lacks what a slice's manifest must say; write the slice again")
@@ -199,9 +174,8 @@ def sniff(evidence: Evidence) -> str:
 
 
 def _holds_more(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        beside = [entry for entry in entries if not entry.name.startswith("dump_result_")]
-    return any(entry.is_dir() or parse_device(entry.name) is not None for entry in beside)
+    beside = [entry for entry in reading.listed(folder) if not entry.name.startswith("dump_result_")]
+    return any(entry.is_folder or parse_device(entry.name) is not None for entry in beside)
 
 
 def _free(path: Path) -> Path:
@@ -213,13 +187,12 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _zip(folder: Path, name: str) -> Path:
-    """`FOLDER.zip` beside the folder, in which it is called `name`."""
-    target = folder.with_name(folder.name + ".zip")
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
-        for path in sorted(folder.rglob("*")):
+def _zip(folder: Path, name: str, file: BinaryIO) -> None:
+    """The folder as a zip archive, in which it is called `name`."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+        for path in sorted(path for place, entries in reading.walked(folder, 8)
+                           for path in (place / entry.name for entry in entries)):
             archive.write(path, Path(name) / path.relative_to(folder))
-    return target
 
 
 # -- what is written ---------------------------------------------------------------------------------------------
@@ -268,14 +241,15 @@ def _write(
         "check": check or {"status": "skipped"},
         "log": engineers_log(part, copied, model_files, inputs),
     }
-    (work / "log.txt").write_text("\n".join(manifest["log"]) + "\n", encoding="utf-8")
-    (work / "README.txt").write_text(_readme(part, manifest), encoding="utf-8")
-    (work / "acl.json").write_text(json.dumps(_acl(), indent=1) + "\n", encoding="utf-8")
-    script = files("acccmp.slicing").joinpath("reproduce.py.txt").read_text(encoding="utf-8")
-    (work / "reproduce.py").write_text(script, encoding="utf-8")
+    texts = {
+        "log.txt": "\n".join(manifest["log"]), "README.txt": _readme(part, manifest),
+        "acl.json": json.dumps(_acl(), indent=1),
+        "reproduce.py": files("acccmp.slicing").joinpath("reproduce.py.txt").read_text(encoding="utf-8"),
+        "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=True),
+    }
     if manifest["check"].get("status") == "FAILED":
-        (work / "FAILED").write_text(str(manifest["check"].get("reason", "")) + "\n", encoding="utf-8")
-    (work / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
+        texts["FAILED"] = str(manifest["check"].get("reason", ""))
+    write_texts({work / name: text.removesuffix("\n") + "\n" for name, text in texts.items()})
     return manifest
 
 
@@ -302,17 +276,12 @@ def _model_facts(graph: Graph) -> dict[str, Any]:
     if graph.path is not None:
         facts["path"] = str(graph.path)
         if graph.path.is_file():
-            facts["sha256"] = _sha256(graph.path)
+            facts["sha256"] = sha256(graph.path)
     return facts
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _file_facts(path: Path, root: Path) -> dict[str, Any]:
-    return {"file": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"file": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _write_input(
@@ -328,10 +297,9 @@ def _write_input(
     }
     ref, original = part.inputs.get(port), golden.get(port) or part.golden.get(port)
     name = file_name(order, tensor)
-    folder.mkdir(exist_ok=True)
     if original is not None:
         path = folder / f"{name}.golden.npy"
-        np.save(path, original.numpy(), allow_pickle=False)
+        write_npy(path, original.numpy())
         facts["golden"] = _file_facts(path, folder.parent)
     if ref is None:
         return facts
@@ -339,7 +307,7 @@ def _write_input(
     facts["taken_from"] = str(at) if at else None
     facts["dumped_file"] = Path(ref.path).name
     stored = folder / f"{name}.dumped.bin"
-    stored.write_bytes(ref.raw())
+    write_bytes(stored, ref.raw())
     facts["dumped"] = {
         **_file_facts(stored, folder.parent), "dtype": ref.dtype.name, "layout": ref.layout, "shape": list(ref.shape),
     }
@@ -347,11 +315,11 @@ def _write_input(
     facts.update(quantised)
     facts["shape"], facts["dtype"] = list(array.shape), str(array.dtype)
     npy = folder / f"{name}.npy"
-    np.save(npy, array, allow_pickle=False)
+    write_npy(npy, array)
     facts["npy"] = _file_facts(npy, folder.parent)
     raw, cast = to_bin(ref.numpy() if quantised else array, dtype, ref.dtype)
     path = folder / f"{name}.bin"
-    path.write_bytes(raw)
+    write_bytes(path, raw)
     facts["bin"] = {**_file_facts(path, folder.parent), **cast}
     return facts
 
@@ -391,10 +359,9 @@ def _write_expected(part: Slice, order: int, tensor: str, folder: Path, golden: 
         ref = dump.get(port) or (part.golden.get(port) if side == "golden" else None)
         if ref is None:
             continue
-        (folder / side).mkdir(parents=True, exist_ok=True)
         path = folder / side / f"{file_name(order, tensor)}.npy"
         array, quantised = dequantised(ref, spec, part.quantisation.get(port) if side == "npu" else None)
-        np.save(path, array, allow_pickle=False)
+        write_npy(path, array)
         facts.update(quantised)
         facts[side] = _file_facts(path, folder.parent)
     return facts
@@ -416,28 +383,29 @@ def _copy_dump_files(part: Slice, folder: Path) -> list[dict[str, str]]:
     taken: set[str] = set()
     for path, (op, reason) in wanted.items():
         role = "inside" if op in inside else "feeds" if op in part.feeding_ops else ""
-        if not role or not os.path.isfile(path):
+        if not role or not os.path.isfile(path) or (reason and reading.refusal(path, part.dump.path)):
             continue
         name = Path(path).name
         if name in taken:
             name = f"{len(taken)}_{name}"
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / name)
+        with reading.opened(path) as source, replacing(folder / name) as file:
+            shutil.copyfileobj(source, file)
         taken.add(name)
         copied.append({"file": f"dump_data/{name}", "op": op, "role": role, **({"damaged": reason} if reason else {})})
     listed = {Path(path).parent / MAPPING_FILE for path in wanted}
-    lines = [line for file in sorted(listed) if file.is_file() for line in _lines_of(file, taken)]
+    lines = [line for file in sorted(listed) for line in _lines_of(file, taken)]
     if lines:
-        (folder / MAPPING_FILE).write_bytes(b"".join(lines))
+        write_bytes(folder / MAPPING_FILE, b"".join(lines))
     return copied
 
 
 def _lines_of(file: Path, names: Collection[str]) -> list[bytes]:
     """The lines of a list of long names that stand for these files."""
-    if file.stat().st_size > MOST_MANIFEST:
+    if reading.refusal(file, file.parent) or file.stat().st_size > MOST_MANIFEST:
         return []
     wanted = {os.fsencode(name) for name in names}
-    return [line for line in file.read_bytes().splitlines(keepends=True) if line.split(b",", 1)[0] in wanted]
+    raw = reading.read_bytes(file, MOST_MANIFEST)
+    return [line for line in raw.splitlines(keepends=True) if line.split(b",", 1)[0] in wanted]
 
 
 # -- words for people --------------------------------------------------------------------------------------------
