@@ -58,7 +58,10 @@ def refusal(path: FilePath, inside: FilePath | None = None) -> str:
 
 def is_inside(path: FilePath, *folders: FilePath) -> bool:
     """Does the path, with all links followed, lie in one of the folders?"""
-    real = Path(os.path.realpath(path))
+    try:
+        real = Path(os.path.realpath(path))
+    except ValueError:  # no file can have such a name
+        return False
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
@@ -207,6 +210,14 @@ def walked(root: FilePath, deepest: int) -> Iterator[tuple[Path, list[Entry]]]:
         yield folder, entries
         if depth < deepest:
             todo += [(folder / entry.name, depth + 1) for entry in entries if entry.is_folder]
+
+
+def check_tree(root: FilePath, deepest: int = 8) -> None:
+    """For a folder that a library will open by itself: FormatError when a file in it is none, or lies elsewhere."""
+    for _, entries in walked(root, deepest):
+        for entry in entries:
+            if not entry.is_folder and (wrong := refusal(entry.path, root)):
+                raise FormatError(f"{entry.path}: {wrong}")
 
 
 # -- texts with a structure --------------------------------------------------------------------------------------

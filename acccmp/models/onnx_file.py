@@ -141,6 +141,8 @@ def place_of(tensor: onnx.TensorProto, model: Path) -> Place:
     path = model.parent / location
     if not reading.is_inside(path, model.parent, model.resolve().parent):
         raise FormatError(f"{what} lie at {location!r}, which leads out of the model's folder")
+    if path.exists() and (wrong := reading.refusal(path)):
+        raise FormatError(f"{what} lie at {location!r}, which {wrong}")
     try:
         offset, size = int(entries.get("offset") or 0), int(entries["length"]) if entries.get("length") else None
     except ValueError:

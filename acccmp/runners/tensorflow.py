@@ -22,6 +22,7 @@ import numpy as np
 
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
+from acccmp.core.reading import check_tree
 from acccmp.core.writing import scratch, write_bytes
 from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError, UnknownName
 from acccmp.models.tensorflow import graph_def, load
@@ -437,6 +438,7 @@ def _without_variables(tf: Any, graph: Graph) -> Any:
             "freeze the whole first (acccmp.runners.tensorflow.freeze) and cut that"
         )
     folder = graph.path if graph.path.is_dir() else graph.path.parent
+    check_tree(folder)
     v1 = tf.compat.v1
     try:
         config = v1.ConfigProto(device_count={"GPU": 0})
