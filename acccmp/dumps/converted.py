@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from acccmp.core import reading
 from acccmp.core.dump import Broken, DumpedOp, Origin, Port, Side
-from acccmp.core.layout import LayoutError, Shape
+from acccmp.core.layout import Shape
 from acccmp.core.tensor import DTYPES, ConvertedRef, DType, TensorRef
 from acccmp.core.writing import replacing
 from acccmp.dumps import arrays
 from acccmp.dumps.ascend import MOST_AXES, FileContent
-from acccmp.errors import FormatError
+from acccmp.errors import FormatError, LayoutError
 
 SCHEMA = "acccmp.converted/1"
 LIST = "converted.json"
@@ -140,14 +141,9 @@ def read(folder: Path) -> Converted | None:
 
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / LIST
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    try:
-        if path.stat().st_size > _LARGEST_LIST:
-            raise FormatError(f"{path}: a list of {path.stat().st_size} bytes")
-        told = json.loads(path.read_text("utf-8", "surrogateescape"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not a readable list of converted tensors: {error!s:.200}") from error
+    told = reading.parse_json(reading.read_text(path, _LARGEST_LIST, folder, "surrogateescape"), path)
     if not isinstance(told, dict) or not str(told.get("schema", "")).startswith("acccmp.converted/"):
         return None
     if told["schema"] != SCHEMA:
