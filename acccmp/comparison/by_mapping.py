@@ -10,16 +10,20 @@ from acccmp.comparison.lookup import Dumped, Found, Golden, why
 from acccmp.core.dump import Port, flatten_name
 from acccmp.core.graph import Node
 from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.names import by_names
 from acccmp.mapping.trace import Trail
 from acccmp.models.device_graph import TASKLESS, split_input
 from acccmp.reports.pair import Pair, Verdict
 
 
-def by_mapping(device: DeviceMap, gold: Golden, dumped: Dumped, notes: list[str]) -> list[Pair]:
-    """Every port that was dumped or should have been, and every golden tensor; `notes` gets what is to be said."""
+def by_mapping(device: DeviceMap, gold: Golden, dumped: Dumped) -> tuple[list[Pair], list[str]]:
+    """Every port that was dumped or should have been, and every golden tensor; and what is to be said.
+
+    Ops of the dump that the mapping does not know are paired by their names.
+    """
     rows: list[Pair] = []
+    notes: list[str] = []
     seen: set[str] = set()
-    with_inputs = any(port.side == "input" for port in dumped.dump)
     for node in device.nodes:
         if node.op_type == "Aipp" or node.attrs.get("aipp") or node.attrs.get("_aipp_inputs"):
             notes.append(
@@ -27,36 +31,16 @@ def by_mapping(device: DeviceMap, gold: Golden, dumped: Dumped, notes: list[str]
                 "with that op's output, and a fault in the pre-processing itself shows only at its own row"
             )
         name = dumped.name_of(node.name)
-        if name is not None:
-            seen.add(name)
-        is_broken = name in dumped.broken
-        if name is None and (node.op_type in TASKLESS or device.is_by_name):
-            continue
-        data = [tensor for tensor in node.inputs if tensor]
-        inputs = dumped.indices(name, "input")
-        if inputs and len(node.inputs) == inputs[-1] + 1:
-            data = list(node.inputs)
-        if is_broken and with_inputs and not inputs:
-            inputs = list(range(len(data)))
-        for index in inputs:
-            port = Port(node.name, "input", index)
-            trail = device.trail(data[index]) if index < len(data) and data[index] else Trail(
-                None, None, None, "nothing says what feeds it",
-            )
-            rows += _row(device, gold, dumped, node, port, name, trail)
-        before = len(rows)
-        count = max([len(node.outputs), *(index + 1 for index in dumped.indices(name, "output"))])
-        for index in range(count):
-            rows += _row(device, gold, dumped, node, Port(node.name, "output", index), name,
-                         device.trail(f"{node.name}:{index}"))
-        told = {row.reason for row in rows[before:] if row.verdict is Verdict.UNREADABLE}
-        for broken in dumped.broken.get(name or "", ()):
-            if why(broken) not in told and (broken.port is None or broken.port.side == "output"):
-                rows.append(replace(
-                    _base(device, dumped, node, broken.port or Port(node.name, "output", 0), name),
-                    verdict=Verdict.UNREADABLE, reason=why(broken),
-                ))
-    rows += _unknown_ops(gold, dumped, seen, len(device.nodes), len(device.members))
+        seen |= {name} if name is not None else set()
+        rows += _op(device, gold, dumped, node, name)
+    if dumped.names - seen:
+        names = by_names(dumped.dump, gold.model if gold.model is not None else gold.dump).beside(gold)
+        for node in names.nodes:
+            if node.name in dumped.names - seen:
+                rows += [
+                    replace(row, order=len(device.nodes), group=len(device.members) + row.group)
+                    for row in _op(names, gold, dumped, node, node.name)
+                ]
     rows += _golden_only(device, gold, rows, seen)
     used = {row.golden_port.node for row in rows if row.golden_port is not None}
     for broken in gold.dump.broken:
@@ -67,6 +51,36 @@ def by_mapping(device: DeviceMap, gold: Golden, dumped: Dumped, notes: list[str]
                              order=order, group=-1))
         elif port.node not in used:
             notes.append(f"golden: {why(broken)} (no device tensor stands for it)")
+    return rows, notes
+
+
+def _op(device: DeviceMap, gold: Golden, dumped: Dumped, node: Node, name: str | None) -> list[Pair]:
+    """The rows of one device op, which the dump calls `name` (None: it was not dumped)."""
+    if name is None and (node.op_type in TASKLESS or device.is_by_name):
+        return []
+    rows: list[Pair] = []
+    data = [tensor for tensor in node.inputs if tensor]
+    inputs = dumped.indices(name, "input")
+    if inputs and len(node.inputs) == inputs[-1] + 1:
+        data = list(node.inputs)
+    if name in dumped.broken and dumped.has_inputs and not inputs:
+        inputs = list(range(len(data)))
+    for index in inputs:
+        trail = device.trail(data[index]) if index < len(data) and data[index] else Trail(
+            None, None, None, "nothing says what feeds it",
+        )
+        rows += _row(device, gold, dumped, node, Port(node.name, "input", index), name, trail)
+    before = len(rows)
+    for index in range(max([len(node.outputs), *(index + 1 for index in dumped.indices(name, "output"))])):
+        port = Port(node.name, "output", index)
+        rows += _row(device, gold, dumped, node, port, name, device.trail(f"{node.name}:{index}"))
+    told = {row.reason for row in rows[before:] if row.verdict is Verdict.UNREADABLE}
+    for broken in dumped.broken.get(name or "", ()):
+        if why(broken) not in told and (broken.port is None or broken.port.side == "output"):
+            rows.append(replace(
+                _base(device, dumped, node, broken.port or Port(node.name, "output", 0), name),
+                verdict=Verdict.UNREADABLE, reason=why(broken),
+            ))
     return rows
 
 
@@ -85,7 +99,7 @@ def _row(
         reason = dumped.why_broken(name, port.side, port.index)
         if reason:
             return [replace(base, verdict=Verdict.UNREADABLE, reason=reason)]
-        return _missing(device, node, port, name, trail, found, base)
+        return _missing(device, gold, node, port, name, trail, found, base)
     if found is None:
         told = "a constant of the device model; golden dumps have no weights" if trail.is_constant else trail.reason
         is_missed = device.is_by_name and node.origins is None and port.side == "output"
@@ -96,6 +110,9 @@ def _row(
         if trail.is_constant or gold.is_constant(found.port.node):
             return [replace(base, verdict=Verdict.INSERTED, golden_port=None,
                             reason="a constant; golden dumps have no weights")]
+        if (port.side == "input" or node.origins == ()) and not gold.has_in_model(found.port.node):
+            return [replace(base, verdict=Verdict.INSERTED, golden_port=None,
+                            reason=f"comes from {found.port.node}, outside of the model")]
         return [replace(base, verdict=Verdict.NO_GOLDEN,
                         reason=found.reason or f"no golden tensor for {found.port}")]
     return [fitted(base, trail, layout=gold.layout(found.port))]
@@ -111,14 +128,15 @@ def _base(device: DeviceMap, dumped: Dumped, node: Node, port: Port, name: str |
 
 
 def _missing(
-    device: DeviceMap, node: Node, port: Port, name: str | None, trail: Trail, found: Found | None, base: Pair,
+    device: DeviceMap, gold: Golden, node: Node, port: Port, name: str | None, trail: Trail, found: Found | None,
+    base: Pair,
 ) -> list[Pair]:
     """What to say of a port that was not dumped. Inputs are their producers' outputs, so nobody misses them."""
     if port.side == "input" or found is None or node.op_type in TASKLESS or trail.steps:
         return []
     if node.attrs.get("_L1_fusion_sub_graph_no") not in (None, "") and node is not device.members[base.group][-1]:
         return [replace(base, verdict=Verdict.FUSED, reason="stays in the core's own memory (L1 fusion)")]
-    if name is not None and found.ref is None:
+    if found.ref is None and (name is not None or not gold.has_in_model(found.port.node)):
         return []
     what = "the op was not dumped" if name is None else "this output was not dumped"
     return [replace(base, verdict=Verdict.NO_NPU, reason=what)]
@@ -128,25 +146,6 @@ def _is_quantised(device: DeviceMap, node: Node, port: Port) -> bool:
     if port.side == "output":
         return node.name in device.quantised
     return port.index < len(node.inputs) and split_input(node.inputs[port.index])[0] in device.quantised
-
-
-def _unknown_ops(gold: Golden, dumped: Dumped, seen: set[str], order: int, group: int) -> list[Pair]:
-    """Ops of the dump that the mapping does not know."""
-    rows = []
-    for extra, name in enumerate(sorted(dumped.names - seen)):
-        op = dumped.dump.ops.get(name)
-        base = Pair(
-            Port(name, "output", 0), op_type=op.op_type if op else "", npu_ops=(name,), order=order,
-            group=group + extra,
-        )
-        for broken in dumped.broken.get(name, ()):
-            rows.append(replace(base, port=broken.port or base.port, verdict=Verdict.UNREADABLE, reason=why(broken)))
-        for port in dumped.ports.get(name, {}).values():
-            rows.append(replace(
-                base, port=port, npu=dumped.dump[port], verdict=Verdict.NO_GOLDEN,
-                reason="the mapping does not know this op",
-            ))
-    return rows
 
 
 def _golden_only(device: DeviceMap, gold: Golden, rows: Sequence[Pair], seen: Collection[str]) -> list[Pair]:

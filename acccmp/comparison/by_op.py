@@ -78,8 +78,14 @@ def _base(dumped: Dumped, name: str, device: DeviceMap | None, place: int) -> Pa
 def _trail(dumped: Dumped, device: DeviceMap | None, port: Port) -> Trail:
     """What mapping and header say of the tensor at a port; nothing stands between two ops of one name."""
     node = device.node(port.node) if device is not None else None
-    if port.side == "input":
+    if device is None or node is None:
+        written = dumped.written_origin(port.node, port.index) if port.side == "output" else None
+        return Trail(None, written, None)
+    inputs = [tensor for tensor in node.inputs if tensor]
+    if port.side == "output":
+        way = device.trail(f"{node.name}:{port.index}")
+        return Trail(None, way.written, way.spec, steps=way.steps, coarsest=way.coarsest)
+    if port.index >= len(inputs):
         return Trail(None, None, None)
-    spec = device.spec(f"{node.name}:{port.index}") if device is not None and node is not None else None
-    written = (spec.origin if spec is not None else None) or dumped.written_origin(port.node, port.index)
-    return Trail(None, written, spec)
+    way = device.trail(inputs[port.index])
+    return Trail(None, None, None, steps=way.steps, coarsest=way.coarsest)

@@ -47,6 +47,11 @@ class Dumped:
     def names(self) -> frozenset[str]:
         return frozenset(self.ports) | frozenset(self.broken)
 
+    @cached_property
+    def has_inputs(self) -> bool:
+        """Were input sections dumped at all?"""
+        return any(port.side == "input" for port in self.dump)
+
     def name_of(self, name: str) -> str | None:
         """The name that this dump has for the op `name`, None if it has none or several that could be it."""
         if name in self.ports or name in self.broken:
@@ -137,6 +142,10 @@ class Golden(Dumped):
         if self.model is not None and (name in self.model or self.model.producer(name) is not None):
             return True
         return self.name_of(name) is not None or name in self.tensors
+
+    def has_in_model(self, name: str) -> bool:
+        """Is `name` an op or a tensor of the model? Without the model: nothing speaks against it."""
+        return self.model is None or self.knows(name)
 
     def is_input(self, name: str) -> bool:
         if name in self.dump.run.inputs:

@@ -58,7 +58,9 @@ def pair(
         gold = Golden(golden, model, asked)
         check_belongs(mapping, golden if model is None or mapping.is_by_name else model, npu)
         device = mapping.beside(gold)
-        rows = mark_outputs(by_mapping(device, gold, dumped, notes), gold, model, device, [], notes)
+        rows, told = by_mapping(device, gold, dumped)
+        notes += told
+        rows = mark_outputs(rows, gold, model, device, [], notes)
     rows = _with_floors(rows, floors or {})
     rows = restrict(rows, valid, gold)
     rows.sort(key=lambda row: (row.order, row.port.side == "output"))

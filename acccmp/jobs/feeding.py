@@ -54,6 +54,7 @@ def feeds_from_dump(graph: Graph, npu: Dump, mapping: DeviceMap | None = None) -
     device = (mapping or by_names(npu, graph)).beside(graph)
     feeds: dict[str, Any] = {}
     sources: list[str] = []
+    notes: list[str] = []
     missing: list[str] = []
     everything = {node.name for node in graph.nodes}
     for tensor in graph.inputs:
@@ -74,6 +75,7 @@ def feeds_from_dump(graph: Graph, npu: Dump, mapping: DeviceMap | None = None) -
             array = array.astype(spec.dtype.numpy)
         feeds[tensor] = array
         sources.append(f"{tensor} from {found.at}")
+        notes += [f"{tensor}: {note}" for note in found.notes]
     if missing:
         raise InputError(
             f"the dump at {npu.path} holds nothing to feed {', '.join(missing)} with; "
@@ -81,7 +83,7 @@ def feeds_from_dump(graph: Graph, npu: Dump, mapping: DeviceMap | None = None) -
         )
     return feeds, [
         f"the model was fed with the device's own dumped inputs ({', '.join(sources)}): "
-        "faults of pre-processing stay invisible"
+        "faults of pre-processing stay invisible", *notes,
     ]
 
 

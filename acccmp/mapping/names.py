@@ -119,10 +119,17 @@ class _Names:
             members = {self._own[op]} if op in self._own else set(self._joined_name(flatten_name(op), taken))
             told = self.dump.ops[op].origins.values() if op in self.dump.ops else ()
             for node in filter(None, (self._node(origin.node) for origin in told)):
+                members = members or self._first(op, taken)
                 members = self._joined({*members, node}, taken - members) or {node}
             taken |= members
             found[op] = tuple(sorted(members, key=self.depth.__getitem__))
         return {**found, **{name: (name,) for name in self.depth if name not in taken and name not in found}}
+
+    def _first(self, op: str, taken: Collection[str]) -> set[str]:
+        """The node whose name an op's name begins with; compilers may put words of their own behind it."""
+        text = flatten_name(op)
+        found = (self._flat[text[:end]] for end in range(len(text), 0, -1) if text[:end] in self._flat)
+        return {node for node in [next(found, "")] if node and node not in taken}
 
     def _joined_name(self, text: str, taken: Collection[str]) -> Collection[str]:
         """The nodes whose names make up `text`, with those between them; none where it can be cut in several ways."""

@@ -122,6 +122,7 @@ def cut(
     if dump is not None and device is not None and len(dump):
         region, found, more = _with_inputs(graph, region, dump, device, given, widen, exact)
         log += more
+    log += [f"{tensor}: {note}" for tensor, entrance in found.items() for note in entrance.notes]
     if all_outputs or around is not None:
         inner = {t for name in region if loop_around(graph, graph[name], "output") for t in graph[name].outputs}
         outputs = [tensor for tensor in graph.keep(region).outputs if tensor not in inner]
