@@ -188,7 +188,8 @@ def test_each_detector_layer_of_a_yolov2_net_is_what_its_definition_says(tmp_pat
     out, counts = yolo_detections(
         [(coords, objects, chances)], [(4, 6)], BIASES["V2"], 4, yolo_inputs()["img_info"], 0.5, 0.25, 64, v2=True,
     )
-    assert counts[:, 0].min() > 3 and counts[:, 0].max() < 64, "some detections, and not only what there is room for"
+    assert counts[:, 0].min() > 3
+    assert counts[:, 0].max() < 64, "some detections, and not only what there is room for"
     np.testing.assert_array_equal(found["box_out_num"], counts)
     assert found["box_out_num"].dtype == np.int32
     assert_close(found["box_out"], out)
@@ -262,7 +263,8 @@ def test_a_slice_through_detector_layers_is_proven(tmp_path: Path, row: tuple[st
     checked = json.loads((folder / "manifest.json").read_text())["self_test"]
     assert checked["status"] == "passed"
     part = acccmp.load(folder / "dump.prototxt", *folder.glob("dump.caffemodel"))
-    assert set(checked["outputs"]) == {name for name in checked["outputs"] if checked["outputs"][name] == 0.0}
+    of_the_end = {str(Port(row[2], "output", place)) for place in range(len(part.node(row[2]).outputs))}
+    assert {judged["port"] for judged in checked["outputs"] if judged["error"] == 0.0} >= of_the_end
     assert all(part.spec(tensor).is_static for node in part.nodes for tensor in node.outputs)
 
 
