@@ -337,7 +337,7 @@ IMAGE = (2, 12, 9, 11)
         ("LSTM", {"recurrent_param": {"num_output": 8}}, [(3, 4, 5), (3, 4)], [(3, 4, 8)]),
         ("DummyData", {"dummy_data_param": {"num": (2,), "channels": (3,), "height": (4,), "width": (5, 6)}}, [],
          [(2, 3, 4, 5), (2, 3, 4, 6)]),
-        ("DetectionOutput", {}, [IMAGE], [None]),
+        ("DetectionOutput", {}, [IMAGE], [(1, 1, None, 7)]),
     ],
 )
 def test_the_shape_that_a_layer_makes(kind: str, attrs: dict, bottoms: list, tops: list) -> None:

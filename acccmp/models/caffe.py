@@ -17,7 +17,7 @@ from typing import Any
 
 from acccmp.core.graph import Graph, Node, Shape, TensorSpec
 from acccmp.core.reading import read_bytes
-from acccmp.core.tensor import TensorRef
+from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import caffe_shapes as shapes
 from acccmp.models.caffe_layers import (
@@ -296,8 +296,7 @@ class _Builder:
         above, problem = shapes.top_shapes(kind, attrs, below, len(outputs))
         if problem:
             self.notes.append(f"the shape that {name!r} ({kind}) makes is unknown: {problem}")
-        for tensor, shape in zip(outputs, above, strict=True):
-            self.specs[tensor] = _spec(tensor, shape)
+        self.specs.update(_specs(kind, outputs, above))
         if not inputs and outputs and kind not in NOT_INPUTS:
             self.inputs += outputs
             unclear = [tensor for tensor in outputs if not self.specs[tensor].is_static]
@@ -433,8 +432,16 @@ def _is_implicit(name: str, tops: Sequence[str]) -> bool:
     return name.endswith("_split") and all(top == f"{name}_{place}" for place, top in enumerate(tops))
 
 
-def _spec(tensor: str, shape: Shape | None) -> TensorSpec:
-    return TensorSpec(tensor, FLOAT32, shape, "NCHW" if shape is not None and len(shape) == 4 else None)
+def _spec(tensor: str, shape: Shape | None, dtype: DType = FLOAT32) -> TensorSpec:
+    return TensorSpec(tensor, dtype, shape, "NCHW" if shape is not None and len(shape) == 4 else None)
+
+
+def _specs(op_type: str, outputs: Sequence[str], made: Sequence[Shape | None]) -> dict[str, TensorSpec]:
+    """The specs of what a layer of this type makes."""
+    return {
+        tensor: _spec(tensor, shape, DTYPES["int32"] if (op_type, place) in shapes.INTEGERS else FLOAT32)
+        for place, (tensor, shape) in enumerate(zip(outputs, made, strict=True))
+    }
 
 
 def with_input_shapes(graph: Graph, given: Mapping[str, Sequence[int]]) -> Graph:
@@ -449,5 +456,5 @@ def with_input_shapes(graph: Graph, given: Mapping[str, Sequence[int]]) -> Graph
             continue
         below = [known[tensor].shape if tensor in known else None for tensor in node.inputs]
         above, _ = shapes.top_shapes(node.op_type, node.attrs, below, len(node.outputs))
-        known.update((tensor, _spec(tensor, shape)) for tensor, shape in zip(node.outputs, above, strict=True))
+        known.update(_specs(node.op_type, node.outputs, above))
     return replace(graph, tensors=known)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,11 +19,38 @@ from acccmp.core.graph import Dim, Shape
 Shapes = list[Shape | None]
 
 
+# What Yolo's detections are chosen by, as Ascend's operators have it when the file is silent.
+_FOUND: dict[str, Any] = {
+    "coords": 4, "relative": True, "obj_threshold": 0.5, "score_threshold": 0.5, "iou_threshold": 0.45,
+    "pre_nms_topn": 512, "post_nms_topn": 512,
+}
+
 # Parameters that only forks of Caffe have: name -> what they are when the file leaves them out.
 FORK_DEFAULTS: dict[str, dict[str, Any]] = {
     "permute_param": {"order": ()},
     "prior_box_param": {"min_size": (), "max_size": (), "aspect_ratio": (), "flip": True},
-    "upsample_param": {"scale": None, "upsample_h": None, "upsample_w": None},
+    "upsample_param": {
+        "scale": None, "stride": None, "stride_h": None, "stride_w": None, "upsample_h": None, "upsample_w": None,
+    },
+    "reorg_param": {"stride": 2, "reverse": False},
+    "pass_through_param": {"stride": 2, "reverse": False},
+    "yolo_param": {
+        "boxes": None, "coords": 4, "classes": 80, "yolo_version": "V3", "softmax": False, "background": False,
+    },
+    "region_param": {
+        "boxes": None, "num": None, "coords": 4, "classes": 20, "softmax": None, "background": False,
+        "boxes_of_each_grid": None,
+    },
+    "yolov2_detection_output_param": {**_FOUND, "biases": (), "boxes": 5},
+    "yolov3_detection_output_param": {
+        **_FOUND, "biases": (), "biases_low": (), "biases_mid": (), "biases_high": (), "boxes": 3,
+        "resize_origin_img_to_net": False,
+    },
+    "detection_output_param": {
+        "num_classes": None, "share_location": True, "background_label_id": 0, "nms_param": None,
+        "code_type": "CORNER", "variance_encoded_in_target": False, "keep_top_k": -1, "confidence_threshold": None,
+    },
+    "nms_param": {"nms_threshold": 0.3, "top_k": -1, "eta": 1.0},
     "roi_pooling_param": {"pooled_h": None, "pooled_w": None},
     "psroi_pooling_param": {"output_dim": None, "group_size": None},
     "shuffle_channel_param": {"group": 1},
@@ -347,16 +375,134 @@ def _second(params: Params, bottoms: Shapes, tops: int) -> Shapes:
     return [bottoms[1]]
 
 
+def magnified(params: Params) -> tuple[int, int] | None:
+    """How many times higher and wider Upsample makes its input; None where the file does not say.
+
+    Ascend's layer has a stride, and what it calls scale multiplies the values; in older forks scale is the size.
+    """
+    strides = [params("upsample_param", f"stride_{side}") or params("upsample_param", "stride") for side in "hw"]
+    if any(strides):
+        return strides[0] or 2, strides[1] or 2
+    scale = params("upsample_param", "scale")
+    return (int(scale), int(scale)) if scale and scale == int(scale) else None
+
+
 def _upsample(params: Params, bottoms: Shapes, tops: int) -> Shapes:
     shape = bottoms[0]
-    block = [params("upsample_param", name) for name in ("upsample_h", "upsample_w", "scale")]
     if shape is None or len(shape) != 4:
         return [None] * tops
-    if block[0] and block[1]:
-        return [(*shape[:2], block[0], block[1])]
-    if not block[2]:
+    height, width = params("upsample_param", "upsample_h"), params("upsample_param", "upsample_w")
+    if height and width:
+        return [(*shape[:2], height, width)]
+    times = magnified(params)
+    if times is None:
         return [None]
-    return [(*shape[:2], *(size * block[2] if isinstance(size, int) else None for size in shape[2:]))]
+    return [(*shape[:2], *(n * by if isinstance(n, int) else None for n, by in zip(shape[2:], times, strict=True)))]
+
+
+# -- detectors (Darknet's layers; Ascend's definitions where it says so) --------------------------------------------
+
+
+def _reorg(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    return _reordered(params("reorg_param", "stride"), params("reorg_param", "reverse"), bottoms[0])
+
+
+def _pass_through(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    block = "reorg_param" if params.block("reorg_param") else "pass_through_param"
+    return _reordered(params(block, "stride"), params(block, "reverse"), bottoms[0])
+
+
+def _reordered(stride: int, reverse: bool, shape: Shape | None) -> Shapes:
+    if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        return [None]
+    c, h, w = (int(size or 0) for size in shape[1:])
+    if (reverse and c % stride**2) or (not reverse and (h % stride or w % stride)):
+        raise ValueError(f"a stride of {stride} does not divide {shape}")
+    if reverse:
+        return [(shape[0], c // stride**2, h * stride, w * stride)]
+    return [(shape[0], c * stride**2, h // stride, w // stride)]
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What each cell of a Yolo or Region layer predicts: `boxes` times (x, y, w, h, object, each class).
+
+    `softmax`: classes exclude each other; with `background` the object is one of them, else it is a sigmoid.
+    """
+
+    boxes: int
+    classes: int
+    softmax: bool
+    background: bool
+
+
+def anchors(params: Params, op_type: str, channels: int) -> Anchors:
+    """The anchors of a Yolo or Region layer that reads so many channels. ValueError where they contradict these, or
+    the file does not say what forks understand differently."""
+    block = "region_param" if op_type == "Region" else "yolo_param"
+    if params("region_param", "boxes_of_each_grid") is not None:
+        raise ValueError("boxes_of_each_grid is of a fork whose Region is another layer")
+    classes, coords = params(block, "classes"), params(block, "coords")
+    boxes = params(block, "boxes") or params(block, "num") or channels // (coords + 1 + classes)
+    if coords != 4 or boxes * (coords + 1 + classes) != channels:
+        raise ValueError(
+            f"{boxes} boxes of {coords} coordinates, an object and {classes} classes are not {channels} channels"
+        )
+    if params(block, "softmax") is None:
+        raise ValueError("region_param does not say whether the classes go through a softmax, and forks differ")
+    second = op_type == "Region" or str(params(block, "yolo_version")).upper() == "V2"
+    return Anchors(boxes, classes, second and params(block, "softmax"), second and params(block, "background"))
+
+
+def padded(count: int) -> int:
+    """The length that Ascend's Yolo layers give `count` values of a row: room for 16 more, in whole blocks of 16."""
+    return (count + 16 + 15) // 16 * 16
+
+
+def _yolo(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    return _predicted(params, "Yolo", bottoms[0], tops)
+
+
+def _region(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    return _predicted(params, "Region", bottoms[0], tops)
+
+
+def _predicted(params: Params, op_type: str, shape: Shape | None, tops: int) -> Shapes:
+    if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        return [None] * tops
+    c, h, w = (int(size or 0) for size in shape[1:])
+    made = anchors(params, op_type, c)
+    if tops == 1:  # Darknet's: in its place
+        return [shape]
+    if tops != 3:
+        raise ValueError(f"{tops} outputs, where one, or coordinates, objects and classes are due")
+    each, every = padded(h * w), padded(made.boxes * h * w)
+    return [(shape[0], 4 * made.boxes, each), (shape[0], every), (shape[0], made.classes, every)]
+
+
+def _yolo_v2_detections(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    return _detections(params("yolov2_detection_output_param", "post_nms_topn"), bottoms, tops)
+
+
+def _yolo_v3_detections(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    return _detections(params("yolov3_detection_output_param", "post_nms_topn"), bottoms, tops)
+
+
+def _detections(most: int, bottoms: Shapes, tops: int) -> Shapes:
+    batch = next((shape[0] for shape in bottoms if shape), None)
+    made: Shapes = [(batch, 6 * most), (batch, 8)]
+    return made[:tops]
+
+
+def _ssd_detections(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    """Of Ascend's layer: how many there are of each image, and rows of 8 numbers."""
+    batch, most = bottoms[0][0] if bottoms[0] else None, params("detection_output_param", "keep_top_k")
+    made: Shapes = [(batch, 8), (batch, (1024 if most == -1 else most + 127) // 128 * 128, 8)]
+    return made[:tops]
+
+
+def _detection_output(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    return [(1, 1, None, 7)]  # a row for each detection
 
 
 def _roi_pooling(params: Params, bottoms: Shapes, tops: int) -> Shapes:
@@ -462,6 +608,14 @@ RULES: dict[str, Callable[[Params, Shapes, int], Shapes]] = {
     "RNN": _recurrent,
     "Accuracy": _accuracy,
     "Upsample": _upsample,
+    "Reorg": _reorg,
+    "PassThrough": _pass_through,
+    "Yolo": _yolo,
+    "Region": _region,
+    "YoloV2DetectionOutput": _yolo_v2_detections,
+    "YoloV3DetectionOutput": _yolo_v3_detections,
+    "SSDDetectionOutput": _ssd_detections,
+    "DetectionOutput": _detection_output,
     "ROIPooling": _roi_pooling,
     "PSROIPooling": _psroi_pooling,
     "Input": _input,
@@ -471,6 +625,9 @@ RULES: dict[str, Callable[[Params, Shapes, int], Shapes]] = {
     "ImageData": _image_data,
     "Parameter": _parameter,
 }
+
+# Tops that hold whole numbers: (type, place). Every other blob is float32.
+INTEGERS = frozenset({("YoloV2DetectionOutput", 1), ("YoloV3DetectionOutput", 1), ("SSDDetectionOutput", 0)})
 
 
 def top_shapes(op_type: str, attrs: Mapping[str, Any], bottoms: Shapes, tops: int) -> tuple[Shapes, str]:

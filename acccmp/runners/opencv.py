@@ -9,6 +9,7 @@ bit-equal with 1 and 2 threads on the nets of ../shared/data).
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from acccmp.models.caffe_layers import EVALUATION, NOT_INPUTS
 from acccmp.models.caffe_shapes import Params, defaults, fits, weight_shapes
 from acccmp.models.caffe_text import Block, quoted
 from acccmp.models.caffe_weights import caffemodel
+from acccmp.runners import detectors
 from acccmp.runners.runner import Captured, installed
 
 Arrays = dict[str, np.ndarray]
@@ -54,7 +56,7 @@ UNDERSTOOD = {
     "pooling_param": ("ceil_mode",),
 }
 BLOCKS_UNDERSTOOD = frozenset({
-    "permute_param", "prior_box_param", "detection_output_param", "norm_param", "roi_pooling_param",
+    "permute_param", "prior_box_param", "norm_param", "roi_pooling_param",
     "psroi_pooling_param", "proposal_param",
 })
 
@@ -80,7 +82,8 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] 
     todo, unfed = _fed(graph, todo, feeds)
     with _quiet(cv2):
         made, skipped = _computed(cv2, graph.keep(node.name for node in todo), feeds, {**bare, **unfed})
-    made, notes = _in_caffes_shapes(graph, made)
+    made, odd = _in_caffes_shapes(graph, made)
+    notes = [*odd, *detectors.notes([node for node in graph.nodes if not made.keys().isdisjoint(node.outputs)])]
     keep = None if wanted is None else set(wanted)
     tensors: dict[Port, np.ndarray] = {}
     for tensor in graph.inputs:
@@ -242,6 +245,8 @@ def _runnable(graph: Graph, todo: list[Node]) -> tuple[list[Node], dict[str, str
 
 def _deaf_to(node: Node) -> str:
     """What of a layer OpenCV would leave out of account: a parameter, or all outputs but one; "" if nothing."""
+    if node.op_type in detectors.LAYERS:
+        return ""
     average = node.op_type == "Pooling" and Params(node.attrs)("pooling_param", "pool") != "MAX"
     if len(node.outputs) > 1 and (average or node.op_type not in SEVERAL_OUTPUTS):
         return f"it knows no such type with {len(node.outputs)} outputs"
@@ -294,6 +299,29 @@ def _quiet(cv2: Any) -> Iterator[None]:
 
 
 def _computed(cv2: Any, part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
+    """What can be computed of `part`, in stretches of OpenCV's layers and of those in numpy; and what is lost."""
+    made: Arrays = {}
+    for ours, nodes in itertools.groupby(part.nodes, key=lambda node: node.op_type in detectors.LAYERS):
+        stretch, given = part.keep(node.name for node in nodes), {**feeds, **made}
+        more, lost = _in_numpy(stretch, given, lost) if ours else _in_opencv(cv2, stretch, given, lost)
+        made.update(more)
+    return made, lost
+
+
+def _in_numpy(part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
+    known = dict(feeds)
+    for node in part.nodes:
+        todo, lost = _below([node], lost)
+        if not todo:
+            continue
+        try:
+            known.update(zip(node.outputs, detectors.compute(node, [known[name] for name in node.inputs]), strict=True))
+        except ValueError as error:
+            lost.update(dict.fromkeys(node.outputs, f"cannot run {node.name} ({node.op_type}): {error}"))
+    return {tensor: array for tensor, array in known.items() if tensor not in feeds}, lost
+
+
+def _in_opencv(cv2: Any, part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
     """What OpenCV can compute of `part`, and what is lost: the layers that it cannot run are found by halving.
 
     Each half is fed with what the one before it made, so that many bad layers cost no more than a few good runs.
@@ -308,8 +336,8 @@ def _computed(cv2: Any, part: Graph, feeds: Arrays, lost: dict[str, str]) -> tup
         if len(todo) == 1:
             return {}, {**lost, **dict.fromkeys(todo[0].outputs, _refused(todo[0], str(error)))}
     middle = len(todo) // 2
-    first, lost = _computed(cv2, part.keep(node.name for node in todo[:middle]), feeds, lost)
-    second, lost = _computed(cv2, part.keep(node.name for node in todo[middle:]), {**feeds, **first}, lost)
+    first, lost = _in_opencv(cv2, part.keep(node.name for node in todo[:middle]), feeds, lost)
+    second, lost = _in_opencv(cv2, part.keep(node.name for node in todo[middle:]), {**feeds, **first}, lost)
     return {**first, **second}, lost
 
 
