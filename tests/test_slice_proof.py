@@ -13,9 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 from test_slicing import residual_net, run_cli
 
+from acccmp.core.dump import DumpedOp
 from acccmp.core.graph import Graph
+from acccmp.devices.device import DeviceRun
+from acccmp.dumps.ascend import write_file
 from acccmp.dumps.read import read_dump
-from acccmp.emulator.emulate import Emulated, Fault, emulate
+from acccmp.emulator.emulate import Fault, emulate
 from acccmp.jobs.compare_slice import bundled_inputs
 from acccmp.models.load import load
 from acccmp.slicing.bundle import read_manifest
@@ -30,7 +33,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     return residual_net(tmp_path_factory.mktemp("net") / "residual.onnx")
 
 
-def cut_out(net: Graph, made: Emulated, out: Path, *more: object) -> tuple[subprocess.CompletedProcess[str], Path]:
+def cut_out(net: Graph, made: DeviceRun, out: Path, *more: object) -> tuple[subprocess.CompletedProcess[str], Path]:
     """`acccmp slice` of conv2 .. relu2, and the folder that it wrote."""
     where = ("--dump", made.dump, "--mapping", made.mapping, "-o", out)
     ran = run_cli("slice", net.path, *STRETCH, *where, *more)
@@ -44,7 +47,7 @@ def reproduce(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def again(folder: Path, where: Path, *faults: str) -> Emulated:
+def again(folder: Path, where: Path, *faults: str) -> DeviceRun:
     """The written slice on the emulated device, fed with the folder's raw inputs."""
     part = load(folder)
     feeds = bundled_inputs(*read_manifest(folder), part)
@@ -155,7 +158,7 @@ def test_a_slice_without_weights_has_no_conversion_command(samples: Path, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def overflowing(net: Graph, tmp_path_factory: pytest.TempPathFactory) -> Emulated:
+def overflowing(net: Graph, tmp_path_factory: pytest.TempPathFactory) -> DeviceRun:
     """A device whose float16 cannot hold what conv2 gives."""
     made = emulate(net, {"x": X * 8000}, tmp_path_factory.mktemp("overflow"))
     stored = next(ref for port, ref in read_dump(made.dump).items() if str(port) == "relu2:output:0")
@@ -164,7 +167,7 @@ def overflowing(net: Graph, tmp_path_factory: pytest.TempPathFactory) -> Emulate
 
 
 def test_a_slice_of_an_overflowing_layer_is_not_called_healthy(
-    net: Graph, overflowing: Emulated, tmp_path: Path,
+    net: Graph, overflowing: DeviceRun, tmp_path: Path,
 ) -> None:
     ran, folder = cut_out(net, overflowing, tmp_path)
     assert ran.returncode == 0, "the slice itself is proven"
@@ -289,3 +292,32 @@ def test_coverage_counts_the_ports_of_the_slice_only(net: Graph, tmp_path: Path)
         assert "no_golden" not in report["counts"]
         assert [row["originals"] for row in report["comparisons"] if row["is_output"]] == [["relu2"]]
         assert not any("fc" in row["originals"] for row in report["comparisons"])
+
+
+def test_a_golden_of_zeros_is_judged_alike_everywhere(tmp_path: Path) -> None:
+    """Beside all zeros any relative distance is infinite: the absolute error decides, for acccmp and reproduce.py."""
+    nodes = [
+        helper.make_node("Neg", ["x"], ["n"], "minus"), helper.make_node("Relu", ["n"], ["r"], "zero"),
+        helper.make_node("Identity", ["r"], ["y"], "out"),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 8]) for name in ("x", "y")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "zeros", info[:1], info[1:]), opset_imports=[helper.make_opsetid("", 13)],
+    )
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "zeros.onnx")
+    minus = -np.abs(X.reshape(-1)[:16].reshape(2, 8)).astype(np.float16)
+    for name, given, code in (("same", 0.0, 0), ("tiny", 2e-5, 0), ("wrong", 0.5, 1)):
+        dump = tmp_path / name
+        dump.mkdir()
+        write_file(dump, DumpedOp("minus", "Neg", time=1700000000000000, task=1, stream=1), [], [minus])
+        zero = np.full((2, 8), given, np.float16)
+        write_file(dump, DumpedOp("zero", "Relu", time=1700000000000001, task=2, stream=1), [], [zero])
+        ran = run_cli("slice", tmp_path / "zeros.onnx", "-s", "zero", "-e", "zero", "--dump", dump, "-o", dump / "out",
+                      "--json")
+        told = json.loads(ran.stdout)
+        assert ran.returncode == 0, ran.stderr
+        assert told["device"]["outputs"][0]["judged_by"] == "MaxAbsoluteError"
+        assert told["device"]["status"] == ("DIFFERS" if code else "agrees")
+        assert told["device"]["outputs"][0]["metrics"]["RelativeEuclideanDistance"] == ("Infinity" if given else 0)
+        assert reproduce(Path(told["folder"])).returncode == code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def added_inputs(graph: Graph, blobs: Mapping[str, str] | None = None) -> tuple[
             continue
         readers = graph.consumers(tensor)
         start = readers[0].node if readers else tensor
-        name = f"{start}_input_{count.get(start, 0)}"
+        name = re.sub(r"[^A-Za-z0-9_./-]", "_", f"{start}_input_{count.get(start, 0)}")  # ATC's command line names it
         count[start] = count.get(start, 0) + 1
         while name in taken:
             name += "_"

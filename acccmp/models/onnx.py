@@ -623,6 +623,45 @@ def save(graph: Graph, folder: str | os.PathLike[str], stem: str = "dump") -> li
     return onnx_file.write_model(model_proto(graph), source_of(graph).path, Path(folder), stem)
 
 
+def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """`graph` with inputs under other names, in the messages of its nodes too: what `save` writes has the new names."""
+    source = source_of(graph)
+
+    def called(tensor: str) -> str:
+        return names.get(tensor, tensor)
+
+    nodes = []
+    for node in graph.nodes:
+        if not names.keys().isdisjoint(node.slots):
+            proto = type(node.source)()
+            proto.CopyFrom(node.source)
+            _rename_reads(proto, names)
+            node = replace(
+                node, inputs=tuple(map(called, node.inputs)), captures=tuple(map(called, node.captures)), source=proto,
+            )
+        nodes.append(node)
+    return replace(
+        graph, nodes=tuple(nodes), inputs=tuple(map(called, graph.inputs)),
+        tensors={called(name): replace(spec, name=called(name)) for name, spec in graph.tensors.items()},
+        source=replace(source, types={called(name): kind for name, kind in source.types.items()}),
+    )
+
+
+def _rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Let a node, and the bodies in it, read tensors under other names."""
+    for place, tensor in enumerate(node.input):
+        node.input[place] = names.get(tensor, tensor)
+    for attribute in node.attribute:
+        for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+            own |= {tensor for inner in body.node for tensor in inner.output}
+            outer = {old: new for old, new in names.items() if old not in own}
+            for inner in body.node:
+                _rename_reads(inner, outer)
+            for value in body.output:
+                value.name = outer.get(value.name, value.name)
+
+
 def source_of(graph: Graph) -> OnnxSource:
     """What the graph came from. InputError for graphs that came from no ONNX file."""
     if not isinstance(graph.source, OnnxSource):

@@ -31,7 +31,7 @@ from acccmp.kinds import find_kind
 from acccmp.mapping.reading import dequantised
 from acccmp.models.load import load as load_model
 from acccmp.slicing.cut import Slice
-from acccmp.slicing.instructions import acl_json, atc_command, engineers_log, readme, why_not_converted
+from acccmp.slicing.instructions import acl_json, atc_command, engineers_log, is_plain, readme, why_not_converted
 from acccmp.slicing.manifest import (
     SCHEMA,
     AsDumped,
@@ -193,10 +193,11 @@ def _zip(folder: Path, name: str, file: BinaryIO) -> None:
 
 
 def _write(part: Slice, work: Path, dtype: DType, proof: Proof, when: datetime) -> Manifest:
-    model_files = [Path(path) for path in find_kind(part.graph.format).function("save")(part.graph, work, "dump")]
+    graph, true = _with_plain_inputs(part.graph)
+    model_files = [Path(path) for path in find_kind(graph.format).function("save")(graph, work, "dump")]
     inputs = tuple(
-        _write_input(part, order, names, work / "inputs", dtype, proof.golden)
-        for order, names in enumerate(_names_in_file(part.graph, model_files))
+        _write_input(part, order, (true.get(tensor, tensor), name, layer), work / "inputs", dtype, proof.golden)
+        for order, (tensor, name, layer) in enumerate(_names_in_file(graph, model_files))
     )
     outputs = tuple(
         _write_expected(part, order, tensor, work / "expected", proof.golden)
@@ -210,7 +211,7 @@ def _write(part: Slice, work: Path, dtype: DType, proof: Proof, when: datetime) 
             work / "golden", ((port, ref.numpy()) for port, ref in proof.golden.items()),
             {"model": asdict(model), "runner": {"name": run.runner, "version": run.version}, "inputs": {}},
         )
-    no_atc = why_not_converted(part, proof.self_test)
+    no_atc = why_not_converted(part, inputs, proof.self_test)
     manifest = Manifest(
         made=when.isoformat(timespec="seconds"),
         model=model,
@@ -243,6 +244,33 @@ def _write(part: Slice, work: Path, dtype: DType, proof: Proof, when: datetime) 
         texts["FAILED"] = manifest.self_test.reason
     write_texts({work / name: text.removesuffix("\n") + "\n" for name, text in texts.items()})
     return manifest
+
+
+def _with_plain_inputs(graph: Graph) -> tuple[Graph, dict[str, str]]:
+    """The part with inputs that a command line can name (`--input_shape="NAME:1,3;..."` knows no quoting), and the
+    true names of those tensors that had to be renamed. What ATC calls an input is the tensor of an ONNX model, and the
+    layer or node that makes it elsewhere."""
+    taken = {*graph.inputs, *graph.weights, *(tensor for node in graph.nodes for tensor in node.outputs)}
+    taken |= {node.name for node in graph.nodes}
+    called: dict[str, str] = {}
+    odd = graph.inputs if graph.format == "onnx" else [node.name for node in graph.nodes if node.op_type == "Input"]
+    for name in odd:
+        if not is_plain(name):
+            free = plain = re.sub(r"[^A-Za-z0-9_./-]", "_", name) or "input"
+            number = 1
+            while free in taken:
+                number += 1
+                free = f"{plain}_{number}"
+            taken.add(free)
+            called[name] = free
+    if graph.format == "onnx" and called:
+        from acccmp.models.onnx import renamed
+
+        return renamed(graph, called), {new: old for old, new in called.items()}
+    if called:
+        nodes = (replace(node, name=called.get(node.name, node.name)) for node in graph.nodes)
+        return replace(graph, nodes=tuple(nodes)), {}
+    return graph, {}
 
 
 def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str, str]]:

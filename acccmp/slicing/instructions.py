@@ -23,12 +23,20 @@ def _quoted(text: str) -> str:
     return '"' + re.sub(r'([\\"$`])', r"\\\1", "".join(c if c.isprintable() else "?" for c in text)) + '"'
 
 
-def why_not_converted(part: Slice, self_test: SelfTest) -> str:
-    """Why this slice must not be converted for the device; "" if it may."""
+def is_plain(name: str) -> bool:
+    """Can ATC's command line name an input so? `;` and `:` part its lists."""
+    return re.fullmatch(r"[A-Za-z0-9_./\\>-]+", name) is not None
+
+
+def why_not_converted(part: Slice, inputs: Iterable[Input], self_test: SelfTest) -> str:
+    """Why this slice must not or cannot be converted for the device; "" if it can."""
     bare = [node.name for node in part.graph.nodes if part.graph.format == "caffe" and _lacks_weights(part.graph, node)]
     if bare:
         more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
         return f"there are no weights for {', '.join(bare[:3])}{more}: give the caffemodel too (--weights FILE)"
+    odd = next((end.layer for end in inputs if not is_plain(end.layer)), None)
+    if odd is not None:
+        return f"ATC's command line cannot name its input {odd!r}"
     return "its self-test does not hold" if self_test.status == "FAILED" else ""
 
 
@@ -104,6 +112,7 @@ def engineers_log(
         named = ", ".join(by_op.get(op, ["not dumped"]))
         answers = answers or "no original layer"
         lines.append(f"device op {op} answers {answers}; output file: {named}; input file: {named}")
+    lines += [f"{end.tensor} is the input {end.name} of the sub-model" for end in inputs if end.name != end.tensor]
     lines += [f"{tensor}: input taken from {at}" for tensor, at in part.taken_from.items()]
     layers = [node.name for node in part.graph.nodes if node.name not in part.whole.constants]
     lines.append("exported layers: " + ", ".join(layers))
