@@ -111,6 +111,8 @@ def test_every_extra_is_named_where_its_package_is_missing() -> None:
     extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS.values()) == extras.keys() - {"all", "dev"}
     assert re.findall(r"\w+", extras["all"][0]) == ["acccmp", *(name for name in extras if name not in ("all", "dev"))]
+
+
 # -- two doors to the disk ---------------------------------------------------------------------------------------
 
 DOORS = ("core/reading.py", "core/writing.py")

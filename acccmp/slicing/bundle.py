@@ -184,8 +184,7 @@ def _free(path: Path) -> Path:
 def _zip(folder: Path, name: str, file: BinaryIO) -> None:
     """The folder as a zip archive, in which it is called `name`."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
-        for path in sorted(path for place, entries in reading.walked(folder, 8)
-                           for path in (place / entry.name for entry in entries)):
+        for path in sorted(Path(entry.path) for _, entries in reading.walked(folder, 8) for entry in entries):
             archive.write(path, Path(name) / path.relative_to(folder))
 
 
@@ -235,14 +234,14 @@ def _write(part: Slice, work: Path, dtype: DType, proof: Proof, when: datetime) 
         log=tuple(engineers_log(part, copied, model_files, inputs)),
     )
     texts = {
-        "log.txt": "\n".join(manifest.log), "README.txt": readme(part, manifest),
-        "acl.json": json.dumps(acl_json(), indent=1),
+        "log.txt": "\n".join(manifest.log) + "\n", "README.txt": readme(part, manifest),
+        "acl.json": json.dumps(acl_json(), indent=1) + "\n",
         "reproduce.py": files("acccmp.slicing").joinpath("reproduce.py.txt").read_text(encoding="utf-8"),
-        "manifest.json": json.dumps(manifest.as_json(), indent=1, ensure_ascii=True, allow_nan=False),
+        "manifest.json": json.dumps(manifest.as_json(), indent=1, ensure_ascii=True, allow_nan=False) + "\n",
     }
     if manifest.self_test.status == "FAILED":
-        texts["FAILED"] = manifest.self_test.reason
-    write_texts({work / name: text.removesuffix("\n") + "\n" for name, text in texts.items()})
+        texts["FAILED"] = manifest.self_test.reason + "\n"
+    write_texts({work / name: text for name, text in texts.items()})
     return manifest
 
 
@@ -406,8 +405,9 @@ def _copy_dump_files(part: Slice, folder: Path) -> tuple[DumpFile, ...]:
     copied: list[DumpFile] = []
     taken: set[str] = set()
     for path, (op, reason) in wanted.items():
-        is_mine = op in inside or op in part.feeding_ops
-        if not is_mine or not os.path.isfile(path) or (reason and reading.refusal(path, part.dump.path)):
+        if (op not in inside and op not in part.feeding_ops) or not os.path.isfile(path):
+            continue
+        if reason and reading.refusal(path, part.dump.path):  # what a link brings from elsewhere stays there
             continue
         name = Path(path).name
         if name in taken:

@@ -215,10 +215,7 @@ class Manifest:
     @classmethod
     def of(cls, text: bytes, where: str) -> Manifest | None:
         """The manifest that `as_json` gave; None for JSON of another kind. FormatError where it is damaged."""
-        try:
-            found = parse_json(text, where)
-        except FormatError as error:
-            raise FormatError(f"{error}; write the slice again") from None
+        found = parse_json(text, where)
         schema = found.get("schema") if isinstance(found, dict) else None
         if not str(schema).startswith("acccmp.slice/"):
             return None
