@@ -5,6 +5,7 @@
     │   └── UnknownName         a node or tensor that the model does not have (close matches are in the message)
     ├── FormatError             a file is not what it claims to be, or is damaged
     ├── MissingExtra            an optional package is not installed (the message has the pip line)
+    ├── LayoutError             a stored shape cannot hold what it should in its layout
     ├── RunError                a model could not be run
     ├── MappingError            a mapping does not belong to this model or dump
     └── SliceError              a slice is not closed; each missing tensor is named
@@ -40,6 +41,10 @@ class UnknownName(InputError):
 
 class FormatError(AcccmpError):
     """A file is not what it claims to be, or is damaged. The message begins with the file's name."""
+
+
+class LayoutError(AcccmpError, ValueError):
+    """A layout does not fit a shape; the message says which and why."""
 
 
 class MissingExtra(AcccmpError):

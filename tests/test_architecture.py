@@ -111,3 +111,62 @@ def test_every_extra_is_named_where_its_package_is_missing() -> None:
     extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS.values()) == extras.keys() - {"all", "dev"}
     assert re.findall(r"\w+", extras["all"][0]) == ["acccmp", *(name for name in extras if name not in ("all", "dev"))]
+
+
+# -- two doors to the disk ---------------------------------------------------------------------------------------
+
+DOORS = ("core/reading.py", "core/writing.py")
+# What opens, lists, parses or writes files, by the last parts of the name that is called.
+ENTRANCES = {
+    *("open", "os.open", "os.fdopen", "io.open", "np.load", "np.loadtxt", "np.fromfile", "np.memmap", "np.genfromtxt"),
+    *("mmap.mmap", "json.load", "json.loads", "tomllib.load", "tomllib.loads", "sqlite3.connect", "zipfile.ZipFile"),
+    *("tarfile.open", "gzip.open", "onnx.load", "onnx.load_model", "os.scandir", "os.listdir", "os.walk", "glob.glob"),
+    *("*.read_text", "*.read_bytes", "*.iterdir", "*.rglob", "*.glob", "*.open"),
+}
+EXITS = {
+    *("os.replace", "os.rename", "os.remove", "os.unlink", "os.mkdir", "os.makedirs", "os.rmdir", "os.link"),
+    *("shutil.copyfile", "shutil.copy", "shutil.copy2", "shutil.copytree", "shutil.move", "shutil.rmtree", "json.dump"),
+    *("np.save", "np.savez", "np.savez_compressed", "np.savetxt", "tempfile.mkdtemp", "tempfile.mkstemp"),
+    *("tempfile.TemporaryDirectory", "tempfile.NamedTemporaryFile", "tempfile.TemporaryFile", "onnx.save"),
+    *("onnx.save_model", "*.write_text", "*.write_bytes", "*.unlink", "*.mkdir", "*.rmdir", "*.rename", "*.touch"),
+    *("*.tofile", "*.savefig", "*.symlink_to"),
+}
+# The few that may, each with its reason.
+ALLOWED = {
+    ("cli/compare.py", "json.loads"): "the text of a report that was made a line above",
+    ("demo.py", "json.loads"): "a file of this repository",
+    ("demo.py", "*.read_text"): "a file of this repository",
+    ("dumps/arrays.py", "np.loadtxt"): "is given lines of text, no file",
+    ("dumps/msprobe.py", "*.glob"): "a pattern over two levels; each folder found is asked for where it lies",
+    ("inputs/files.py", "*.open"): "Pillow, which is given a file that the door has opened",
+    ("releases/history.py", "sqlite3.connect"): "SQLite opens its file by itself; the door is asked about it before",
+    ("reports/canvas.py", "*.savefig"): "matplotlib, which is given a file of the writer, or memory",
+    ("slicing/bundle.py", "zipfile.ZipFile"): "packs into a file of the writer",
+    ("slicing/bundle.py", "*.read_text"): "the package's own script, from its resources",
+    ("slicing/bundle.py", "*.glob"): "one pattern; whatever it finds is opened through the door",
+}
+
+
+def entrances(path: Path) -> set[str]:
+    """The rows of ENTRANCES and EXITS that a module calls."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name):
+            found.add(node.func.id)
+        elif isinstance(node.func, ast.Attribute):
+            of = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            found.add(f"{of}.{node.func.attr}")
+            if of not in ("reading", "writing"):
+                found.add(f"*.{node.func.attr}")
+    return found & (ENTRANCES | EXITS)
+
+
+def test_only_the_two_doors_open_and_write_files() -> None:
+    called = {
+        (name, call) for path in modules() if (name := str(path.relative_to(PACKAGE))) not in DOORS
+        for call in entrances(path)
+    }
+    assert called - ALLOWED.keys() == set(), "open files through acccmp.core.reading, write them through core.writing"
+    assert ALLOWED.keys() - called == set(), "these need no exception any more"

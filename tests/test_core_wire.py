@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acccmp.core import wire
-from acccmp.core.wire import CutOff, Damaged, FileBytes, Payload, PayloadTable, fields, mapped, thin
+from acccmp.core.reading import mapped
+from acccmp.core.wire import CutOff, Damaged, FileBytes, Payload, PayloadTable, fields, thin
 from acccmp.errors import FormatError
 from acccmp.schemas import dump_pb2
 
@@ -155,6 +156,6 @@ def test_a_file_is_mapped_or_one_line_says_why_not(tmp_path: Path) -> None:
         assert isinstance(view, mmap.mmap)
         assert view[:] == b"\x08\x01"
     assert view.closed
-    for name, told in (("empty", "is empty"), ("missing", "No such file"), (".", "directory")):
+    for name, told in (("empty", "is empty"), ("missing", "No such file"), (".", "is a folder")):
         with pytest.raises(FormatError, match=told), mapped(tmp_path / name):
             pass

@@ -33,5 +33,6 @@ def test_a_job_that_fails_leaves_what_was_there_and_nothing_else(tmp_path: Path)
 
 
 def test_a_disk_that_says_no_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written: No such file"), replacing(tmp_path / "missing/f"):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/f: cannot be written: Not a directory"), replacing(tmp_path / "file/f"):
         pass

@@ -413,7 +413,8 @@ def test_a_name_longer_than_a_file_system_takes_goes_into_mapping_csv(tmp_path: 
 
 
 def test_a_full_disk_or_missing_folder_is_our_error_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
+    (tmp_path / "no").write_text("in the way")
+    with pytest.raises(InputError, match="no/file: cannot be written"):
         write_file(tmp_path / "no" / "file", DumpedOp("a", "A", time=1), [], [halves(3)])
 
 

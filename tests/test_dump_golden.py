@@ -110,7 +110,7 @@ def test_an_npz_member_of_objects_or_of_too_many_bytes_is_broken_alone(tmp_path:
 def test_a_cut_off_npz_is_one_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.zeros(100))
     path = put(tmp_path, "b.npz", (tmp_path / "a.npz").read_bytes()[:-40])
-    with pytest.raises(FormatError, match="a damaged zip archive"):
+    with pytest.raises(FormatError, match=r"b\.npz: no zip archive that can be read"):
         read_dump(path)
 
 
@@ -220,7 +220,7 @@ def test_a_manifest_of_a_later_version_or_cut_off_is_an_error(tmp_path: Path) ->
     with pytest.raises(FormatError, match="golden/9"):
         read_dump(tmp_path)
     (tmp_path / "manifest.json").write_text('{"schema":"acccmp.gol')
-    with pytest.raises(FormatError, match="not a readable manifest"):
+    with pytest.raises(FormatError, match=r"manifest\.json: not JSON"):
         read_dump(tmp_path)
 
 

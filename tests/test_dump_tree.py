@@ -254,7 +254,7 @@ def test_a_pipe_among_the_files_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f"Op.pipe.5.1.{T + 9}")
     dump = read_dump(tmp_path)
     assert len(dump) == 2
-    assert any("Op.pipe" in note for note in dump.notes)
+    assert [(b.name, "is a named pipe" in b.reason) for b in dump.broken] == [("pipe", True)]
     with pytest.raises(InputError, match="neither a file nor a folder"):
         read_dump(tmp_path / f"Op.pipe.5.1.{T + 9}")
 

@@ -334,12 +334,12 @@ def test_nothing_half_written_is_left_when_the_weights_cannot_be_read(tmp_path: 
     out = tmp_path / "out"
     with pytest.raises(FormatError, match=r"net\.caffemodel"):
         save(graph, out)
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 def test_a_place_that_cannot_be_written_to_and_a_stem_with_a_path(tmp_path: Path) -> None:
     graph = load(*v2_net(tmp_path))
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="cannot be written"):
         save(graph, tmp_path / "net.prototxt")
     with pytest.raises(InputError, match="no plain file name"):
         save(graph, tmp_path, "../dump")

@@ -35,7 +35,7 @@ from tensorflow_graphs import (
 
 import acccmp
 from acccmp.core.graph import Graph
-from acccmp.errors import SliceError
+from acccmp.errors import InputError, SliceError
 from acccmp.models.tensorflow import load, save
 from acccmp.schemas import tensorflow_pb2 as schema
 
@@ -351,7 +351,7 @@ def test_handles_variables_and_unknown_types_cannot_be_inputs(tmp_path: Path) ->
 def test_a_folder_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     graph = load(write(tmp_path / "g.pb", placeholder("x", 2), node("y", "Neg", "x", T=F)))
     (tmp_path / "dump.pb").mkdir()  # os.replace cannot put a file over a folder
-    with pytest.raises(SliceError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written: a folder is there"):
         save(graph, tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["dump.pb", "g.pb"]
 

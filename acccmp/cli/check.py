@@ -138,9 +138,10 @@ def _write_baseline(checked: Check, standard: Standard, model: str, lost: str) -
 
 
 def write_pipeline_files(checked: Check, files: PipelineFiles) -> None:
-    """Each file that was asked for, whole or not at all."""
+    """What was asked for: JUnit, SARIF and Markdown together or not at all."""
+    from acccmp.core.writing import write_texts
     from acccmp.reports import ci
-    from acccmp.reports.files import write_reports, write_text
+    from acccmp.reports.files import write_reports
 
     changes = ci.Changes(
         new=checked.drifts, fixed=checked.improvements, unchanged=checked.unchanged, accepted=checked.accepted,
@@ -150,9 +151,7 @@ def write_pipeline_files(checked: Check, files: PipelineFiles) -> None:
         (files.sarif, lambda: ci.sarif(checked.reports, changes)),
         (files.markdown, lambda: ci.markdown(checked.reports, changes)),
     ]
-    for path, form in forms:
-        if path:
-            write_text(Path(path), form())
+    write_texts({Path(path): form() for path, form in forms if path})
     if files.out:
         write_reports(checked.reports, files.out)
 

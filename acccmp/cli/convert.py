@@ -62,7 +62,6 @@ def _freeze(paths: Sequence[str], out: str, as_json: bool) -> int:
     for path, graph in zip(paths, graphs, strict=True):
         if graph.format != "tensorflow":
             raise InputError(f"{path} is a model of {graph.format}; --to pb freezes SavedModels of TensorFlow")
-    Path(out).mkdir(parents=True, exist_ok=True)
     stems = [Path(path).resolve().name.removesuffix(".pb") for path in paths]
     made = [freeze(graph, Path(out) / f"{stem}.pb") for graph, stem in zip(graphs, stems, strict=True)]
     if as_json:

@@ -29,12 +29,13 @@ def history() -> None:
 @click.option("--case", default="default", show_default=True)
 def history_add(file: str, reports: tuple[str, ...], release: str, case: str) -> int:
     """Keep reports (report.json files of `acccmp compare -o`) as one release."""
+    from acccmp.core.reading import read_bytes
     from acccmp.releases import history as past
     from acccmp.reports import report_json
 
     names = [case if len(reports) == 1 else f"{case} {number}" for number in range(1, len(reports) + 1)]
     kept = {
-        name: report_json.from_json(Path(report).read_bytes())
+        name: report_json.from_json(read_bytes(report, report_json.MOST_BYTES))
         for name, report in zip(names, reports, strict=True)
     }
     model = next((r.subject["model"] for r in kept.values() if "model" in r.subject), "")
@@ -84,8 +85,8 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
 @click.option("--csv", "target", type=click.Path(), help="Write here instead of to the standard output.")
 def history_export(file: str, target: str | None) -> int:
     """Print everything in FILE as CSV."""
+    from acccmp.core.writing import write_text
     from acccmp.releases import history as past
-    from acccmp.reports.files import write_text
 
     text = past.to_csv(file)
     if target:

@@ -13,8 +13,8 @@ from acccmp.comparison.metrics import Measured, measure
 from acccmp.comparison.pairing import pair
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
-from acccmp.core.layout import LayoutError, squeezed
-from acccmp.errors import FormatError, InputError
+from acccmp.core.layout import squeezed
+from acccmp.errors import FormatError, InputError, LayoutError
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import Comparison, Report

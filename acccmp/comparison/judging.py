@@ -6,7 +6,6 @@ The limits of `Thresholds.default` and where they come from: design, section 5.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.comparison.metrics import BY_NAME, FLOATS, Measured
+from acccmp.core.reading import parse_toml, read_text
 from acccmp.core.tensor import DTYPES, DType
-from acccmp.errors import InputError
+from acccmp.errors import FormatError, InputError
 from acccmp.reports.pair import Verdict
 
 # Limits on the relative Euclidean distance by stored dtype, for tensors without a floor. Measured on six detectors
@@ -27,6 +27,7 @@ FIXED: Mapping[str, float] = {
     "float6_e3m2": 3e-1, "float6_e2m3": 3e-1, "float4_e2m1": 5e-1, "float4_e1m2": 5e-1,
 }
 FLOOR_FACTOR = 4.0
+MOST_BYTES = 1 << 24  # of a file of thresholds
 VENDOR: Mapping[str, float] = {
     "CosineSimilarity": 0.99, "RelativeEuclideanDistance": 0.05, "KullbackLeiblerDivergence": 0.005,
     "RootMeanSquareError": 1.0, "MeanRelativeError": 1.0,
@@ -99,11 +100,9 @@ class Thresholds:
         """
         where = Path(path)
         try:
-            table = tomllib.loads(where.read_text("utf-8"))
-        except OSError as error:
-            raise InputError(f"thresholds {where}: cannot be read: {error.strerror or error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"thresholds {where}: not TOML: {error}") from error
+            table = parse_toml(read_text(where, MOST_BYTES), where)
+        except FormatError as error:
+            raise InputError(f"thresholds {error}") from error
         _known(table, {"base", "floor_factor", "fixed", "rule"}, f"thresholds {where}")
         base = table.get("base", "default")
         if base not in ("default", "vendor"):

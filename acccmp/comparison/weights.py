@@ -21,9 +21,8 @@ from acccmp.comparison.folding import CONVOLUTIONS, PASSING, find_fold, find_nor
 from acccmp.comparison.metrics import measure
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
-from acccmp.core.layout import LayoutError
 from acccmp.core.tensor import DType, TensorRef, TurnedRef
-from acccmp.errors import FormatError, InputError
+from acccmp.errors import FormatError, InputError, LayoutError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import Comparison, Report
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+from acccmp.core import reading
 from acccmp.core.wire import Buffer, CutOff, Damaged, Field, FileBytes, fields
 from acccmp.errors import FormatError, InputError
 from acccmp.kinds import Kind, all_kinds
 
 HEAD = 1 << 16  # bytes of a file that are looked at, apart from lengths and skipped payloads
+MOST_MEMBERS = 100_000  # of a zip archive
 _MOST_FIELDS = 4096  # top-level fields that are looked at
 
 
@@ -35,6 +36,8 @@ def identify(path: str | os.PathLike[str]) -> Found:
     Git-LFS pointers, text, empty files, formats of others.
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
     try:
         with _evidence(path) as evidence:
             for kind in all_kinds():
@@ -44,8 +47,6 @@ def identify(path: str | os.PathLike[str]) -> Found:
                 if words:
                     return Found(kind, words)
             raise FormatError(f"{path}: {_strange(evidence)}")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file or folder") from None
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Damaged as error:  # messages that are strange end as FormatErrors of their own
@@ -72,7 +73,7 @@ def _evidence(path: Path) -> Iterator[Evidence]:
     if path.is_dir():
         yield Evidence(path, None, b"")
         return
-    with open(path, "rb") as file:
+    with reading.opened(path) as file:
         head = file.read(HEAD)
         if not head:
             raise FormatError(f"{path}: an empty file")
@@ -125,11 +126,8 @@ class Evidence:
         """The names in a zip archive; None if it is none. FormatError for a damaged one."""
         if not self.head.startswith(b"PK\x03\x04"):
             return None
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                return tuple(archive.namelist())
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-            raise FormatError(f"{self.path}: a damaged zip archive: {error}") from None
+        with reading.archive(self.path, members=MOST_MEMBERS) as archive:
+            return tuple(archive.members)
 
     @cached_property
     def text(self) -> str | None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from acccmp.errors import LayoutError
+
 Shape = tuple[int, ...]
 Region = tuple[slice, ...]
 Array = NDArray[np.generic]
@@ -67,10 +69,6 @@ N0 = 16  # edge of a cube block in the direction that does not depend on the dty
 
 # Letters of an original tensor whose rank is not the layout's (GE's padding rule for 5-D layouts).
 _BY_RANK = {1: "C", 2: "NC", 3: "CHW"}
-
-
-class LayoutError(ValueError):
-    """A layout does not fit a shape; the message says which and why."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
-from acccmp.core.layout import LayoutError, Region, Shape
-from acccmp.errors import FormatError
+from acccmp.core import reading
+from acccmp.core.layout import Region, Shape
+from acccmp.errors import FormatError, LayoutError
 
 Array = NDArray[np.generic]
 Kind = Literal["float", "int", "bool", "complex", "opaque"]
@@ -420,7 +422,7 @@ class TensorRef:
         for region in layouts.regions(self.own_shape, elements):
             yield self.read(region).reshape(-1)
 
-    def _map(self) -> _Mapped:
+    def _map(self) -> AbstractContextManager[NDArray[np.uint8]]:
         return _Mapped(self.path, self.offset, self.nbytes)
 
     def _decoded(self, region: Region | None) -> Array:
@@ -549,20 +551,14 @@ class _Mapped:
         self._path, self._offset, self._size = path, offset, size
 
     def __enter__(self) -> NDArray[np.uint8]:
-        try:
-            with open(self._path, "rb") as file:
-                end = file.seek(0, 2)
-                if end - self._offset < self._size:
-                    raise FormatError(
-                        f"{self._path}: needs {self._size} bytes at offset {self._offset}, "
-                        f"found {max(0, end - self._offset)}"
-                    )
-                start = self._offset - self._offset % mmap.ALLOCATIONGRANULARITY
-                self._mm = mmap.mmap(
-                    file.fileno(), self._offset + self._size - start, access=mmap.ACCESS_READ, offset=start,
+        with reading.opened(self._path) as file:
+            room = reading.size_of(file) - self._offset
+            if room < self._size:
+                raise FormatError(
+                    f"{self._path}: needs {self._size} bytes at offset {self._offset}, found {max(0, room)}"
                 )
-        except OSError as error:
-            raise FormatError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+            start = self._offset - self._offset % mmap.ALLOCATIONGRANULARITY
+            self._mm = reading.mapping(file, self._path, start, self._offset + self._size)
         return np.frombuffer(self._mm, np.uint8, self._size, self._offset - start)
 
     def __exit__(self, *_: object) -> None:

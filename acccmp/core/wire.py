@@ -1,8 +1,8 @@
 """Protobuf's wire format: where the fields of a message lie, walked without reading the bytes of long ones.
 
 A message may be larger than memory, or than protobuf likes to parse: the walk touches tags and lengths only, in bytes,
-in a mapped file (`mapped`, the faster one) or in a file that is read by seeking (`FileBytes`: pages of a mapped file
-count as memory, and the kernel may map much around each tag).
+in a mapped file (the faster one) or in a file that is read by seeking (`FileBytes`: pages of a mapped file count as
+memory, and the kernel may map much around each tag).
 
 `thin` copies a message and puts, in place of each payload that a table names, a token of 16 bytes that tells where the
 payload lies; what is left is small and can be handed to protobuf.
@@ -17,12 +17,8 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, overload
-
-from acccmp.errors import FormatError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 DEEPEST = 64  # levels of messages within messages; real models use 10
@@ -65,22 +61,6 @@ class Field(NamedTuple):
 
 
 _made = partial(tuple.__new__, Field)  # half the time of Field(...), which counts for files of a million fields
-
-
-@contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """The bytes of a file without reading them. Raises FormatError when it is empty or cannot be opened."""
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise FormatError(f"{path}: the file is empty")
-            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        yield view
-    finally:
-        view.close()
 
 
 class FileBytes:

@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import io
 import json
 import math
 import os
 import re
-import stat
 import struct
 import time as clock
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port, RunFacts, flatten_name
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
-from acccmp.core.writing import replacing
+from acccmp.core.writing import replacing, write_text
 from acccmp.dumps import names
 from acccmp.errors import FormatError, InputError
 
@@ -40,10 +38,9 @@ MANIFEST = "manifest.json"
 NPY = b"\x93NUMPY"
 SUFFIXES = (".npy", ".npz", ".bin", ".txt")  # of files that hold arrays
 _LONGEST_HEADER = 1 << 16  # bytes of an npy header's dictionary
-_LARGEST_PACKED = 1 << 30  # bytes that the compressed members of one npz may unpack to
+_LARGEST_PACKED = 1 << 30  # bytes that a compressed member of an npz may unpack to
 _LARGEST_TEXT = 64 << 20
 _LARGEST_MANIFEST = 256 << 20
-_MOST_MEMBERS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -60,21 +57,17 @@ class _Header:
 # -- one file ----------------------------------------------------------------------------------------------------
 
 
-def read_npy(path: str | os.PathLike[str]) -> TensorRef:
+def read_npy(path: str | os.PathLike[str], inside: reading.FilePath | None = None) -> TensorRef:
     """A ref to the array of an npy file; the data stay there. Trailing bytes are allowed, missing ones are not.
 
     Big-endian arrays are read at once. Raises FormatError for damaged files and for Python objects, text and records.
     """
     path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return _npy_ref(path, file, size, 0)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading.opened(path, inside) as file:
+        return _npy_ref(path, file, reading.size_of(file), 0)
 
 
-def _npy_ref(path: str, file: BinaryIO, size: int, base: int) -> TensorRef:
+def _npy_ref(path: str, file: IO[bytes], size: int, base: int) -> TensorRef:
     """The array whose npy bytes are the next `size` ones of `file`, which begin at byte `base` of `path`."""
     header = _npy_header(path, file, size)
     if header.dtype is None:
@@ -104,7 +97,7 @@ def _npy_ref(path: str, file: BinaryIO, size: int, base: int) -> TensorRef:
     return TensorRef(path, row, shape, base + header.start, need, fortran=header.fortran and len(shape) > 1)
 
 
-def _npy_header(path: str, file: BinaryIO, size: int) -> _Header:
+def _npy_header(path: str, file: IO[bytes], size: int) -> _Header:
     start = file.read(8)
     if start[:6] != NPY or len(start) < 8:
         raise FormatError(f"{path}: not an npy file (it begins with {start[:6]!r})")
@@ -137,71 +130,65 @@ def _npy_header(path: str, file: BinaryIO, size: int) -> _Header:
     return _Header(dtype, shape, fortran, 8 + len(raw) + length, descr if dtype is None else str(dtype))
 
 
-def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, TensorRef], dict[str, str]]:
+@dataclass(frozen=True)
+class PackedRef(TensorRef):
+    """A tensor in a compressed member of an archive, in which `offset` counts; unpacked when it is asked for."""
+
+    member: str = ""
+
+    __repr__ = TensorRef.__repr__
+
+    def _map(self) -> AbstractContextManager[NDArray[np.uint8]]:
+        with reading.archive(self.path) as archive, archive.member(self.member) as stream:
+            stream.read(self.offset)
+            raw = stream.read(self.nbytes)
+        if len(raw) != self.nbytes:
+            raise FormatError(f"{self.path}: {self.member!r} needs {self.nbytes} bytes, found {len(raw)}")
+        return nullcontext(np.frombuffer(raw, np.uint8))
+
+
+def read_npz(
+    path: str | os.PathLike[str], inside: reading.FilePath | None = None,
+) -> tuple[dict[str, TensorRef], dict[str, str]]:
     """The arrays of an npz file by member name, and why the others cannot be read.
 
-    Stored members stay in the file; compressed ones are unpacked now, up to 1 GiB for the whole file. Raises
-    FormatError when the file is no zip archive.
+    Data stay in the file; compressed members are unpacked when they are asked for, up to 1 GiB each. Raises FormatError
+    when the file is no zip archive.
     """
     path = os.fspath(path)
     refs: dict[str, TensorRef] = {}
     wrong: dict[str, str] = {}
-    left = _LARGEST_PACKED
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as plain:
-            members = archive.infolist()
-            if len(members) > _MOST_MEMBERS:
-                raise FormatError(f"{path}: {len(members)} members")
-            for member in members:
-                name = member.filename.removesuffix(".npy")
-                if member.is_dir():
-                    continue
-                try:
-                    if member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
-                        plain.seek(member.header_offset)
-                        local = plain.read(30)
-                        if len(local) != 30 or local[:4] != b"PK\x03\x04":
-                            raise FormatError(f"{path}: the member {name!r} is not where the archive says")
-                        begin = member.header_offset + 30 + sum(struct.unpack_from("<HH", local, 26))
-                        plain.seek(begin)
-                        ends = os.fstat(plain.fileno()).st_size
-                        refs[name] = _npy_ref(path, plain, min(member.file_size, max(0, ends - begin)), begin)
-                    else:
-                        refs[name], used = _unpacked(path, archive, member, left)
-                        left -= used
-                except FormatError as error:
-                    wrong[name] = str(error)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
-        raise FormatError(f"{path}: not a readable npz archive: {error}") from error
+    with reading.archive(path, inside) as archive:
+        for member in archive.members:
+            name = member.removesuffix(".npy")
+            try:
+                refs[name] = _member_ref(path, archive, member)
+            except FormatError as error:
+                wrong[name] = str(error)
     return refs, wrong
 
 
-def _unpacked(
-    path: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, left: int,
-) -> tuple[TensorRef, int]:
-    if member.file_size > left:
+def _member_ref(path: str, archive: reading.Archive, member: str) -> TensorRef:
+    at = archive.stored_at(member)
+    if at is not None:
+        archive.file.seek(at[0])
+        return _npy_ref(path, archive.file, at[1], at[0])
+    size = archive.members[member].file_size
+    if size > _LARGEST_PACKED:
         raise FormatError(
-            f"{path}: the member {member.filename!r} unpacks to {member.file_size} bytes, more than the {left} that "
-            "are allowed; save it with numpy.savez, which does not compress"
+            f"{path}: the member {member!r} unpacks to {size} bytes, more than the {_LARGEST_PACKED} that are allowed; "
+            "save it with numpy.savez, which does not compress"
         )
-    try:
-        with archive.open(member) as stream:
-            raw = stream.read(left + 1)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-        raise FormatError(f"{path}: the member {member.filename!r} is damaged: {error}") from error
-    file = io.BytesIO(raw)
-    ref = _npy_ref(path, file, len(raw), 0)
+    with archive.member(member) as stream:
+        ref = _npy_ref(path, stream, size, 0)
     if ref.array is not None:
-        return ref, len(raw)
-    stored = np.frombuffer(raw, np.uint8, ref.nbytes, ref.offset)
-    values: NDArray[Any] = stored if ref.dtype.numpy is None else stored.view(ref.dtype.numpy)
-    shaped = values.reshape(ref.shape, order="F" if ref.fortran else "C")
-    return replace(ref, array=np.ascontiguousarray(shaped), fortran=False, offset=0), len(raw)
+        return ref
+    return PackedRef(path, ref.dtype, ref.shape, ref.offset, ref.size, fortran=ref.fortran, member=member)
 
 
 def read_bin(
     path: str | os.PathLike[str], dtype: DType | None = None, shape: tuple[int, ...] | None = None,
-    layout: str = "ND",
+    layout: str = "ND", inside: reading.FilePath | None = None,
 ) -> TensorRef:
     """A ref to raw bytes: as told, else as the vendor's file name says
     (`<name>.<shape joined by _>.<dtype>.<layout>.bin`), else bytes without a meaning.
@@ -209,10 +196,8 @@ def read_bin(
     Raises FormatError when there are fewer bytes than the shape needs.
     """
     path = os.fspath(path)
-    try:
-        size = os.stat(path).st_size
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading.opened(path, inside) as file:
+        size = reading.size_of(file)
     if dtype is None:
         parts = os.path.basename(path).split(".")
         if len(parts) >= 5 and parts[-1] == "bin" and re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,18})*", parts[-4]):
@@ -236,41 +221,34 @@ def read_bin(
     return TensorRef(path, dtype, shape, 0, size, layout if len(shape) > 1 else "ND")
 
 
-def read_txt(path: str | os.PathLike[str]) -> TensorRef:
+def read_txt(path: str | os.PathLike[str], inside: reading.FilePath | None = None) -> TensorRef:
     """The numbers of a text file as float64, as numpy.loadtxt reads them. FormatError if it holds anything else."""
     path = os.fspath(path)
+    lines = reading.read_text(path, _LARGEST_TEXT, inside).splitlines()
     try:
-        if os.stat(path).st_size > _LARGEST_TEXT:
-            raise FormatError(f"{path}: text of more than {_LARGEST_TEXT >> 20} MiB; save it as npy")
-        values = np.loadtxt(path, dtype=np.float64, ndmin=1, encoding="utf-8")
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, UnicodeError) as error:
+        values = np.loadtxt(lines, dtype=np.float64, ndmin=1)
+    except ValueError as error:
         raise FormatError(f"{path}: not a table of numbers: {error}") from None
     return replace(TensorRef.of(values), path=path)
 
 
-def read_array(path: str | os.PathLike[str]) -> TensorRef:
+def read_array(path: str | os.PathLike[str], inside: reading.FilePath | None = None) -> TensorRef:
     """The array in one file, whatever it is: npy (told by its bytes), txt and bin (told by their names).
 
     Raises FormatError for damaged files, InputError for archives of several arrays.
     """
     path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(6)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    start = reading.first_bytes(path, 6, inside)
     if start == NPY or path.endswith(".npy"):
-        return read_npy(path)
+        return read_npy(path, inside)
     if start[:4] == b"PK\x03\x04":
-        refs, wrong = read_npz(path)
+        refs, wrong = read_npz(path, inside)
         if len(refs) != 1 or wrong:
             raise InputError(f"{path}: an archive of {len(refs) + len(wrong)} arrays, where one array is wanted")
         return next(iter(refs.values()))
     if path.endswith(".txt"):
-        return read_txt(path)
-    return read_bin(path)
+        return read_txt(path, inside)
+    return read_bin(path, inside=inside)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
@@ -315,12 +293,9 @@ def plain(array: Any) -> NDArray[Any]:
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, in hexadecimal. FormatError if it cannot be read."""
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    except OSError as error:
-        raise FormatError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
+    with reading.opened(path) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
     return digest.hexdigest()
 
 
@@ -342,10 +317,6 @@ def write_golden(
     without one was not finished.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from error
     stamp = clock.time_ns() // 1000 if time_us is None else time_us
     rows: list[dict[str, Any]] = []
     skipped = dict(manifest.get("skipped") or {})
@@ -367,17 +338,12 @@ def write_golden(
             "shape": list(values.shape), "layout": (layouts or {}).get(port, "ND"), "sha256": digest,
         })
     if long_names:
-        _write_text(folder / names.MAPPING_FILE, "".join(long_names))
+        write_text(folder / names.MAPPING_FILE, "".join(long_names))
     told = {"schema": SCHEMA, **{k: v for k, v in manifest.items() if k not in ("schema", "tensors", "skipped")}}
     told["tensors"] = rows
     told["skipped"] = skipped
-    _write_text(folder / MANIFEST, json.dumps(told, indent=1, default=str, ensure_ascii=False) + "\n")
+    write_text(folder / MANIFEST, json.dumps(told, indent=1, default=str, ensure_ascii=False) + "\n")
     return read_golden(folder)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -385,12 +351,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         return None
-    try:
-        if path.stat().st_size > _LARGEST_MANIFEST:
-            raise FormatError(f"{path}: a manifest of {path.stat().st_size} bytes")
-        told = json.loads(path.read_text("utf-8", "surrogateescape"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not a readable manifest: {error}") from error
+    told = reading.parse_json(reading.read_text(path, _LARGEST_MANIFEST, folder, "surrogateescape"), path)
     if not isinstance(told, dict) or not str(told.get("schema", "")).startswith("acccmp.golden/"):
         return None
     if told["schema"] != SCHEMA:
@@ -434,12 +395,10 @@ def read_golden(folder: str | os.PathLike[str]) -> Dump:
         if isinstance(row.get("sha256"), str):
             hashes[port] = row["sha256"]
         try:
-            refs[port] = _as_told(read_npy(path), row)
+            refs[port] = _as_told(read_npy(path, folder), row)
         except FormatError as error:
             broken.append(Broken(port.node, str(path), str(error), "", port))
-    others = sorted(
-        entry.name for entry in os.scandir(folder) if entry.name not in known and not entry.name.startswith(".")
-    )
+    others = [e.name for e in reading.listed(folder) if e.name not in known and not e.name.startswith(".")]
     notes = [f"{folder}: {len(others)} files that the manifest does not list were ignored: {_few(others)}"]
     return Dump(
         refs, ops, tuple(broken), folder, "golden", _text(told, "model", "name"), False,
@@ -524,7 +483,9 @@ def _changed(dump: Dump) -> list[Broken]:
     return found
 
 
-def read_flat_golden(folder: Path, files: Iterable[str], notes: Iterable[str] = ()) -> Dump:
+def read_flat_golden(
+    folder: Path, files: Iterable[str], notes: Iterable[str] = (), inside: reading.FilePath | None = None,
+) -> Dump:
     """Read golden npy files that no manifest describes: op names stay flattened (`flat_names`).
 
     Of several files for one output the newest wins. `input_X.i` is an input of X when X has an output among the
@@ -557,7 +518,7 @@ def read_flat_golden(folder: Path, files: Iterable[str], notes: Iterable[str] = 
         refs.pop(port, None)
         broken.pop(port, None)
         try:
-            refs[port] = read_npy(path)
+            refs[port] = read_npy(path, inside or folder)
         except FormatError as error:
             broken[port] = Broken(port.node, str(path), str(error), "", port)
     told = list(notes)
@@ -597,20 +558,3 @@ def _member_port(name: str) -> Port:
     if colon and node and index.isascii() and index.isdigit():
         return Port(node, "output", int(index))
     return Port(name, "output", 0)
-
-
-def is_special(entry: os.DirEntry[str]) -> bool:
-    """Is it a pipe, a socket or a device, which must not be opened? Links to nowhere are not."""
-    try:
-        mode = entry.stat().st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
-def scan(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The entries of a folder, sorted by name. FormatError if it cannot be listed."""
-    try:
-        yield from sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise FormatError(f"{folder}: cannot be read: {error.strerror or error}") from error

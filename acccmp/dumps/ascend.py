@@ -7,7 +7,6 @@ A damaged tensor is a `Broken` of its port and leaves its neighbours readable; a
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
 import re
 import struct
@@ -21,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
+from acccmp.core import reading
 from acccmp.core.dump import Broken, DumpedOp, Origin, Port, Side
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 from acccmp.core.wire import BYTES, Damaged, Payload, PayloadTable, fields, thin
-from acccmp.core.writing import replacing
+from acccmp.core.writing import append, replacing
 from acccmp.dumps import names, nano
 from acccmp.errors import FormatError, InputError
 
@@ -87,18 +87,20 @@ class Entry:
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_file(path: str | os.PathLike[str], name: str | None = None) -> FileContent:
+def read_file(
+    path: str | os.PathLike[str], name: str | None = None, inside: reading.FilePath | None = None,
+) -> FileContent:
     """Read the header of one dump file; no payload is read.
 
     `name` is the name that the file would have had (files with long names are stored under a hash); its own by
-    default. Raises FormatError, beginning with the path, when the file is no dump, its header is damaged, or its
-    name and its header speak of different ops.
+    default. `inside` is the folder that it was found in. Raises FormatError, beginning with the path, when the file is
+    no dump, its header is damaged, or its name and its header speak of different ops.
     """
     path = os.fspath(path)
     file_name = names.parse_device(name or os.path.basename(path))
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with reading.opened(path, inside) as file:
+            size = reading.size_of(file)
             start = file.read(12)
             if size < 9:
                 raise FormatError(f"{path}: {'an empty file' if not size else f'{size} bytes'}, no dump")
@@ -157,7 +159,7 @@ def _parsed(raw: bytes) -> tuple[Any, str]:
 
 def _whole_file(file: BinaryIO, size: int) -> Any | None:
     """The message of a whole-file protobuf with tokens for its payloads (see `wire.thin`); None when it is none."""
-    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as view:
+    with reading.mapping(file, file.name) as view:
         try:
             raw = thin(view, 0, size, _PAYLOADS, LARGEST_HEADER)
         except Damaged:
@@ -466,7 +468,7 @@ def pieces(ref: TensorRef) -> Iterator[bytes]:
         return
     left = ref.nbytes
     try:
-        with open(ref.path, "rb") as file:
+        with reading.opened(ref.path) as file:
             file.seek(ref.offset)
             while left:
                 piece = file.read(min(left, _COPY))
@@ -487,6 +489,5 @@ def _path_for(where: Path, op: DumpedOp, stamp: int) -> Path:
     ))
     name = names.fitting(real)
     if name != real:
-        with open(where / names.MAPPING_FILE, "a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{name},{real}\n")
+        append(where / names.MAPPING_FILE, f"{name},{real}\n")
     return where / name

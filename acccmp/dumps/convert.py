@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
+from acccmp.core import reading
 from acccmp.core.dump import DumpedOp, Port, Side
-from acccmp.core.layout import LayoutError, Shape
+from acccmp.core.layout import Shape
 from acccmp.core.tensor import DType, TensorRef, decode, dtype_of, encode
-from acccmp.core.writing import replacing
+from acccmp.core.writing import append, make_folder, remove, replacing, write_text
 from acccmp.dumps import arrays, ascend, converted, fftsplus, names, tree
-from acccmp.errors import FormatError, InputError
+from acccmp.errors import FormatError, InputError, LayoutError
 
 Target = Literal["npy", "bin", "dump"]
 FAILED_LIST = "convert_failed_file_list.txt"
@@ -110,10 +111,7 @@ def convert(
     if count > 1:
         raise InputError(f"{count} sources are named {name}: convert them into different folders")
     converted.read(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made: {error.strerror or error}") from error
+    make_folder(out)
     work = partial(_convert_batch, out=str(out), wish=_Wish(to, layout, wanted))
     batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
     done = list(executor.map(work, batches) if executor is not None else map(work, batches))
@@ -210,12 +208,10 @@ def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
         by_op.setdefault(port.node, []).append((port, str(folder / file)))
     for op, tensors in by_op.items():
         yield _Job(tensors[0][1], op, tuple(path for _, path in tensors), tuple(port for port, _ in tensors))
-    for entry in arrays.scan(folder):
-        if entry.is_dir() or entry.name.startswith(".") or entry.name in (names.MAPPING_FILE, FAILED_LIST, *golden):
+    for entry in reading.listed(folder):
+        if entry.is_folder or entry.name.startswith(".") or entry.name in (names.MAPPING_FILE, FAILED_LIST, *golden):
             continue
         if entry.name in listed:
-            continue
-        if arrays.is_special(entry):
             continue
         real = names.real_name(entry.name, mapping)
         one = names.parse_converted(real)
@@ -236,7 +232,7 @@ def _golden_ports(folder: Path, mapping: dict[str, str]) -> dict[str, Port]:
         dump = arrays.read_golden(folder)
         return {os.path.basename(ref.path): port for port, ref in dump.refs.items()}
     found: dict[Port, tuple[int, str]] = {}
-    for entry in arrays.scan(folder):
+    for entry in reading.listed(folder):
         golden = names.parse_golden(names.real_name(entry.name, mapping))
         if golden is not None and names.parse_converted(names.real_name(entry.name, mapping)) is None:
             port = Port(golden.op, "output", golden.index)
@@ -614,8 +610,7 @@ def _place(out: Path, name: str) -> Path:
     safe = name.replace("/", "_").replace("\\", "_").replace("\0", "_")
     fitting = names.fitting(safe, os.path.splitext(safe)[1])
     if fitting != safe:
-        with open(out / names.MAPPING_FILE, "a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{fitting},{safe}\n")
+        append(out / names.MAPPING_FILE, f"{fitting},{safe}\n")
     return out / fitting
 
 
@@ -628,10 +623,9 @@ def _write_bytes(path: Path, pieces: Iterator[bytes]) -> None:
 def _write_lists(out: Path, result: ConvertResult) -> None:
     path = out / FAILED_LIST
     if result.failed:
-        text = "".join(f"{item.path}\t{item.reason}\n" for item in result.failed)
-        _write_bytes(path, iter([text.encode("utf-8", "surrogateescape")]))
+        write_text(path, "".join(f"{item.path}\t{item.reason}\n" for item in result.failed))
     else:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _summed(notes: Sequence[str]) -> Iterator[str]:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from acccmp.core import reading
 from acccmp.core.dump import Broken, DumpedOp, Origin, Port, Side
-from acccmp.core.layout import LayoutError, Shape
+from acccmp.core.layout import Shape
 from acccmp.core.tensor import DTYPES, ConvertedRef, DType, TensorRef
-from acccmp.core.writing import replacing
+from acccmp.core.writing import write_text
 from acccmp.dumps import arrays
 from acccmp.dumps.ascend import MOST_AXES, FileContent
-from acccmp.errors import FormatError
+from acccmp.errors import FormatError, LayoutError
 
 SCHEMA = "acccmp.converted/1"
 LIST = "converted.json"
@@ -101,9 +102,7 @@ def write(folder: Path, rows: Iterable[Mapping[str, Any]], model: str) -> None:
     told = _read(folder) or {"model": model, "sources": []}
     kept = [row for row in told["sources"] if isinstance(row, dict) and row.get("source") not in new]
     told = {"schema": SCHEMA, "model": model or told.get("model", ""), "sources": [*kept, *rows]}
-    with replacing(folder / LIST) as file:
-        text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-        file.write(text.encode("utf-8", "surrogateescape"))
+    write_text(folder / LIST, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -142,12 +141,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / LIST
     if not path.is_file():
         return None
-    try:
-        if path.stat().st_size > _LARGEST_LIST:
-            raise FormatError(f"{path}: a list of {path.stat().st_size} bytes")
-        told = json.loads(path.read_text("utf-8", "surrogateescape"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not a readable list of converted tensors: {error!s:.200}") from error
+    told = reading.parse_json(reading.read_text(path, _LARGEST_LIST, folder, "surrogateescape"), path)
     if not isinstance(told, dict) or not str(told.get("schema", "")).startswith("acccmp.converted/"):
         return None
     if told["schema"] != SCHEMA:
@@ -183,20 +177,20 @@ def _source(folder: Path, row: Mapping[str, Any]) -> Source:
         files[port] = _file_name(item["file"])
         path = str(folder / files[port])
         try:
-            refs[port] = _ref(path, item)
+            refs[port] = _ref(path, item, folder)
         except (FormatError, LayoutError) as error:
             broken.append(Broken(op.name, path, str(error).removeprefix(f"{path}: "), op.op_type, port))
     content = FileContent(op, refs, "big", tuple(broken), is_named=row["is_named"] is True)
     return Source(name, content, "", files)
 
 
-def _ref(path: str, row: Mapping[str, Any]) -> TensorRef:
+def _ref(path: str, row: Mapping[str, Any], folder: Path) -> TensorRef:
     lies = row["lies"]
     dtype, shape, layout = DTYPES[lies["dtype"]], _shape(lies["shape"]), _text(lies["layout"])
     if path.endswith(".bin"):
-        base = arrays.read_bin(path, dtype, shape)
+        base = arrays.read_bin(path, dtype, shape, inside=folder)
     else:
-        base = arrays.read_npy(path)
+        base = arrays.read_npy(path, folder)
         held = dtype.numpy if dtype.numpy is not None else None
         if base.shape != shape or base.dtype.numpy != held:
             raise FormatError(

@@ -8,7 +8,6 @@ there should be), `outputCutList` (per output the number of cuts of each axis) a
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Broken, Port
 from acccmp.core.layout import Region
+from acccmp.core.reading import parse_json
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps import names
 from acccmp.dumps.ascend import FileContent
@@ -85,8 +85,8 @@ def slicing(content: FileContent) -> Mapping[str, Any] | None:
         if "slice_instance_num" not in value or len(value) > _LONGEST_ATTRIBUTE:
             continue
         try:
-            told = json.loads(value)
-        except (ValueError, RecursionError):
+            told = parse_json(value, content.op.path)
+        except FormatError:
             return None
         if isinstance(told, dict):
             return told

@@ -13,12 +13,14 @@ is the original one. Grammar and columns: MindSpore's documentation of Dump. Whi
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import acccmp.core.layout as layouts
+from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side, Statistics
 from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.dumps import arrays, names
@@ -67,23 +69,26 @@ def looks_like_mindspore(folder: Path) -> bool:
     """Does this one folder hold MindSpore's statistics, or npy files with its names?"""
     if (folder / STATISTICS).is_file():
         return True
-    return any(parse_name(entry.name) is not None for entry in arrays.scan(folder) if entry.name.endswith(".npy"))
+    return any(parse_name(entry.name) is not None for entry in reading.listed(folder) if entry.name.endswith(".npy"))
 
 
-def read_folder(folder: Path) -> Dump:
+def read_folder(folder: Path, root: Path | None = None) -> Dump:
     """The npy files of one iteration, and the statistics beside them.
 
     Where an op was dumped twice the newest file counts. A folder with statistics alone gives a Dump without tensors
     and a note. Parameters in `constants/` are op `data-<id>` of type `Parameter`. Damaged files are in `broken`; one
-    damaged statistic.csv is a note. Raises InputError for folders with neither.
+    damaged statistic.csv is a note. Files outside of `root` (by default the folder itself) are not read. Raises
+    InputError for folders with neither.
     """
-    notes: list[str] = []
+    root = root or folder
+    outside = (folder / CONSTANTS).is_dir() and not reading.is_inside(folder / CONSTANTS, root)
+    notes = [f"{folder / CONSTANTS}: a link that leads out of {root} was not followed"] if outside else []
     refs: dict[Port, TensorRef] = {}
     ops: dict[str, DumpedOp] = {}
     newest: dict[Port, int] = {}
     broken: dict[Port, Broken] = {}
     stored_wider: set[str] = set()
-    for path, told in sorted(_files(folder), key=lambda pair: (pair[1].op.time, str(pair[0]))):
+    for path, told in sorted(_files(folder, root), key=lambda pair: (pair[1].op.time, str(pair[0]))):
         port = told.port
         if port in newest:
             notes.append(f"{port} was dumped more than once: the newest file counts")
@@ -92,7 +97,7 @@ def read_folder(folder: Path) -> Dump:
         refs.pop(port, None)
         broken.pop(port, None)
         try:
-            refs[port] = _ref(path, told)
+            refs[port] = _ref(path, told, root)
         except FormatError as error:
             broken[port] = Broken(port.node, str(path), str(error), told.op.op_type, port)
         if told.dtype is not None and told.dtype.name in ("bfloat16", "int4"):
@@ -101,7 +106,7 @@ def read_folder(folder: Path) -> Dump:
         notes.append(f"{', '.join(sorted(stored_wider))} tensors were saved in a wider type by MindSpore")
     statistics: dict[Port, Statistics] = {}
     try:
-        statistics = read_statistics(folder / STATISTICS) if (folder / STATISTICS).is_file() else {}
+        statistics = read_statistics(folder / STATISTICS, root) if (folder / STATISTICS).is_file() else {}
     except FormatError as error:
         notes.append(str(error))
     if not newest and not statistics:
@@ -114,26 +119,26 @@ def read_folder(folder: Path) -> Dump:
     )
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, DumpName]]:
+def _files(folder: Path, root: Path) -> Iterator[tuple[Path, DumpName]]:
     """The tensors of a folder and of its `constants`, long names looked up."""
     for place in (folder, folder / CONSTANTS):
-        if not place.is_dir():
+        if not place.is_dir() or not reading.is_inside(place, root):
             continue
         mapping = names.read_mapping(place)
-        for entry in arrays.scan(place):
+        for entry in reading.listed(place):
             real = names.real_name(entry.name, mapping)
             told = parse_name(real, entry.path)
             if told is not None:
                 yield Path(entry.path), told
 
 
-def _ref(path: Path, told: DumpName) -> TensorRef:
-    ref = arrays.read_npy(str(path))
+def _ref(path: Path, told: DumpName, root: Path) -> TensorRef:
+    ref = arrays.read_npy(str(path), root)
     known = told.layout != _DEFAULT and layouts.is_known(told.layout)
     return replace(ref, layout=told.layout) if known else ref
 
 
-def read_statistics(path: Path) -> dict[Port, Statistics]:
+def read_statistics(path: Path, inside: Path | None = None) -> dict[Port, Statistics]:
     """The rows of a statistic.csv; of several rows for one tensor the newest counts.
 
     Raises FormatError for a table without the columns that name a tensor, and for one that cannot be read.
@@ -141,10 +146,8 @@ def read_statistics(path: Path) -> dict[Port, Statistics]:
     found: dict[Port, Statistics] = {}
     times: dict[Port, int] = {}
     try:
-        if path.stat().st_size > _LARGEST_TABLE:
-            raise FormatError(f"{path}: {path.stat().st_size} bytes are too many for a table of statistics")
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            rows = csv.DictReader(file)
+        with reading.opened(path, inside, _LARGEST_TABLE) as raw:
+            rows = csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline=""))
             missing = [key for key in ("Op Type", "Op Name", "IO", "Slot") if key not in (rows.fieldnames or ())]
             if missing:
                 raise FormatError(f"{path}: not a table of MindSpore's statistics: no column {missing[0]!r}")

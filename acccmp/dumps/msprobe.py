@@ -8,16 +8,13 @@ states; nothing is unpickled.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import struct
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
 from acccmp.core.tensor import DType, TensorRef, dtype_of
 from acccmp.dumps import arrays
@@ -37,9 +34,11 @@ def is_in(root: Path) -> bool:
     return (root / INDEX).is_file() or any(_ranks(root))
 
 
-def _ranks(root: Path) -> Iterator[Path]:
+def _ranks(root: Path, inside: bool = True) -> Iterator[Path]:
+    """The folders of ranks that lie in `root`; or those that links from there lead out to."""
     for pattern in ("rank*", "step*", "step*/rank*"):
-        yield from (folder for folder in sorted(root.glob(pattern)) if (folder / INDEX).is_file())
+        yield from (folder for folder in sorted(root.glob(pattern))
+                    if (folder / INDEX).is_file() and reading.is_inside(folder, root) == inside)
 
 
 def load(path: Path, choice: Choice) -> Dump:
@@ -55,6 +54,7 @@ def _find(root: Path, choice: Choice) -> tuple[Path, list[str]]:
         choice.refuse(root, "a single rank")
         return root, []
     places = [(_part(folder, root, "step"), _part(folder, root, "rank"), folder) for folder in _ranks(root)]
+    notes = [f"{folder}: a link that leads out of {root} was not followed" for folder in _ranks(root, False)]
     places = _kept(root, places, [place[0] for place in places], "step", choice.step)
     places = _kept(root, places, [place[1] for place in places], "device", choice.device)
     step = max((place[0] for place in places), key=lambda text: int(text) if text.isdigit() else -1)
@@ -63,7 +63,6 @@ def _find(root: Path, choice: Choice) -> tuple[Path, list[str]]:
         ranks = ", ".join(place[1] or "-" for place in chosen)
         raise InputError(f"{root}: step {step or '-'} has dumps of {len(chosen)} devices ({ranks}); "
                          f"say which: device={chosen[0][1]}")
-    notes = []
     if len(places) > 1:
         notes.append(f"{root}: step {step} was read, of {len(places)} that are there")
     return chosen[0][2], notes
@@ -99,7 +98,7 @@ def _read(folder: Path, notes: list[str]) -> Dump:
         raise InputError(f"{folder}: msprobe dumped statistics only ({INDEX}, no {TENSORS}); dump with task \"tensor\"")
     found: dict[tuple[str, Side], list[tuple[list[Any], str]]] = {}
     others: list[str] = []
-    for entry in arrays.scan(tensors):
+    for entry in reading.listed(tensors):
         match = _NAME.fullmatch(entry.name)
         if match is None:
             others.append(entry.name)
@@ -116,7 +115,7 @@ def _read(folder: Path, notes: list[str]) -> Dump:
             port = Port(op, side, index)
             path = str(tensors / name)
             try:
-                refs[port] = _tensor(path, described.get(name))
+                refs[port] = _tensor(path, described.get(name), folder)
             except FormatError as error:
                 broken.append(Broken(op, path, str(error), "", port))
     if others:
@@ -126,12 +125,7 @@ def _read(folder: Path, notes: list[str]) -> Dump:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
-    try:
-        if path.stat().st_size > _LARGEST_INDEX:
-            raise FormatError(f"{path}: an index of {path.stat().st_size} bytes")
-        told = json.loads(path.read_text("utf-8", "replace"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not a readable index of a dump: {error}") from None
+    told = reading.parse_json(reading.read_bytes(path, _LARGEST_INDEX, folder), path)
     if not isinstance(told, dict) or not isinstance(told.get("data", {}), (dict, type(None))):
         raise FormatError(f"{path}: not the index of a dump")
     return told
@@ -156,13 +150,13 @@ def _natural(text: str) -> list[Any]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in text.split(".")]
 
 
-def _tensor(path: str, told: Mapping[str, Any] | None) -> TensorRef:
+def _tensor(path: str, told: Mapping[str, Any] | None, folder: Path) -> TensorRef:
     if path.endswith(".npy"):
-        return arrays.read_npy(path)
+        return arrays.read_npy(path, folder)
     row, shape = _dtype(told), (told or {}).get("shape")
     if row is None or not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise FormatError(f"{path}: {INDEX} does not say its data type and shape, and nothing is unpickled")
-    offset, size = _storage(path)
+    offset, size = _storage(path, folder)
     need = row.nbytes(math.prod(shape))
     if size != need:
         raise FormatError(f"{path}: {row.name} {shape} needs {need} bytes, its storage has {size}")
@@ -177,20 +171,13 @@ def _dtype(told: Mapping[str, Any] | None) -> DType | None:
         return None
 
 
-def _storage(path: str) -> tuple[int, int]:
+def _storage(path: str, folder: Path) -> tuple[int, int]:
     """Offset and bytes of the only storage in a `.pt` file."""
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            found = [m for m in archive.infolist() if re.search(r"(^|/)data/[0-9]+$", m.filename)]
-            if len(found) != 1 or found[0].compress_type != zipfile.ZIP_STORED:
-                raise FormatError(f"{path}: holds {len(found)} storages, one is wanted")
-            file.seek(found[0].header_offset)
-            local = file.read(30)
-            if len(local) != 30 or local[:4] != b"PK\x03\x04":
-                raise FormatError(f"{path}: its storage is not where the archive says")
-            offset = found[0].header_offset + 30 + sum(struct.unpack_from("<HH", local, 26))
-            if offset + found[0].file_size > os.fstat(file.fileno()).st_size:
-                raise FormatError(f"{path}: its storage is cut off")
-            return offset, found[0].file_size
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise FormatError(f"{path}: not a readable .pt archive: {error}") from error
+    with reading.archive(path, folder) as archive:
+        found = [name for name in archive.members if re.search(r"(^|/)data/[0-9]+$", name)]
+        at = archive.stored_at(found[0]) if len(found) == 1 else None
+        if at is None:
+            raise FormatError(f"{path}: holds {len(found)} storages, one is wanted, not packed")
+        if at[1] < archive.members[found[0]].file_size:
+            raise FormatError(f"{path}: its storage is cut off")
+        return at

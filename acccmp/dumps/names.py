@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from acccmp.core import reading
 from acccmp.core.dump import Side, flatten_name
+from acccmp.errors import FormatError
 
 MAPPING_FILE = "mapping.csv"
 LONGEST = 255  # bytes of a file name on the file systems in use
@@ -168,12 +171,9 @@ def read_mapping(folder: Path) -> dict[str, str]:
 
     Lines that are not two columns are passed over. Real names are cut to their last path component.
     """
-    path = folder / MAPPING_FILE
     try:
-        if path.stat().st_size > _BIGGEST_MAPPING:
-            return {}
-        text = path.read_text("utf-8", "surrogateescape")
-    except OSError:
+        text = reading.read_text(folder / MAPPING_FILE, _BIGGEST_MAPPING, folder, "surrogateescape")
+    except FormatError:  # `mapping_problem` says why
         return {}
     found = {}
     for line in text.splitlines():
@@ -181,12 +181,23 @@ def read_mapping(folder: Path) -> dict[str, str]:
         if not comma:
             continue
         real = real.strip()
-        if real[:1] == '"':
+        if real[:1] == '"' and len(real) < csv.field_size_limit():
             real = next(csv.reader([real]), [""])[0]
         real = real.replace("\\", "/").rpartition("/")[2] if "/" in real else real
         if hashed.strip() and real:
             found[hashed.strip().strip('"')] = real
     return found
+
+
+def mapping_problem(folder: Path) -> str:
+    """Why a `mapping.csv` that is there is not read; "" where it is read, and where there is none."""
+    path = folder / MAPPING_FILE
+    try:
+        if os.path.lexists(path):
+            reading.opened(path, folder, _BIGGEST_MAPPING).close()
+    except FormatError as error:
+        return f"{error}; files with long names keep the names that they have there"
+    return ""
 
 
 def real_name(name: str, mapping: Mapping[str, str]) -> str:

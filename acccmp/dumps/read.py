@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acccmp import kinds
+from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.identify import Found, identify
 from acccmp.core.layout import FORMAT_NUMBERS
@@ -78,7 +79,7 @@ def ascend_dump(path: Path, choice: tree.Choice) -> Dump:
     leaf, notes = tree.find_leaf(path, choice)
     found = None if leaf == path else identify(leaf)
     if found is None or found.kind.role != "dump" or found.kind.name == "ascend":
-        return _with_place(_folder(leaf, notes), path, leaf)
+        return _with_place(_folder(leaf, path, notes), path, leaf)
     dump = _read(leaf, found, tree.Choice())
     return _with_place(replace(dump, notes=(*notes, *dump.notes)), path, leaf)
 
@@ -123,18 +124,16 @@ class _Sorted:
     models: tuple[str, ...]
 
 
-def _sort(folder: Path) -> _Sorted:
+def _sort(folder: Path, root: Path) -> _Sorted:
     mapping = names.read_mapping(folder)
     of_models = kinds.suffixes("original", "device", "parts", "unread")
     dumps, converted, npy, npz, stray, models = [], [], [], [], [], []
-    for entry in arrays.scan(folder):
+    for entry in reading.listed(folder):
         name = entry.name
-        if entry.is_dir():
+        if entry.is_folder:
             continue
         real = names.real_name(name, mapping)
-        if arrays.is_special(entry):
-            stray.append(name)
-        elif name.startswith(".") or name in (names.MAPPING_FILE, "convert_failed_file_list.txt"):
+        if name.startswith(".") or name in (names.MAPPING_FILE, "convert_failed_file_list.txt"):
             if name.startswith("."):
                 stray.append(name)
         elif names.parse_converted(real) is not None:
@@ -145,7 +144,7 @@ def _sort(folder: Path) -> _Sorted:
             npz.append(name)
         elif real.endswith(_BESIDE):
             stray.append(name)
-        elif names.parse_device(real) is not None or name in mapping or _begins_like_a_dump(folder / name):
+        elif names.parse_device(real) is not None or name in mapping or _begins_like_a_dump(folder / name, root):
             dumps.append((name, real))
         elif name.endswith(of_models):
             models.append(name)
@@ -154,34 +153,37 @@ def _sort(folder: Path) -> _Sorted:
     return _Sorted(tuple(dumps), tuple(converted), tuple(npy), tuple(npz), tuple(stray), tuple(models))
 
 
-def _begins_like_a_dump(path: Path) -> bool:
+def _begins_like_a_dump(path: Path, root: Path) -> bool:
     """For names outside the grammar (hashed ones without a mapping, other suffixes): can its header be read?"""
     try:
-        ascend.read_file(path)
+        ascend.read_file(path, inside=root)
     except FormatError:
         return False
     return True
 
 
-def _folder(folder: Path, notes: Iterable[str]) -> Dump:
+def _folder(folder: Path, root: Path, notes: Iterable[str]) -> Dump:
+    """The dump in `folder`, which lies in the folder `root` that was given: no file is read that lies outside of it."""
     listed = converted.read(folder)
     if listed is not None:
         return _listed_folder(folder, listed, notes)
-    files = _sort(folder)
+    files = _sort(folder, root)
     told = list(notes)
+    if unnamed := names.mapping_problem(folder):
+        told.append(unnamed)
     stray = [*files.stray, *files.models]
     if not files.dumps and not files.converted:
         if files.npy:
             if stray or files.npz:
                 told.append(_ignored(folder, [*stray, *files.npz]))
-            return arrays.read_flat_golden(folder, files.npy, told)
+            return arrays.read_flat_golden(folder, files.npy, told, root)
         raise InputError(_nothing(folder, files))
     if files.dumps:
         stray += [*files.converted, *files.npy, *files.npz]
-        dump = _device_folder(folder, files.dumps, told)
+        dump = _device_folder(folder, root, files.dumps, told)
     else:
         stray += [*files.npy, *files.npz]
-        dump = _converted_folder(folder, files.converted, told)
+        dump = _converted_folder(folder, root, files.converted, told)
     if stray:
         dump = replace(dump, notes=(*dump.notes, _ignored(folder, sorted(stray))))
     return dump
@@ -192,7 +194,7 @@ def _listed_folder(folder: Path, listed: converted.Converted, notes: Iterable[st
     lost = [_Lost(item.name, item.content.op.path, item.reason) for item in listed.sources if item.reason]
     dump = _from_files(folder, (item.content for item in listed.sources if not item.reason), lost, notes)
     known = {*listed.files, converted.LIST, names.MAPPING_FILE, "convert_failed_file_list.txt"}
-    stray = [entry.name for entry in arrays.scan(folder) if entry.name not in known and not entry.is_dir()]
+    stray = [entry.name for entry in reading.listed(folder) if entry.name not in known and not entry.is_folder]
     told = (*dump.notes, _ignored(folder, stray)) if stray else dump.notes
     return replace(dump, model=listed.model, notes=told)
 
@@ -217,13 +219,13 @@ def _nothing(folder: Path, files: _Sorted) -> str:
     return f"{folder}: an empty folder, no dump in it"
 
 
-def _device_folder(folder: Path, files: Iterable[tuple[str, str]], notes: list[str]) -> Dump:
+def _device_folder(folder: Path, root: Path, files: Iterable[tuple[str, str]], notes: list[str]) -> Dump:
     contents: list[ascend.FileContent] = []
     lost: list[_Lost] = []
     for name, real in files:
         path = os.path.join(folder, name)
         try:
-            contents.append(ascend.read_file(path, real))
+            contents.append(ascend.read_file(path, real, root))
         except FormatError as error:
             lost.append(_Lost(real, path, str(error).removeprefix(f"{path}: ")))
     return _from_files(folder, contents, lost, notes)
@@ -326,7 +328,7 @@ def _in_format(ref: TensorRef, told: names.ConvertedName) -> TensorRef:
     return replace(ref, layout=layout) if layout in FORMAT_NUMBERS and ref.layout == "ND" else ref
 
 
-def _converted_folder(folder: Path, files: Iterable[str], notes: list[str]) -> Dump:
+def _converted_folder(folder: Path, root: Path, files: Iterable[str], notes: list[str]) -> Dump:
     """Tensors that were converted from device dumps, one npy or bin each; names stay flattened."""
     mapping: Mapping[str, str] = names.read_mapping(folder)
     refs: dict[Port, TensorRef] = {}
@@ -347,7 +349,7 @@ def _converted_folder(folder: Path, files: Iterable[str], notes: list[str]) -> D
         refs.pop(port, None)
         broken.pop(port, None)
         try:
-            refs[port] = _in_format(arrays.read_array(path), told)
+            refs[port] = _in_format(arrays.read_array(path, root), told)
         except (FormatError, InputError) as error:
             broken[port] = Broken(op.name, path, str(error), op.op_type, port)
     return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, tuple(notes), bare=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
+from acccmp.core import reading
 from acccmp.core.identify import Evidence, Top
 from acccmp.dumps import arrays, ascend, mindspore_dumps, names
 from acccmp.dumps import msprobe as probes
@@ -31,7 +32,7 @@ def mindspore(evidence: Evidence) -> str:
 
 def _holds_device_files(evidence: Evidence) -> bool:
     mapping = names.read_mapping(evidence.path)
-    real = (names.real_name(entry.name, mapping) for entry in arrays.scan(evidence.path))
+    real = (names.real_name(entry.name, mapping) for entry in reading.listed(evidence.path))
     return any(names.parse_device(name) is not None and names.parse_converted(name) is None for name in real)
 
 
@@ -58,7 +59,7 @@ def ascend_dump(evidence: Evidence) -> str:
 
 
 def _folder(evidence: Evidence) -> str:
-    entries = [entry.name for entry in arrays.scan(evidence.path)]
+    entries = [entry.name for entry in reading.listed(evidence.path)]
     if any(names.parse_device(name) is not None for name in entries[:_LOOKED_AT]):
         return "a folder of device dumps"
     holds = ", ".join(entries[:3]) + (", ..." if len(entries) > 3 else "") if entries else "nothing"

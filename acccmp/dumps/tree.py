@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from acccmp.core import reading
 from acccmp.core.dump import Place
-from acccmp.dumps import arrays, ascend, names
+from acccmp.dumps import ascend, names
 from acccmp.errors import FormatError, InputError
 
 _TIME = re.compile(r"[0-9]{14}")
 _DEVICE = re.compile(r"(?:rank_|device_?)?([0-9]{1,5})")
 _DEEPEST = 8
-_MOST_FOLDERS = 100_000
 _LOOKED_AT = 12  # folders of one model whose completeness is found out, newest first
 
 
@@ -101,8 +101,7 @@ def find_leaf(root: Path, choice: Choice) -> tuple[Path, list[str]]:
     `root` itself when nothing looks like a dump: the reader then says what is wrong. Raises InputError when the
     choice is not there, or when several models or devices of one run are and nothing chooses between them.
     """
-    leaves = find_leaves(root)
-    notes: list[str] = []
+    leaves, notes = find_leaves(root)
     if not leaves:
         if choice.asked:
             raise InputError(f"{root}: no {choice.asked}: there is no dump in it")
@@ -125,43 +124,19 @@ def find_leaf(root: Path, choice: Choice) -> tuple[Path, list[str]]:
     return leaf.path, notes
 
 
-def find_leaves(root: Path) -> list[Leaf]:
-    """Every folder at or below `root` that holds files which could be dumps, by path."""
+def find_leaves(root: Path) -> tuple[list[Leaf], list[str]]:
+    """Every folder at or below `root` that holds files which could be dumps, by path; and which links to folders were
+    not followed because they lead out of `root`."""
     found: list[Leaf] = []
-    seen: set[tuple[int, int]] = set()
-    todo: list[tuple[Path, int]] = [(root, 0)]
-    while todo:
-        folder, depth = todo.pop()
-        try:
-            about = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            if folder == root:
-                raise FormatError(f"{root}: cannot be read: {error.strerror or error}") from error
-            continue
-        if (about.st_dev, about.st_ino) in seen or len(seen) > _MOST_FOLDERS:
-            continue
-        seen.add((about.st_dev, about.st_ino))
-        files = []
-        mapping: dict[str, str] | None = None
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            try:
-                is_folder = entry.is_dir()
-            except OSError:
-                continue
-            if is_folder:
-                if depth < _DEEPEST:
-                    todo.append((folder / entry.name, depth + 1))
-                continue
-            if mapping is None:
-                mapping = names.read_mapping(folder)
-            if not arrays.is_special(entry) and _could_be_dump(entry.name, mapping):
-                files.append(entry.name)
+    notes: list[str] = []
+    for folder, entries in reading.walked(root, _DEEPEST):
+        notes += [f"{entry.path}: a link that leads out of {root}, to {entry.outside}, was not followed"
+                  for entry in entries if entry.outside and os.path.isdir(entry.outside)]
+        mapping = names.read_mapping(folder) if any(entry.name == names.MAPPING_FILE for entry in entries) else {}
+        files = [entry.name for entry in entries if not entry.is_folder and _could_be_dump(entry.name, mapping)]
         if files:
             found.append(Leaf(folder, place_of(root, folder), tuple(files)))
-    return sorted(found, key=lambda leaf: str(leaf.path))
+    return sorted(found, key=lambda leaf: str(leaf.path)), notes
 
 
 def _could_be_dump(name: str, mapping: dict[str, str]) -> bool:

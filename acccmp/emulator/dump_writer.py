@@ -8,9 +8,6 @@ and numbers are counted, never taken from a clock, so that the same run gives th
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +20,7 @@ from acccmp.core import layout as layouts
 from acccmp.core.dump import DumpedOp, Origin, Port, Side
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
+from acccmp.core.writing import Result, make_folder
 from acccmp.dumps.ascend import write_file
 from acccmp.emulator.fusion import EXACT_SLOTS, Step, attribute
 from acccmp.errors import InputError
@@ -106,12 +104,11 @@ class _Held:
 class DeviceFiles:
     """Writes an emulated run. `notes` tells what could not be dumped.
 
-    Files are written into a temporary folder beside the true one, which `finish` puts in its place. Raises InputError
-    when there is a dump already.
+    They take their places when `result` does. Raises InputError when there is a dump already.
     """
 
     def __init__(
-        self, graph: Graph, folder: Path, dtype: DType, *, name: str = "npu", tree: bool = False,
+        self, result: Result, graph: Graph, folder: Path, dtype: DType, *, name: str = "npu", tree: bool = False,
         with_inputs: bool = True, blocked: bool = True, twin: Twin | None = None,
     ) -> None:
         self._graph, self._dtype, self._twin = graph, dtype, twin or Twin()
@@ -120,17 +117,11 @@ class DeviceFiles:
         self._dump = folder / name
         if Path(name).name != name or name in ("", ".", "..", self._mapping.name):
             raise InputError(f"{name!r} is no name of a dump folder")
-        if self._dump.is_file() or (self._dump.is_dir() and any(self._dump.iterdir())):
-            raise InputError(f"{self._dump} is there already; remove it or choose another folder")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
-            self._work.chmod(0o755)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        self._result = result
+        work = result.folder(self._dump)
         parts = [FOLDER_TIME, DEVICE, _safe(graph.name or "model"), MODEL_ID, STEP] if tree else []
-        self._files = self._work.joinpath(*parts)
-        self._files.mkdir(parents=True, exist_ok=True)
+        self._files = work.joinpath(*parts)
+        make_folder(self._files)
         self._ops: list[dict[str, Any]] = []
         self._names: set[str] = set()
         self._held: dict[str, list[_Held]] = {}  # an original tensor, and the forms in which the device has it
@@ -220,7 +211,7 @@ class DeviceFiles:
         self._write("NetOutput", self._unique("Node_Output"), ends, [], (), control=dangling, ends=described)
 
     def finish(self) -> tuple[Path, Path]:
-        """Put the files in their place; returns the dump folder and the mapping."""
+        """Write the mapping; returns where it and the dump folder will be."""
         name = self._graph.name or "model"
         attrs = [
             _attr("atc_cmdline", {"s": "none: an emulated device of acccmp, not a compiled model"}),
@@ -233,22 +224,8 @@ class DeviceFiles:
             f'{{"attr": {_json(attrs)},\n"graph": [{{"name": {_json(name)}, "op": [\n{lines}\n]}}],\n'
             f'"name": {_json(name)}, "version": 1}}\n'
         )
-        temporary = self._mapping.with_name(f".{self._mapping.name}.{os.getpid()}.part")
-        try:
-            temporary.write_text(model, "utf-8", "surrogateescape")
-            if self._dump.is_dir():
-                self._dump.rmdir()
-            os.replace(self._work, self._dump)
-            os.replace(temporary, self._mapping)
-        except OSError as error:
-            raise InputError(f"{self._dump}: cannot be written: {error.strerror or error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        self._result.file(self._mapping).write(model.encode("utf-8", "surrogateescape"))
         return self._dump, self._mapping
-
-    def discard(self) -> None:
-        """Remove what was written so far."""
-        shutil.rmtree(self._work, ignore_errors=True)
 
     # -- layouts
 

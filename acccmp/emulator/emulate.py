@@ -23,6 +23,7 @@ from acccmp.core.distance import distance
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, decode, encode
+from acccmp.core.writing import together
 from acccmp.devices.device import DeviceRun
 from acccmp.emulator import faults as faulty
 from acccmp.emulator.dump_writer import DeviceFiles, Twin
@@ -104,11 +105,11 @@ def emulate(
     machine = Machine(graph, plan(graph, fuse=fuse), summation)
     planted = faulty.place(tuple(faults), graph, machine.plan)
     feeds = checked_inputs(graph, inputs)
-    files = DeviceFiles(
-        graph, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
-        blocked=layout == "device", twin=twin,
-    )
-    try:
+    with together() as result:
+        files = DeviceFiles(
+            result, graph, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",
+            blocked=layout == "device", twin=twin,
+        )
         for tensor in graph.inputs:
             files.model_input(tensor, feeds[tensor], storage.round(feeds[tensor]))
         for place, done in enumerate(machine.run(feeds, storage, planted)):
@@ -118,9 +119,6 @@ def emulate(
         outputs = {tensor: machine.left[tensor] for tensor in graph.outputs}
         files.model_outputs(outputs)
         dump, mapping = files.finish()
-    except BaseException:
-        files.discard()
-        raise
     return DeviceRun(dump, mapping, outputs, tuple(files.notes))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acccmp.core import reading
 from acccmp.core.graph import Graph, TensorSpec, shape_text
 from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.dumps import arrays
@@ -90,13 +91,9 @@ def _input_name(graph: Graph, name: str) -> str:
 def _from_file(path: Path, name: str, spec: TensorSpec, notes: list[str]) -> Array:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, where a file for the input {name} is wanted")
-    try:
-        with open(path, "rb") as file:
-            start = file.read(12)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (for the input {name})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not path.exists():
+        raise InputError(f"{path}: no such file (for the input {name})")
+    start = reading.first_bytes(path, 12)
     if start.startswith(b"\x93NUMPY"):
         return _numbers(arrays.read_npy(path), spec)
     if start.startswith(b"PK\x03\x04"):
@@ -184,7 +181,7 @@ def _image(path: Path, name: str, spec: TensorSpec, notes: list[str]) -> Array:
         raise InputError(f"{path}: an image cannot have the {channels} channels of the input {name}; give it as npy")
     pillow = need("PIL.Image", "reading an image")
     try:
-        with pillow.open(path) as image:
+        with reading.opened(path) as file, pillow.open(file) as image:
             if image.width * image.height > _LARGEST_IMAGE:
                 raise FormatError(f"{path}: an image of {image.width}x{image.height} pixels")
             pixels = np.asarray(image.convert(_CHANNELS[int(str(channels))]))

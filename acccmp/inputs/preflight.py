@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acccmp.core.graph import Graph, TensorSpec, shape_text
+from acccmp.core.reading import first_bytes
 from acccmp.core.tensor import DTYPES
 from acccmp.errors import InputError
 from acccmp.inputs.sizes import Held, Reading, explain_size, npy_header
@@ -106,8 +107,7 @@ def check_input(
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         nbytes = path.stat().st_size
-        with open(path, "rb") as file:
-            sample = file.read(SAMPLE)
+        sample = first_bytes(path, SAMPLE)
         held = npy_header(sample, path)
     shapes = [shape for shape in gears if all(n >= 0 for n in shape)]
     if spec.is_static:

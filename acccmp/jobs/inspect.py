@@ -11,13 +11,13 @@ from typing import Any
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph, shape_text
 from acccmp.core.identify import identify
+from acccmp.core.writing import write_text
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
 from acccmp.inputs.preflight import Fit, check_inputs, input_specs
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.load import load
 from acccmp.reports.canvas import save_figure
-from acccmp.reports.files import write_text
 from acccmp.slicing.bundle import read_manifest
 
 MOST_ROWS = 400  # ops of a dump that are listed one by one
@@ -159,7 +159,8 @@ def draw(path: str | Path, target: str | Path, weights: str | Path | None = None
     if not graph.nodes:
         raise InputError(f"{path}: holds no graph to draw")
     if out.suffix == ".dot":
-        return write_text(out, "\n".join(dot_lines(graph)) + "\n")
+        write_text(out, "\n".join(dot_lines(graph)) + "\n")
+        return out
     return save_figure(graph.plot(), out, "--graph")
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import TensorSpec
-from acccmp.core.layout import LayoutError
 from acccmp.core.tensor import ConvertedRef, TensorRef
+from acccmp.errors import LayoutError
 from acccmp.mapping.device_map import DeviceMap
 
 

@@ -6,13 +6,13 @@ numbers, 64-bit integers may be texts. Source: specs of the Ascend dumps, 5.1, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph
+from acccmp.core.reading import parse_json, read_bytes
 from acccmp.errors import FormatError
 from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
 from acccmp.models.om_io import model_io
@@ -28,25 +28,12 @@ def load(path: str | Path) -> Graph:
     ops without a name; an op without a type is kept and noted.
     """
     where = Path(path)
-    try:
-        size = where.stat().st_size
-        if size > LARGEST:
-            raise FormatError(f"{where}: {size} bytes are too many for a graph printed as JSON (at most {LARGEST})")
-        raw = where.read_bytes()
-    except OSError as error:
-        raise FormatError(f"{where}: cannot be read: {error.strerror or error}") from error
-    return parse(raw, where)
+    return parse(read_bytes(where, LARGEST), where)
 
 
 def parse(raw: bytes, path: Path) -> Graph:
     """As `load`, from the bytes of the file; `path` is for messages and `Graph.path`."""
-    try:
-        model = json.loads(raw.decode("utf-8-sig", "replace"))
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{path}: not JSON: {error.msg} at line {error.lineno}") from None
-    except RecursionError:
-        raise FormatError(f"{path}: not a model: the JSON is nested too deeply") from None
-    return graph_of(decode(model, path), path)
+    return graph_of(decode(parse_json(raw, path), path), path)
 
 
 @dataclass(frozen=True)

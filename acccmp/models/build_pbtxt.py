@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph
+from acccmp.core.reading import read_text
 from acccmp.errors import FormatError
 from acccmp.models.atc_json import Decoded, decode, graph_of
 from acccmp.models.caffe_text import Block, parse, unquoted
@@ -31,14 +32,7 @@ def load(path: str | Path) -> Graph:
     no names of originals) only a note.
     """
     where = Path(path)
-    try:
-        size = where.stat().st_size
-        if size > LARGEST:
-            raise FormatError(f"{where}: {size} bytes are too many for a graph as text (at most {LARGEST})")
-        text = where.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise FormatError(f"{where}: cannot be read: {error.strerror or error}") from error
-    return graph_of(ops_of(text, where), where)
+    return graph_of(ops_of(read_text(where, LARGEST, errors="replace"), where), where)
 
 
 def ops_of(text: str, path: Path) -> Decoded:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph, Node, Shape, TensorSpec
+from acccmp.core.reading import read_bytes
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import caffe_shapes as shapes
@@ -67,10 +68,7 @@ def load(path: str | Path, weights: str | Path | None = None) -> Graph:
 
 
 def _prototxt(path: Path) -> Block:
-    size = path.stat().st_size
-    if size > LARGEST_TEXT:
-        raise FormatError(f"{path.name}: {size} bytes of text are too many for a prototxt")
-    raw = path.read_bytes()
+    raw = read_bytes(path, LARGEST_TEXT)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:

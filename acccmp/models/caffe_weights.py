@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from acccmp.core import reading
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.core.wire import (
     BYTES,
@@ -27,11 +28,9 @@ from acccmp.core.wire import (
     bytes_head,
     encoded,
     fields,
-    mapped,
     number_field,
     varint,
 )
-from acccmp.core.writing import replacing
 from acccmp.errors import FormatError
 
 FLOAT32, FLOAT64 = DTYPES["float32"], DTYPES["float64"]
@@ -83,11 +82,7 @@ class StoredNet:
 
 def first_bytes(path: Path, count: int = 4096) -> bytes:
     """The beginning of a file. Raises FormatError for what cannot be read, is empty, or is a Git-LFS pointer."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(count)
-    except OSError as error:
-        raise FormatError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    head = reading.first_bytes(path, count)
     if not head:
         raise FormatError(f"{path.name}: the file is empty")
     if head.startswith(b"version https://git-lfs.github.com/"):
@@ -125,7 +120,7 @@ def read_caffemodel(path: Path) -> StoredNet:
     layers: list[StoredLayer] = []
     rest, inputs = [], False
     try:
-        with mapped(path) as data:
+        with reading.mapped(path) as data:
             for item in fields(data, 0, len(data)):
                 if item.wire == BYTES and item.number in (NET_V2_LAYER, NET_V1_LAYER):
                     generation = "V2" if item.number == NET_V2_LAYER else "V1"
@@ -291,11 +286,3 @@ def caffemodel(net_header: bytes, layers: Iterable[tuple[str, bytes, Sequence[St
                 yield np.ascontiguousarray(block, blob.ref.dtype.numpy).tobytes()
 
 
-def write_caffemodel(path: Path, net_header: bytes, layers: Iterable[tuple[str, bytes, Sequence[StoredBlob]]]) -> None:
-    """Write what `caffemodel` gives; weights are streamed.
-
-    The file appears under its name when it is complete.
-    """
-    with replacing(path) as file:
-        for piece in caffemodel(net_header, layers):
-            file.write(piece)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from acccmp.core.graph import Graph, Shape
 from acccmp.core.wire import number_field
-from acccmp.core.writing import replacing
-from acccmp.errors import AcccmpError, InputError
+from acccmp.core.writing import together
+from acccmp.errors import InputError
 from acccmp.models.caffe_layers import CaffeLayer, CaffeNet, unknown_to_schema
 from acccmp.models.caffe_text import Block, quoted, render, unquoted
-from acccmp.models.caffe_weights import StoredBlob, StoredLayer, write_caffemodel
+from acccmp.models.caffe_weights import StoredBlob, StoredLayer, caffemodel
 
 # -- from Graph to text ------------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ def prototxt(graph: Graph, blobs: Mapping[str, str] | None = None) -> str:
 def caffemodel_layers(
     graph: Graph, blobs: Mapping[str, str] | None = None,
 ) -> list[tuple[str, bytes, list[StoredBlob]]]:
-    """(generation, layer message without its weights, weights) of each layer, as `write_caffemodel` wants them."""
+    """(generation, layer message without its weights, weights) of each layer, as `caffemodel` wants them."""
     net = _net(graph)
     blobs = blob_names(graph) if blobs is None else blobs
     rows: list[tuple[str, bytes, list[StoredBlob]]] = []
@@ -255,20 +255,10 @@ def save(graph: Graph, folder: str | Path, stem: str = "dump") -> list[Path]:
     if Path(stem).name != stem:
         raise InputError(f"{stem!r} is no plain file name")
     blobs = blob_names(graph)
-    text, weights = folder / f"{stem}.prototxt", folder / f"{stem}.caffemodel"
-    files: list[Path] = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(text) as file:
-            file.write(prototxt(graph, blobs).encode())
-        files.append(text)
+    files = [folder / f"{stem}.prototxt"]
+    with together() as result:
+        result.file(files[0]).write(prototxt(graph, blobs).encode())
         if graph.meta.get("weights"):
-            write_caffemodel(weights, net_message(graph, blobs), caffemodel_layers(graph, blobs))
-            files.append(weights)
-    except (OSError, AcccmpError) as error:
-        for path in files:
-            path.unlink(missing_ok=True)
-        if isinstance(error, AcccmpError):
-            raise
-        raise InputError(f"{folder}: cannot be written to: {error.strerror or error}") from error
+            files.append(folder / f"{stem}.caffemodel")
+            result.file(files[1]).writelines(caffemodel(net_message(graph, blobs), caffemodel_layers(graph, blobs)))
     return files

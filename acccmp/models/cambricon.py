@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from acccmp.core import reading
 from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import DTYPES, DType
 from acccmp.errors import FormatError
@@ -158,20 +159,12 @@ _BEGINS = re.compile(r"(Function|Input|Output|Kernel header) #(\d+)")
 
 def read(path: Path) -> Twins:
     """The records of a twins file. Raises FormatError for anything else."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(64)
-            if start.startswith(MODEL_MAGIC):
-                raise FormatError(
-                    f"{path}: a Cambricon offline model (machine code without a graph); give the .cambricon_twins "
-                    "file beside it, which tells its inputs and outputs"
-                )
-            if size > LARGEST:
-                raise FormatError(f"{path}: {size} bytes are too many for a twins file")
-            text = (start + file.read()).decode("utf-8", "replace")
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if reading.first_bytes(path, 64).startswith(MODEL_MAGIC):
+        raise FormatError(
+            f"{path}: a Cambricon offline model (machine code without a graph); give the .cambricon_twins file beside "
+            "it, which tells its inputs and outputs"
+        )
+    text = reading.read_text(path, LARGEST, errors="replace")
     found = re.match(r'\s*This is the Twins File of "([^"\n]*)"', text)
     if not found:
         raise FormatError(f"{path}: not a Cambricon twins file (it does not begin with its usual sentence)")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph
-from acccmp.core.wire import mapped
+from acccmp.core.reading import first_bytes, mapped
 from acccmp.errors import FormatError
 from acccmp.models import mindspore_checkpoint, mindspore_graph
 
@@ -45,11 +45,7 @@ def load_checkpoint(path: str | Path) -> Graph:
 
 def cipher_of(path: Path) -> str | None:
     """What a file is encrypted with, by its first bytes; None for a plain one."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    start = first_bytes(path, 4)
     return CIPHERS.get(struct.unpack("<I", start)[0]) if len(start) == 4 else None
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from acccmp.core import layout as layouts
+from acccmp.core import reading
 from acccmp.core.graph import Graph, TensorSpec
 from acccmp.core.layout import Region
 from acccmp.core.tensor import BLOCK, DTYPES, Array, DType, TensorRef, decode
-from acccmp.core.wire import Buffer, Payload, PayloadTable, fields, mapped, thin
+from acccmp.core.wire import Buffer, Payload, PayloadTable, fields, thin
 from acccmp.errors import FormatError
 
 _TENSOR = PayloadTable({3: None})
@@ -82,7 +83,7 @@ class JoinedRef(TensorRef):
     def _bytes(self, first: int, last: int) -> Iterator[bytes]:
         """Bytes first..last of the joined tensor."""
         at = 0
-        with open(self.path, "rb") as file:
+        with reading.opened(self.path) as file:
             for offset, size in self.parts:
                 low, high = max(first - at, 0), min(last - at, size)
                 if low < high:
@@ -100,9 +101,10 @@ def read(path: Path) -> Graph:
 
     from acccmp.schemas import ckpt_pb2
 
-    with mapped(path) as buffer:
+    with reading.mapped(path) as buffer:
         _refuse_others(buffer, path)
         end = len(buffer) - _trailer(buffer)
+        has_checksum = end < len(buffer)
         try:
             message = ckpt_pb2.Checkpoint.FromString(thin(buffer, 0, end, _PAYLOADS))
         except (DecodeError, ValueError) as error:
@@ -115,7 +117,7 @@ def read(path: Path) -> Graph:
         ref = _ref(path, tag, pieces, notes)
         if ref is not None:
             refs[tag] = ref
-    if end < path.stat().st_size:
+    if has_checksum:
         notes.append("the file ends with a checksum (CRC-32)")
     state = sum(1 for name in refs if name.startswith(("moments.", "moment1.", "moment2.", "accum.")))
     if state:
@@ -126,7 +128,7 @@ def read(path: Path) -> Graph:
 
 def checksum(path: Path) -> str:
     """What the file's own CRC-32 says: "right", "wrong" or "none". Reads the whole file, in pieces."""
-    with mapped(path) as buffer:
+    with reading.mapped(path) as buffer:
         tail = _trailer(buffer)
         if not tail:
             return "none"

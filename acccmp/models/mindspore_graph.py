@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from acccmp.core.graph import Dim, Graph, Node, TensorSpec
+from acccmp.core.reading import is_inside, mapped
 from acccmp.core.tensor import DTYPES, DType, TensorRef
-from acccmp.core.wire import BYTES, Buffer, Payload, PayloadTable, fields, mapped, thin
+from acccmp.core.wire import BYTES, Buffer, Payload, PayloadTable, fields, thin
 from acccmp.errors import FormatError
 
 # Where weights and constants lie in a ModelProto; attributes and graphs are in each other.
@@ -172,7 +173,9 @@ class _Model:
         named = _text(where.location)
         parts = PurePosixPath(named.replace("\\", "/")).parts
         file = self.path.parent.joinpath(*parts) if parts else self.path
-        if not parts or named.startswith("/") or ".." in parts or not file.is_file():
+        outside = not parts or named.startswith("/") or ".." in parts or not is_inside(
+            file, self.path.parent, self.path.resolve().parent)
+        if outside or not file.is_file():
             self._left_out(name, f"its file {named!r} is not beside the model")
             return None
         room = file.stat().st_size - where.offset

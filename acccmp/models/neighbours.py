@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from acccmp.core import reading
 from acccmp.core.identify import identify
-from acccmp.errors import AcccmpError
+from acccmp.errors import AcccmpError, FormatError
 from acccmp.kinds import all_kinds, suffixes
 
 MOST_FILES = 2000  # files of one folder that are looked at
@@ -61,9 +62,8 @@ def look_beside(places: Iterable[str | os.PathLike[str]]) -> Neighbours:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for _, entry in zip(range(MOST_FILES), entries, strict=False) if entry.is_file())
-    except OSError:
+        names = [entry.name for entry in reading.listed(folder)[:MOST_FILES] if not entry.is_folder]
+    except FormatError:
         return []
     return [folder / name for name in names if name.endswith(suffixes("device"))]
 
@@ -73,8 +73,7 @@ def _kind(path: Path) -> str:
     try:
         kind = identify(path).kind.name
         if kind == "atc_json":
-            with open(path, "rb") as file:
-                return kind if b'"graph"' in file.read(1 << 16) else ""
+            return kind if b'"graph"' in reading.first_bytes(path, 1 << 16) else ""
         return kind
     except (AcccmpError, OSError):
         return ""

@@ -17,8 +17,9 @@ from typing import Any
 
 import acccmp.core.layout as layouts
 from acccmp.core.graph import Graph, ModelIO, Node
+from acccmp.core.reading import is_inside, mapped
 from acccmp.core.tensor import TensorRef
-from acccmp.core.wire import Buffer, mapped
+from acccmp.core.wire import Buffer
 from acccmp.errors import FormatError
 from acccmp.models import om_archive, om_domi
 from acccmp.models.device_graph import (
@@ -305,7 +306,8 @@ def beside(model: Path, named: str) -> Path | None:
     places = [model.parent / "weight" / parts[-1], model.parent / parts[-1]]
     if not named.startswith("/") and ".." not in parts:
         places.insert(0, model.parent.joinpath(*parts))
-    return next((place for place in places if place.is_file()), None)
+    homes = (model.parent, model.resolve().parent)
+    return next((place for place in places if place.is_file() and is_inside(place, *homes)), None)
 
 
 # -- from models to graphs ---------------------------------------------------------------------------------------

@@ -5,15 +5,13 @@ Source: ../shared/specs/model_formats.md, a.11. No real file was public when thi
 
 from __future__ import annotations
 
-import json
 import math
-import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from acccmp.core import reading
 from acccmp.core.graph import Gear, ModelIO, ModelTensor
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.core.wire import Buffer
@@ -47,17 +45,12 @@ def is_archive(buffer: Buffer) -> bool:
 
 def read(path: Path) -> Archive:
     """The archive's manifest, inputs, outputs, ops with their originals. Raises FormatError for any other zip file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _read(archive, path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, struct.error, UnicodeDecodeError) as error:
-        raise FormatError(f"{path}: damaged: a zip archive that cannot be read: {error}") from None
+    with reading.archive(path, members=MOST_MEMBERS) as archive:
+        return _read(archive, path)
 
 
-def _read(archive: zipfile.ZipFile, path: Path) -> Archive:
-    names = archive.namelist()
-    if len(names) > MOST_MEMBERS:
-        raise FormatError(f"{path}: {len(names)} files in a zip archive are too many for a model")
+def _read(archive: reading.Archive, path: Path) -> Archive:
+    names = archive.members
     manifests = [name for name in names if name == "manifest.json" or name.count("/") == 1 == name.count("/manifest.")]
     manifest = _json(archive, manifests[0], path) if manifests else None
     if not isinstance(manifest, dict) or "om2_version" not in manifest:
@@ -79,39 +72,30 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Archive:
     )
 
 
-def _json(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
+def _json(archive: reading.Archive, name: str, path: Path) -> Any:
     """A JSON file of the archive; None if there is none. Sizes are bounded before anything is unpacked."""
     raw = _bytes(archive, name, path)
-    if raw is None:
-        return None
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: damaged: {name} is not JSON: {error}") from None
+    return None if raw is None else reading.parse_json(raw, f"{path}: damaged: {name}")
 
 
-def _bytes(archive: zipfile.ZipFile, name: str, path: Path) -> bytes | None:
-    try:
-        info = archive.getinfo(name)
-    except KeyError:
+def _bytes(archive: reading.Archive, name: str, path: Path) -> bytes | None:
+    info = archive.members.get(name)
+    if info is None:
         return None
     if info.file_size > min(LARGEST_TEXT, max(1 << 20, info.compress_size * LARGEST_RATIO)):
         raise FormatError(f"{path}: {name} would unpack to {info.file_size} bytes, which is no model's text")
-    try:
-        with archive.open(info) as member:
-            return member.read(info.file_size)
-    except Exception as error:  # zlib's own errors have no common base
-        raise FormatError(f"{path}: damaged: {name} cannot be unpacked: {error}") from None
+    with archive.member(name) as member:
+        return member.read(info.file_size)
 
 
 def _graph(
-    archive: zipfile.ZipFile, base: str, path: Path, notes: list[str],
+    archive: reading.Archive, base: str, path: Path, notes: list[str],
 ) -> tuple[tuple[DeviceOp, ...], dict[str, tuple[DeviceOp, ...]], dict[str, Any]]:
     """Ops of the graph kept for debugging; without one, names and originals alone."""
     from acccmp.models import build_pbtxt
 
     folder = f"{base}debug/"
-    for name in sorted(archive.namelist()):
+    for name in sorted(archive.members):
         if not name.startswith(folder) or "/ge_proto_" not in name or not name.endswith(".txt"):
             continue
         raw = _bytes(archive, name, path)
@@ -175,7 +159,7 @@ def _tensor(entry: Mapping[str, Any], aipp: Any = None) -> ModelTensor:
     )
 
 
-def _constants(archive: zipfile.ZipFile, root: str, path: Path) -> dict[str, Any]:
+def _constants(archive: reading.Archive, root: str, path: Path) -> dict[str, Any]:
     config = _json(archive, f"{root}data/constants/model_0_constants_config.json", path)
     listed = config.get("consts") if isinstance(config, dict) else None
     return listed if isinstance(listed, dict) else {}
@@ -185,7 +169,7 @@ def weights(archive: Archive, path: Path) -> dict[str, TensorRef]:
     """Refs to the constants that lie in the archive as they are; packed ones cannot be left where they are."""
     found: dict[str, TensorRef] = {}
     descs = {op.name: op.output_descs[0] for op in archive.ops if op.output_descs}
-    with zipfile.ZipFile(path) as opened:
+    with reading.archive(path, members=MOST_MEMBERS) as opened:
         for name, entry in archive.constants.items():
             if not isinstance(entry, dict) or entry.get("type") != "INTERNAL":
                 continue
@@ -196,26 +180,15 @@ def weights(archive: Archive, path: Path) -> dict[str, TensorRef]:
     return found
 
 
-def _place(archive: zipfile.ZipFile, name: str, entry: Mapping[str, Any]) -> tuple[int, int] | None:
+def _place(archive: reading.Archive, name: str, entry: Mapping[str, Any]) -> tuple[int, int] | None:
     """First byte in the zip file and size of a constant of an unpacked member; None if it does not fit."""
     offset, size = entry.get("offset", 0), entry.get("size", 0)
-    try:
-        info = archive.getinfo(name)
-    except KeyError:
+    at = archive.stored_at(name) if name in archive.members else None
+    if at is None or not isinstance(offset, int) or not isinstance(size, int):
         return None
-    if info.compress_type != zipfile.ZIP_STORED or not isinstance(offset, int) or not isinstance(size, int):
+    if offset < 0 or size <= 0 or offset + size > at[1]:
         return None
-    if offset < 0 or size <= 0 or offset + size > info.file_size:
-        return None
-    file = archive.fp
-    if file is None:
-        return None
-    file.seek(info.header_offset)
-    head = file.read(30)
-    if len(head) < 30:
-        return None
-    name_len, extra_len = struct.unpack_from("<HH", head, 26)
-    return info.header_offset + 30 + name_len + extra_len + offset, size
+    return at[0] + offset, size
 
 
 def _ref(path: str, desc: DeviceTensor, offset: int, size: int) -> TensorRef:

@@ -14,7 +14,7 @@ import acccmp.core.layout as layouts
 from acccmp.core.layout import FORMATS
 from acccmp.core.tensor import BY_GE, TensorRef
 from acccmp.core.wire import Buffer, Payload, PayloadTable, thin
-from acccmp.errors import FormatError
+from acccmp.errors import FormatError, LayoutError
 from acccmp.models.device_graph import DeviceOp, DeviceTensor
 from acccmp.models.om_attrs import text_of
 from acccmp.models.om_container import Partition
@@ -98,7 +98,7 @@ def _ref(name: str, weight: Any, path: Path, notes: list[str]) -> TensorRef | No
     if not layouts.is_plain(layout):
         try:
             stored = layouts.stored_shape(layout, "NCHW", original, C0)
-        except layouts.LayoutError as error:
+        except LayoutError as error:
             notes.append(f"the weight {name} is left out: {error}")
             return None
     if dtype.nbytes(_count(stored)) > payload.size:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from acccmp.core import reading
 from acccmp.core.wire import (
     BYTES,
     Buffer,
@@ -25,6 +26,7 @@ from acccmp.core.wire import (
     fields,
     number_field,
 )
+from acccmp.core.writing import together
 from acccmp.errors import FormatError, InputError
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
 
     try:
         parts = bytearray()
-        with open(path, "rb") as file:
+        with reading.opened(path) as file:
             buffer = FileBytes(file)
             for field in fields(buffer, 0, len(buffer)):
                 if (field.number, field.wire) == (_GRAPH, BYTES):
@@ -137,9 +139,10 @@ def place_of(tensor: onnx.TensorProto, model: Path) -> Place:
     ):
         raise FormatError(f"{what} lie at {location!r}, which is not a path inside the model's folder")
     path = model.parent / location
-    real, homes = path.resolve(), {model.parent.resolve(), model.resolve().parent}
-    if not any(real.is_relative_to(home) for home in homes):
+    if not reading.is_inside(path, model.parent, model.resolve().parent):
         raise FormatError(f"{what} lie at {location!r}, which leads out of the model's folder")
+    if path.exists() and (wrong := reading.refusal(path)):
+        raise FormatError(f"{what} lie at {location!r}, which {wrong}")
     try:
         offset, size = int(entries.get("offset") or 0), int(entries["length"]) if entries.get("length") else None
     except ValueError:
@@ -232,23 +235,13 @@ def write_model(model: onnx.ModelProto, source: Path, folder: Path, stem: str) -
         set_place(tensor, data.name, to, length)
         copies.append(_Copy(place, length, to))
         end = to + length
-    parts = {out: out.with_name(f".{out.name}.{os.getpid()}.part") for out in ([data] if copies else []) + [target]}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with together() as result:
         if copies:
-            with open(parts[data], "wb") as file:
-                for copy in copies:
-                    file.seek(copy.to)
-                    _stream(copy.place, copy.size, file)
-        with open(parts[target], "wb") as file:
-            _write(model, file, inline)
-        for out, part in parts.items():
-            os.replace(part, out)
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+            file = result.file(data)
+            for copy in copies:
+                file.seek(copy.to)
+                _stream(copy.place, copy.size, file)
+        _write(model, result.file(target), inline)
     return [target, data] if copies else [target]
 
 
@@ -288,11 +281,7 @@ def _write(model: onnx.ModelProto, file: BinaryIO, places: Sequence[Place | None
 
 
 def _stream(place: Place, size: int, into: BinaryIO) -> None:
-    try:
-        source = open(place.path, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise FormatError(f"{place.path}: cannot be read: {error.strerror or error}") from error
-    with source:
+    with reading.opened(place.path) as source:
         source.seek(place.offset)
         left = size
         while left:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from acccmp.core.wire import BYTES, VARINT, Buffer, CutOff, Damaged, Field, fields, mapped
+from acccmp.core.reading import mapped
+from acccmp.core.wire import BYTES, VARINT, Buffer, CutOff, Damaged, Field, fields
 from acccmp.errors import FormatError
 
 LAZY = 1024  # bytes from which on a constant stays in the file

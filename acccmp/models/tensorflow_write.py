@@ -8,7 +8,6 @@ otherwise because something inside reads them too.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph, Node
+from acccmp.core.writing import write_bytes
 from acccmp.errors import SliceError
 from acccmp.models.tensorflow_shapes import SIDE_OUTPUTS
 from acccmp.models.tensorflow_values import content, data_type_number, split_name
@@ -44,14 +44,7 @@ def save(graph: Graph, folder: str | Path, stem: str = "dump") -> list[Path]:
         raw = message.SerializeToString(deterministic=True)
     except ValueError as error:
         raise SliceError(f"{graph.name}: too large for one .pb file: {error}") from None
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        part.write_bytes(raw)
-        os.replace(part, target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise SliceError(f"{target}: cannot be written: {error.strerror or error}") from error
+    write_bytes(target, raw)
     return [target]
 
 

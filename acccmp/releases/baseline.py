@@ -6,13 +6,13 @@ import base64
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from acccmp.core import reading
+from acccmp.core.writing import replacing
 from acccmp.errors import FormatError, InputError
 from acccmp.releases.sketch import SKETCH_ROWS, _short, sketch
 from acccmp.reports.pair import Verdict
@@ -102,20 +102,9 @@ def text_of(baseline: Baseline) -> str:
 
 
 def write(baseline: Baseline, path: str | Path) -> None:
-    """Write it whole or not at all: to a temporary name in the same folder, flushed to disk, then renamed."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii", newline="\n") as file:
-            file.write(text_of(baseline))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write it whole or not at all, on the disk before it takes the place of the old one."""
+    with replacing(Path(path), durable=True) as file:
+        file.write(text_of(baseline).encode("ascii"))
 
 
 def read(path: str | Path) -> Baseline:
@@ -123,11 +112,9 @@ def read(path: str | Path) -> Baseline:
     when it is damaged; both say how to make a new one."""
     again = f"make a new one: acccmp check GOLDEN NPU --baseline {path} --update"
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"{path}: no baseline there; {again}")
-    if file.stat().st_size > MOST_BYTES:
-        raise FormatError(f"{path}: {file.stat().st_size} bytes are too many for a baseline; {again}")
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = reading.read_text(file, MOST_BYTES, errors="replace").split("\n")
     if not lines[0].strip():
         raise FormatError(f"{path}: line 1 is empty, so it is no baseline; {again}")
     elsewhere = f"delete it or give another name, and {again}"
@@ -171,13 +158,12 @@ def _is_ours(file: Path) -> bool:
     """Is it an empty file, or one with the header of a baseline, not newer than this one?"""
     if not file.is_file():
         return False
-    with file.open("rb") as opened:
-        first = opened.readline(1 << 16)
+    first = reading.first_bytes(file, 1 << 16).split(b"\n")[0]
     if not first.strip():
         return file.stat().st_size < 1 << 16
     try:
-        schema = json.loads(first.decode("utf-8", "replace")).get("schema", "")
-    except (ValueError, AttributeError):
+        schema = reading.parse_json(first, file).get("schema", "")
+    except (FormatError, AttributeError):
         return False
     return _version(schema) is not None and (_version(schema) or 0) <= (_version(SCHEMA) or 0)
 
@@ -191,8 +177,8 @@ def _version(schema: object) -> int | None:
 
 def _line(text: str, path: str | Path, number: int, again: str) -> dict[str, Any]:
     try:
-        data = json.loads(text)
-    except ValueError:
+        data = reading.parse_json(text, path)
+    except FormatError:
         data = None
     if not isinstance(data, dict):
         raise FormatError(f"{path}: line {number} is no JSON object; was it edited by hand? {again}")

@@ -10,15 +10,18 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from acccmp.core.reading import refusal
 from acccmp.errors import FormatError, InputError
+from acccmp.reports import safe
 from acccmp.reports.report import Report
 
 WAIT_SECONDS = 60.0
@@ -74,17 +77,23 @@ class Point:
 def _open(path: str | Path, create: bool = False) -> Iterator[sqlite3.Connection]:
     """The database, its schema brought up to date; changes are kept only when the block ends well."""
     file = Path(path)
-    if not create and not file.is_file():
+    there = os.path.lexists(file)
+    if not create and not there:
         raise InputError(f"{path}: no history there; `acccmp history add {path} report.json --release NAME` begins one")
+    if there and (wrong := refusal(file)):
+        raise FormatError(f"{path}: {wrong}")
     try:
         connection = sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None)
     except sqlite3.Error as error:
         raise FormatError(f"{path}: cannot be opened: {error}") from None
     try:
+        _bound(connection, file.stat().st_size if there else 0)
         connection.execute("PRAGMA foreign_keys = ON")
         writes = create or _version(connection) != VERSION
         connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")  # who only reads may read a read-only file
         _migrate(connection, path, writes)
+        if create:
+            connection.set_progress_handler(None, 0)  # what is added may be more than what is there
         yield connection
         connection.execute("COMMIT")
     except sqlite3.OperationalError as error:
@@ -93,6 +102,16 @@ def _open(path: str | Path, create: bool = False) -> Iterator[sqlite3.Connection
         raise FormatError(f"{path}: {error}; is it a history file? Give another name to begin a new one") from None
     finally:
         connection.close()  # rolls back what was not committed
+
+
+def _bound(connection: sqlite3.Connection, size: int) -> None:
+    """However a file of `size` bytes is made, reading it ends, and takes no more memory than it has bytes."""
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 24)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    steps = iter(range(100 + size // 1000))
+    connection.set_progress_handler(lambda: next(steps, None) is None, 100_000)
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -107,6 +126,8 @@ def _migrate(connection: sqlite3.Connection, path: str | Path, writes: bool) -> 
         raise FormatError(f"{path}: is an SQLite file, but none of acccmp's; give another name")
     if version > VERSION:
         raise FormatError(f"{path}: is of schema {version}, this acccmp knows {VERSION}; use a newer acccmp")
+    if version < 0 or _schema(connection) != _schema_of(version):
+        raise FormatError(f"{path}: its tables are not those of schema {version}: somebody changed the file")
     if not writes:
         return
     for step in MIGRATIONS[version:]:
@@ -114,6 +135,21 @@ def _migrate(connection: sqlite3.Connection, path: str | Path, writes: bool) -> 
             connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _schema(connection: sqlite3.Connection) -> tuple[Any, ...]:
+    """What a database is made of: no view, no trigger and no computed column looks like a table of ours."""
+    made = connection.execute("SELECT type, name, rootpage > 0 FROM sqlite_master ORDER BY type, name").fetchall()
+    columns = [connection.execute(f"PRAGMA table_xinfo({table})").fetchall() for table in ("runs", "ports")]
+    return made, columns
+
+
+def _schema_of(version: int) -> tuple[Any, ...]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for step in MIGRATIONS[:version]:
+            for statement in step:
+                connection.execute(statement)
+        return _schema(connection)
 
 
 def add(
@@ -168,10 +204,12 @@ def runs(path: str | Path) -> tuple[Run, ...]:
         rows = connection.execute(
             "SELECT id, made, release, case_name, model, npu, passed, coverage FROM runs ORDER BY made, id"
         ).fetchall()
-    return tuple(
-        Run(i, made, release, case, model, npu, bool(passed), _number(covered))
-        for i, made, release, case, model, npu, passed, covered in rows
-    )
+        return tuple(
+            Run(
+                i, _text(made, path), _text(release, path), _text(case, path), _text(model, path), _text(npu, path),
+                bool(passed), _number(covered, path),
+            ) for i, made, release, case, model, npu, passed, covered in rows
+        )
 
 
 def series(path: str | Path, port: str) -> tuple[Point, ...]:
@@ -187,26 +225,37 @@ def series(path: str | Path, port: str) -> tuple[Point, ...]:
         close = difflib.get_close_matches(port, names, n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise InputError(f"{path}: no port {port!r} in the history{hint}")
-    return _points(known, rows)
+    return _points(known, rows, path)
 
 
 _COLUMNS = "port, run, verdict, error, error_limit, floor"
 
 
-def _points(known: Mapping[int, Run], rows: Sequence[tuple[Any, ...]]) -> tuple[Point, ...]:
+def _points(known: Mapping[int, Run], rows: Sequence[tuple[Any, ...]], path: str | Path) -> tuple[Point, ...]:
     """Rows of one port as points, oldest first, jumps marked. A run that was added since `known` was read is left
     out."""
     points = [
-        Point(known[run], port, verdict, _number(error), _number(limit), _number(floor))
-        for port, run, verdict, error, limit, floor in rows if run in known
+        Point(
+            known[run], _text(port, path), _text(verdict, path), _number(error, path), _number(limit, path),
+            _number(floor, path),
+        ) for port, run, verdict, error, limit, floor in rows if run in known
     ]
     points.sort(key=lambda point: (point.run.made, point.run.id))
     marks = jumps([point.error for point in points], [point.run.case for point in points])
     return tuple(replace(point, jumped=mark) for point, mark in zip(points, marks, strict=True))
 
 
-def _number(value: float | None) -> float:
+def _number(value: object, path: str | Path) -> float:
+    """A number of the file, whatever else was put in its place."""
+    if not isinstance(value, int | float | None):
+        raise FormatError(f"{path}: has {str(value)[:40]!r} where a number should be: somebody changed the file")
     return math.nan if value is None else float(value)
+
+
+def _text(value: object, path: str | Path) -> str:
+    if not isinstance(value, str):
+        raise FormatError(f"{path}: has {str(value)[:40]!r} where a text should be: somebody changed the file")
+    return value
 
 
 def jumps(errors: Sequence[float], cases: Sequence[str], factor: float = 2.0, spread: float = 3.5) -> list[bool]:
@@ -252,7 +301,7 @@ def latest_jumps(path: str | Path) -> tuple[Point, ...]:
         for row in connection.execute(f"SELECT {_COLUMNS} FROM ports"):
             by_port.setdefault(row[0], []).append(row)
     found = [
-        point for rows in by_port.values() for point in _points(known, rows)
+        point for rows in by_port.values() for point in _points(known, rows, path)
         if point.jumped and (point.run.made, point.run.release) == newest
     ]
     return tuple(sorted(found, key=lambda point: -point.error))
@@ -269,14 +318,9 @@ def to_csv(path: str | Path) -> str:
             "FROM ports JOIN runs ON runs.id = ports.run ORDER BY made, run, place, port"
         )
         for row in rows:
-            writer.writerow([_guarded(value) if isinstance(value, str) else value for value in row])
+            numbers = ["" if value is None else _number(value, path) for value in row[6:9]]
+            writer.writerow([*(safe.csv(_text(value, path)) for value in row[:6]), *numbers, int(bool(row[9]))])
     return out.getvalue()
-
-
-def _guarded(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    plain = "".join(c if c.isprintable() else "?" for c in text)
-    return "'" + plain if plain.lstrip()[:1] in ("=", "+", "-", "@") else plain
 
 
 def forget(path: str | Path, release: str) -> int:

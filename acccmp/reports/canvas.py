@@ -56,7 +56,6 @@ def save_figure(figure: Figure, path: str | Path, option: str) -> Path:
     kind = target.suffix[1:].lower()
     if kind not in figure.canvas.get_supported_filetypes():
         raise InputError(f"{option} {target}: wanted a name that ends in .png, .svg or .pdf")
-    target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as file:
         figure.savefig(file, format=kind, bbox_inches="tight")
     return target

@@ -1,12 +1,11 @@
-"""Reports written as files: each appears whole or not at all."""
+"""Reports written as files: those of one report appear together or not at all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from acccmp.core.writing import replacing
-from acccmp.errors import InputError
+from acccmp.core.writing import write_texts
 from acccmp.reports import html, markdown, report_csv, report_json
 from acccmp.reports.report import Report
 
@@ -18,7 +17,7 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
         "report.csv": report_csv.to_csv, "report.json": report_json.to_json, "report.md": markdown.to_markdown,
         "report.html": html.report_html,
     }
-    return [write_text(out / name, form(report)) for name, form in forms.items()]
+    return write_texts({out / name: form(report) for name, form in forms.items()})
 
 
 def write_reports(reports: Mapping[str, Report], folder: str | Path) -> list[Path]:
@@ -31,14 +30,3 @@ def write_reports(reports: Mapping[str, Report], folder: str | Path) -> list[Pat
         taken.add(name.lower())
         written += write_report(report, Path(folder) / name)
     return written
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text in UTF-8; folders on the way are made."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    with replacing(path) as file:
-        file.write(text.encode("utf-8"))
-    return path

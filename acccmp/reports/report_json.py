@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from acccmp.core.dump import Port
+from acccmp.core.reading import parse_json
 from acccmp.core.tensor import DTYPES, ConvertedRef, TensorRef, TurnedRef
 from acccmp.errors import FormatError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import SCHEMA, Comparison, Report
 
+MOST_BYTES = 1 << 30  # of a report
 _INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -99,10 +101,7 @@ def from_json(text: str | bytes) -> Report:
     What follows from the comparisons (passed, counts, ...) is computed anew, never believed. Raises FormatError for
     text that is no such JSON, or of another schema version.
     """
-    try:
-        stored = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"report: not JSON: {error}") from error
+    stored = parse_json(text, "report")
     schema = stored.get("schema") if isinstance(stored, dict) else None
     if schema != SCHEMA:
         raise FormatError(f"report: its schema is {schema!r}, this version reads {SCHEMA!r}; compare again to renew it")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
+from acccmp.core.reading import walked
+from acccmp.core.writing import make_folder, scratch, write_text
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError, RunError
 from acccmp.kinds import find_kind
@@ -56,10 +57,9 @@ class Command:
 def _run(
     graph: Graph, inputs: Mapping[str, NDArray[Any]], wanted: Collection[str] | None, words: list[str], timeout: float,
 ) -> Captured:
-    with tempfile.TemporaryDirectory(prefix="acccmp-") as made:
-        folder = Path(made)
+    with scratch() as folder:
         output = folder / "output"
-        output.mkdir()
+        make_folder(output)
         filled = {"{inputs}": str(_write_inputs(folder / "inputs", inputs)), "{output}": str(output)}
         if any("{model}" in word or "{weights}" in word for word in words):
             files = find_kind(graph.format).function("save")(graph, folder / "model", "model")
@@ -109,13 +109,12 @@ def _call(words: list[str], timeout: float) -> None:
 
 
 def _write_inputs(folder: Path, inputs: Mapping[str, NDArray[Any]]) -> Path:
-    folder.mkdir()
     table = {}
     for index, (name, array) in enumerate(inputs.items()):
         safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:_LONGEST_NAME]
         table[name] = f"{index}_{safe}.npy"
         arrays.write_npy(folder / table[name], np.asarray(array))
-    (folder / "inputs.json").write_text(json.dumps(table, indent=1), "utf-8", "surrogateescape")
+    write_text(folder / "inputs.json", json.dumps(table, indent=1))
     return folder
 
 
@@ -159,9 +158,10 @@ def _written(output: Path) -> Iterator[tuple[list[str], NDArray[Any]]]:
         for port, ref in dump.items():
             yield [str(port)], ref.numpy()
         return
-    for path in sorted(output.rglob("*.npy")):
+    written = (Path(entry.path) for _, entries in walked(output, 8) for entry in entries if not entry.is_folder)
+    for path in sorted(path for path in written if path.suffix == ".npy"):
         try:
-            array = arrays.read_npy(path).numpy()
+            array = arrays.read_npy(path, output).numpy()
         except FormatError as error:
             raise RunError(f"the command wrote a damaged file: {error}") from error
         stem = str(path.relative_to(output))[: -len(".npy")]

@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acccmp.core import reading
 from acccmp.core.dump import Dump, Port, RunFacts
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef, dtype_of
+from acccmp.core.writing import remove, write_text
 from acccmp.dumps import arrays
-from acccmp.errors import InputError
+from acccmp.errors import FormatError, InputError
 from acccmp.inputs.files import Feeds, prepare
 from acccmp.kinds import all_kinds
 from acccmp.runners.runner import Captured, Runner, find_runner
 
 # In a golden folder while it is being written: what the run is of, so that a run that died is gone on with.
 STARTED = ".acccmp-run.json"
+_LARGEST_MARK = 1 << 24  # bytes
 
 
 def default_runner(graph: Graph) -> str:
@@ -137,7 +140,7 @@ def _write(
 
     captured = _runner(graph, runner).run(graph, feeds.arrays, wanted)
     stamp = time.time_ns() // 1000 if stamp is None else stamp
-    _mark(folder, {**about, "time_us": stamp})
+    write_text(folder / STARTED, json.dumps({**about, "time_us": stamp}))
     manifest = {
         **about, "runner": {"name": captured.runner, "version": captured.version}, "time_us": stamp,
         "outputs": [str(port) for port in _outputs(graph)], "skipped": dict(captured.skipped),
@@ -148,7 +151,7 @@ def _write(
         folder, captured.tensors.items(), manifest, tensor_names=_tensors(graph, captured), layouts=layouts,
         time_us=stamp,
     )
-    (folder / STARTED).unlink(missing_ok=True)
+    remove(folder / STARTED)
     notes = (*dump.notes, *feeds.notes, *captured.notes, *([again] if again else []))
     return replace(dump, notes=notes, model=graph.name)
 
@@ -202,7 +205,8 @@ def _file_hash(path: Path) -> str:
     if not path.is_dir():
         return arrays.sha256(path) if path.is_file() else ""
     digest = hashlib.sha256()
-    for inner in sorted(item for item in path.rglob("*") if item.is_file()):
+    inside = (Path(entry.path) for _, entries in reading.walked(path, 8) for entry in entries if not entry.is_folder)
+    for inner in sorted(inside):
         digest.update(f"{inner.relative_to(path)} {arrays.sha256(inner)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -229,11 +233,11 @@ def _difference(told: Mapping[str, Any], about: Mapping[str, Any], version: str)
 
 def _unfinished(folder: Path, about: Mapping[str, Any], overwrite: bool, stamp: int | None) -> tuple[int | None, str]:
     """The time stamp to go on with in a folder without a manifest, and what to say about it."""
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    entries = [entry for entry in reading.listed(folder) if not entry.name.startswith(".")]
     marker = folder / STARTED
     try:
-        started = json.loads(marker.read_text("utf-8"))
-    except (OSError, ValueError):
+        started = reading.parse_json(reading.read_bytes(marker, _LARGEST_MARK, folder), marker)
+    except FormatError:
         started = None
     if isinstance(started, dict) and isinstance(started.get("time_us"), int):
         other = _difference(started, about, "")
@@ -242,8 +246,8 @@ def _unfinished(folder: Path, about: Mapping[str, Any], overwrite: bool, stamp: 
         if not overwrite:
             raise InputError(f"{folder}: holds a run that died half-way, of {other}; choose another folder, or --force")
         for entry in entries:
-            if entry.is_file() and entry.name.endswith(".npy"):
-                os.unlink(entry)
+            if not entry.is_folder and entry.name.endswith(".npy"):
+                remove(folder / entry.name)
         return stamp, ""
     if entries and not overwrite:
         raise InputError(
@@ -258,16 +262,5 @@ def _remove(folder: Path, told: Mapping[str, Any]) -> None:
     names = [row.get("file") for row in told["tensors"] if isinstance(row, Mapping)]
     for name in [*names, "mapping.csv", arrays.MANIFEST]:
         if isinstance(name, str) and name and os.path.basename(name) == name:
-            try:
-                (folder / name).unlink(missing_ok=True)
-            except OSError as error:
-                raise InputError(f"{folder / name}: cannot be removed: {error.strerror or error}") from error
-
-
-def _mark(folder: Path, about: Mapping[str, Any]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / STARTED).write_text(json.dumps(about), "utf-8", "surrogateescape")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+            remove(folder / name)
 

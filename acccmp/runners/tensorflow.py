@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import uuid
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,8 @@ import numpy as np
 
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node, shape_text
+from acccmp.core.reading import check_tree
+from acccmp.core.writing import scratch, write_bytes
 from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError, UnknownName
 from acccmp.models.tensorflow import graph_def, load
 from acccmp.models.tensorflow_write import STANDS_FOR, loop_around
@@ -53,8 +54,8 @@ def run(graph: Graph, inputs: Mapping[str, Any], wanted: Collection[str] | None 
     tf, notes = _tensorflow(graph)
     if graph.meta.get("kind") != "SavedModel" and not graph.meta.get("functions"):
         return _run_plain(tf, graph, feeds, asked, notes)
-    with tempfile.TemporaryDirectory(prefix="acccmp-") as folder:
-        return _run_inlined(tf, graph, feeds, asked, notes, Path(folder))
+    with scratch() as folder:
+        return _run_inlined(tf, graph, feeds, asked, notes, folder)
 
 
 def version() -> str:
@@ -69,9 +70,7 @@ def freeze(graph: Graph, path: str | Path) -> Path:
     message = _without_variables(tf, graph)
     if message.library.function:
         message = _inlined(tf, message, graph)
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    part.write_bytes(message.SerializeToString(deterministic=True))
-    os.replace(part, target)
+    write_bytes(target, message.SerializeToString(deterministic=True))
     return target
 
 
@@ -419,7 +418,7 @@ def _only(graph: Graph, feeds: Arrays) -> Arrays:
 
 
 def _loaded(message: Any, path: Path, graph: Graph) -> Graph:
-    path.write_bytes(message.SerializeToString(deterministic=True))
+    write_bytes(path, message.SerializeToString(deterministic=True))
     try:
         return load(path)
     except FormatError as error:
@@ -437,6 +436,7 @@ def _without_variables(tf: Any, graph: Graph) -> Any:
             "freeze the whole first (acccmp.runners.tensorflow.freeze) and cut that"
         )
     folder = graph.path if graph.path.is_dir() else graph.path.parent
+    check_tree(folder)
     v1 = tf.compat.v1
     try:
         config = v1.ConfigProto(device_count={"GPU": 0})

@@ -8,22 +8,23 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from acccmp.core import reading
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.identify import Evidence
 from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
-from acccmp.dumps.arrays import sha256, write_golden
+from acccmp.core.writing import replacing, together, write_bytes, write_texts
+from acccmp.dumps.arrays import sha256, write_golden, write_npy
 from acccmp.dumps.names import MAPPING_FILE, parse_device
 from acccmp.errors import FormatError, InputError
 from acccmp.kinds import find_kind
@@ -112,39 +113,14 @@ def save_slice(
         raise InputError(f"--dtype {dtype}: not a float type; there are float16, float32, bfloat16, ...")
     parent = Path(folder) if folder is not None else Path.cwd()
     when = when or datetime.now()
-    try:
-        with _made(parent):
-            target = _free(parent / result_name(when))
-            work = Path(tempfile.mkdtemp(prefix=".slice-", dir=parent))
-            try:
-                manifest = _write(part, work, DTYPES[dtype], proof or Proof(SelfTest("skipped"), DeviceSide()), when)
-                packed = _zip(work, target.name) if zip else None
-                os.chmod(work, 0o755)
-                os.replace(work, target)
-                if packed is not None:
-                    os.replace(packed, parent / f"{target.name}.zip")
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-                work.with_name(f"{work.name}.zip").unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the slice cannot be written to {parent}: {error.strerror or error}; nothing was left there"
-        ) from error
-    return Bundle(target, manifest, parent / f"{target.name}.zip" if zip else None)
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder, with those above it; those that had to be made are gone again when something goes wrong."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for path in new:
-            with suppress(OSError):
-                path.rmdir()
-        raise
+    target = _free(parent / result_name(when))
+    packed = parent / f"{target.name}.zip" if zip else None
+    with together() as result:
+        work = result.folder(target)
+        manifest = _write(part, work, DTYPES[dtype], proof or Proof(SelfTest("skipped"), DeviceSide()), when)
+        if packed is not None:
+            _zip(work, target.name, result.file(packed))
+    return Bundle(target, manifest, packed)
 
 
 def read_manifest(folder: str | Path) -> tuple[Path, Manifest]:
@@ -158,7 +134,7 @@ def read_manifest(folder: str | Path) -> tuple[Path, Manifest]:
         file = path / "manifest.json"
         if not file.is_file() or file.stat().st_size > MOST_MANIFEST:
             continue
-        manifest = Manifest.of(file.read_bytes(), str(file))
+        manifest = Manifest.of(reading.read_bytes(file, MOST_MANIFEST, root), str(file))
         if manifest is not None:
             return path, manifest
     raise InputError(f"{folder}: holds no slice (no manifest.json of {SCHEMA}); `acccmp slice` writes one")
@@ -192,9 +168,8 @@ def sniff(evidence: Evidence) -> str:
 
 
 def _holds_more(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        beside = [entry for entry in entries if not entry.name.startswith("dump_result_")]
-    return any(entry.is_dir() or parse_device(entry.name) is not None for entry in beside)
+    beside = [entry for entry in reading.listed(folder) if not entry.name.startswith("dump_result_")]
+    return any(entry.is_folder or parse_device(entry.name) is not None for entry in beside)
 
 
 def _free(path: Path) -> Path:
@@ -206,13 +181,11 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _zip(folder: Path, name: str) -> Path:
-    """`FOLDER.zip` beside the folder, in which it is called `name`."""
-    target = folder.with_name(folder.name + ".zip")
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
-        for path in sorted(folder.rglob("*")):
+def _zip(folder: Path, name: str, file: BinaryIO) -> None:
+    """The folder as a zip archive, in which it is called `name`."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+        for path in sorted(Path(entry.path) for _, entries in reading.walked(folder, 8) for entry in entries):
             archive.write(path, Path(name) / path.relative_to(folder))
-    return target
 
 
 # -- what is written ---------------------------------------------------------------------------------------------
@@ -259,15 +232,15 @@ def _write(part: Slice, work: Path, dtype: DType, proof: Proof, when: datetime) 
         device=proof.device,
         log=tuple(engineers_log(part, copied, model_files, inputs)),
     )
-    (work / "log.txt").write_text("\n".join(manifest.log) + "\n", encoding="utf-8")
-    (work / "README.txt").write_text(readme(part, manifest), encoding="utf-8")
-    (work / "acl.json").write_text(json.dumps(acl_json(), indent=1) + "\n", encoding="utf-8")
-    script = files("acccmp.slicing").joinpath("reproduce.py.txt").read_text(encoding="utf-8")
-    (work / "reproduce.py").write_text(script, encoding="utf-8")
+    texts = {
+        "log.txt": "\n".join(manifest.log) + "\n", "README.txt": readme(part, manifest),
+        "acl.json": json.dumps(acl_json(), indent=1) + "\n",
+        "reproduce.py": files("acccmp.slicing").joinpath("reproduce.py.txt").read_text(encoding="utf-8"),
+        "manifest.json": json.dumps(manifest.as_json(), indent=1, ensure_ascii=True, allow_nan=False) + "\n",
+    }
     if manifest.self_test.status == "FAILED":
-        (work / "FAILED").write_text(manifest.self_test.reason + "\n", encoding="utf-8")
-    told = json.dumps(manifest.as_json(), indent=1, ensure_ascii=True, allow_nan=False)
-    (work / "manifest.json").write_text(told + "\n", encoding="utf-8")
+        texts["FAILED"] = manifest.self_test.reason + "\n"
+    write_texts({work / name: text for name, text in texts.items()})
     return manifest
 
 
@@ -301,8 +274,7 @@ def _written(path: Path, root: Path) -> Written:
 
 
 def _saved(array: Array, path: Path, root: Path) -> Written:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, array, allow_pickle=False)
+    write_npy(path, array)
     return _written(path, root)
 
 
@@ -316,7 +288,6 @@ def _write_input(
     spec = part.graph.spec(tensor)
     ref, original = part.inputs.get(port), golden.get(port) or part.golden.get(port)
     name = file_name(order, tensor)
-    folder.mkdir(exist_ok=True)
     bare = Input(
         order, tensor, port, spec.layout, spec.shape, spec.dtype.name if spec.dtype else None,
         golden=_saved(original.numpy(), folder / f"{name}.golden.npy", folder.parent) if original is not None else None,
@@ -326,11 +297,11 @@ def _write_input(
     if ref is None:
         return bare
     stored = folder / f"{name}.dumped.bin"
-    stored.write_bytes(ref.raw())
+    write_bytes(stored, ref.raw())
     array, quantised = dequantised(ref, spec, part.quantisation.get(port))
     raw, cast = to_bin(ref.numpy() if quantised else array, dtype, ref.dtype)
     path = folder / f"{name}.bin"
-    path.write_bytes(raw)
+    write_bytes(path, raw)
     return replace(
         bare, shape=array.shape, dtype=str(array.dtype), is_quantised=bool(quantised),
         quantisation=part.quantisation.get(port) if quantised else None, taken_from=part.taken_from.get(port),
@@ -408,23 +379,26 @@ def _copy_dump_files(part: Slice, folder: Path) -> tuple[DumpFile, ...]:
     for path, (op, reason) in wanted.items():
         if (op not in inside and op not in part.feeding_ops) or not os.path.isfile(path):
             continue
+        if reason and reading.refusal(path, part.dump.path):  # what a link brings from elsewhere stays there
+            continue
         name = Path(path).name
         if name in taken:
             name = f"{len(taken)}_{name}"
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / name)
+        with reading.opened(path) as source, replacing(folder / name) as file:
+            shutil.copyfileobj(source, file)
         taken.add(name)
         copied.append(DumpFile(f"dump_data/{name}", op, "inside" if op in inside else "feeds", reason))
     listed = {Path(path).parent / MAPPING_FILE for path in wanted}
-    lines = [line for file in sorted(listed) if file.is_file() for line in _lines_of(file, taken)]
+    lines = [line for file in sorted(listed) for line in _lines_of(file, taken)]
     if lines:
-        (folder / MAPPING_FILE).write_bytes(b"".join(lines))
+        write_bytes(folder / MAPPING_FILE, b"".join(lines))
     return tuple(copied)
 
 
 def _lines_of(file: Path, names: Collection[str]) -> list[bytes]:
     """The lines of a list of long names that stand for these files."""
-    if file.stat().st_size > MOST_MANIFEST:
+    if reading.refusal(file, file.parent) or file.stat().st_size > MOST_MANIFEST:
         return []
     wanted = {os.fsencode(name) for name in names}
-    return [line for line in file.read_bytes().splitlines(keepends=True) if line.split(b",", 1)[0] in wanted]
+    raw = reading.read_bytes(file, MOST_MANIFEST)
+    return [line for line in raw.splitlines(keepends=True) if line.split(b",", 1)[0] in wanted]

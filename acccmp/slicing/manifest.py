@@ -6,13 +6,13 @@ infinities are texts.
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from acccmp.core.dump import Port
+from acccmp.core.reading import parse_json
 from acccmp.core.tensor import DTYPES
 from acccmp.errors import FormatError
 from acccmp.mapping.trace import Quantisation
@@ -215,10 +215,7 @@ class Manifest:
     @classmethod
     def of(cls, text: bytes, where: str) -> Manifest | None:
         """The manifest that `as_json` gave; None for JSON of another kind. FormatError where it is damaged."""
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{where}: not JSON ({error}); write the slice again") from None
+        found = parse_json(text, where)
         schema = found.get("schema") if isinstance(found, dict) else None
         if not str(schema).startswith("acccmp.slice/"):
             return None

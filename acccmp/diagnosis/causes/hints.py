@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from acccmp.core import layout as layouts
 from acccmp.core.distance import distance
 from acccmp.core.dump import Port
-from acccmp.core.layout import LayoutError
 from acccmp.core.tensor import TensorRef
-from acccmp.errors import FormatError
+from acccmp.errors import FormatError, LayoutError
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Comparison, Report
 
