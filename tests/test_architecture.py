@@ -170,3 +170,12 @@ def test_only_the_two_doors_open_and_write_files() -> None:
     }
     assert called - ALLOWED.keys() == set(), "open files through acccmp.core.reading, write them through core.writing"
     assert ALLOWED.keys() - called == set(), "these need no exception any more"
+
+
+def test_no_key_of_a_graphs_meta_is_read() -> None:
+    """It is shown as it is; what a module asks for is a field of Graph or of the format's own source."""
+    asked = [
+        f"{path.relative_to(PACKAGE)}: {line.strip()}" for path in modules() for line in path.read_text().splitlines()
+        if re.search(r"\.meta(\[|\.get\()", line)
+    ]
+    assert asked == []

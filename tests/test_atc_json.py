@@ -51,8 +51,8 @@ def test_real_file_tells_inputs_outputs_and_how_it_was_made(real: Graph) -> None
     assert real.outputs == ("trans_Cast_6:0", "trans_Cast_7:0", "Cast_1206:0")
     assert (real.io.outputs[0].original, real.io.outputs[0].made_by) == ("output0", Port("Cast_1219", "output", 0))
     assert [tensor.original for tensor in real.io.outputs] == ["output0", "output2", "output1"]
-    assert real.meta["soc_version"] == "Ascend310"
-    assert "--framework=5" in real.meta["atc_cmdline"]
+    assert real.compiled.soc == "Ascend310"
+    assert "--framework=5" in real.compiled.command
 
 
 def test_real_file_tells_inserted_ops_from_unfused_ones(real: Graph) -> None:

@@ -285,7 +285,7 @@ def test_loops_in_loops_and_conds_have_their_frames(tmp_path: Path) -> None:
     ))
     assert {n.name: n.attrs.get("frame") for n in graph.nodes} == {
         "x": None, "o": "outer", "i": "inner", "r": "inner", "ix": "inner", "s": "outer", "ox": "outer", "y": None}
-    assert graph.meta["frame_parents"] == {"inner": "outer"}
+    assert graph.source.around == {"inner": "outer"}
     conditional = load(write(tmp_path / "c.pb", *cond()))
     assert conditional.outputs == ("y:0",)  # not the pivots that branches hang on
     assert conditional.meta["frames"] == ()

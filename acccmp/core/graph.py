@@ -103,6 +103,14 @@ class ModelIO:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """What a device model says of how it was made: for which chip, by which command line; "" where it says nothing."""
+
+    soc: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
 class Node:
     """One operator. `inputs` and `outputs` are tensor names ("" is an absent optional input).
 
@@ -137,8 +145,9 @@ class Graph:
 
     `inputs` and `outputs` are tensor names. In Caffe, TensorFlow and device models an input is also the output of a
     node (`Input`, `Placeholder`, `Data`); in ONNX it is not. `weights` maps tensor names to refs. `aliases` maps names
-    that the file used more than once to the unique names given here. `io` is filled for device models only. `notes` is
-    what the loader has to say.
+    that the file used more than once to the unique names given here. `io` and `compiled` are filled for device models
+    only. `meta` is what else the file says, to be shown: nothing of acccmp reads a key of it. `source` is the format's
+    own; only the modules of that format look inside. `notes` is what the loader has to say.
     """
 
     name: str
@@ -154,6 +163,7 @@ class Graph:
     notes: tuple[str, ...] = field(default=(), repr=False)
     source: Any = field(default=None, repr=False, compare=False)
     io: ModelIO = field(default=ModelIO(), repr=False)
+    compiled: Compiled = field(default=Compiled(), repr=False)
 
     def __repr__(self) -> str:
         return (

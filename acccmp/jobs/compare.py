@@ -56,7 +56,7 @@ def compare(
     device = device_map_of(mapping)
     npu_dump = laid_out(npu_dump_of(npu, options), device)
     notes: list[str] = []
-    if device is not None and device.graph.meta.get("soc_version") == "emulated":
+    if device is not None and device.graph.compiled.soc == "emulated":
         notes.append("the NPU dump is of an emulated device: nothing here was measured on an NPU")
     graph, golden_dump = _golden(golden, weights)
     if graph is None and model is not None:

@@ -59,6 +59,8 @@ def graph_facts(graph: Graph) -> dict[str, Any]:
             "fused ops": sum(1 for members in groups.values() if len(members) > 1),
             "made by the compiler": sum(1 for node in graph.nodes if node.origins == ()),
         }
+    if graph.compiled.soc or graph.compiled.command:
+        facts["compiled"] = {"SoC": graph.compiled.soc, "command line": graph.compiled.command}
     facts["meta"] = {key: _plain(value) for key, value in graph.meta.items() if value not in (None, "", (), {})}
     facts["notes"] = list(graph.notes)
     return facts

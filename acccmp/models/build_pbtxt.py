@@ -9,6 +9,7 @@ from GE's `ge_ir_utils`.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def ops_of(text: str, path: Path) -> Decoded:
             "no op names its originals (this graph was written before fusion, or without attributes); "
             "the graph of the stage Build, written with DUMP_GE_GRAPH=2, has them"
         )
-        found = Decoded(found.name, found.ops, found.graphs, found.attrs, found.meta, (*found.notes, note))
+        found = replace(found, notes=(*found.notes, note))
     return found
 
 

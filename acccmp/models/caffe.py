@@ -203,6 +203,7 @@ class _Builder:
             source=CaffeNet(
                 self.generation,
                 net.without("name", "layer", "layers", "input", "input_dim", "input_shape", "state"),
+                stored.path if stored else None,
             ),
         )
 

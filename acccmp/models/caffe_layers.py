@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from acccmp.errors import FormatError
@@ -50,10 +51,12 @@ class CaffeLayer:
 
 @dataclass(frozen=True)
 class CaffeNet:
-    """What the file says of the whole net: `Graph.source`. `extra` are its own fields (force_backward, ...)."""
+    """What the file says of the whole net: `Graph.source`. `extra` are its own fields (force_backward, ...), `weights`
+    the caffemodel that it was loaded with."""
 
     generation: str
     extra: Block = field(default_factory=Block)
+    weights: Path | None = None
 
 
 # -- types and parameters ----------------------------------------------------------------------------------------

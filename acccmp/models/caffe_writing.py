@@ -251,15 +251,14 @@ def save(graph: Graph, folder: str | Path, stem: str = "dump") -> list[Path]:
     make itself: its blob is the one it replaces. Raises InputError for graphs of another format and folders that
     cannot be written to.
     """
-    _net(graph)
-    folder = Path(folder)
+    net, folder = _net(graph), Path(folder)
     if Path(stem).name != stem:
         raise InputError(f"{stem!r} is no plain file name")
     blobs = blob_names(graph)
     files = [folder / f"{stem}.prototxt"]
     with together() as result:
         result.file(files[0]).write(prototxt(graph, blobs).encode())
-        if graph.meta.get("weights"):
+        if net.weights:
             files.append(folder / f"{stem}.caffemodel")
             result.file(files[1]).writelines(caffemodel(net_message(graph, blobs), caffemodel_layers(graph, blobs)))
     return files

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.dump import Origin
-from acccmp.core.graph import Graph, ModelIO, Node, TensorSpec
+from acccmp.core.graph import Compiled, Graph, ModelIO, Node, TensorSpec
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 
 NO_IO = ModelIO()
@@ -35,10 +35,7 @@ _DTYPE_TEXTS = {
 }
 
 # Attributes of the model that are worth showing, copied to `Graph.meta` under the same names.
-_META = (
-    "atc_cmdline", "soc_version", "atc_version", "opp_version", "framework_type", "target_type", "core_type",
-    "attr_model_out_nodes_name",
-)
+_META = ("atc_version", "opp_version", "framework_type", "target_type", "core_type", "attr_model_out_nodes_name")
 
 
 @dataclass(frozen=True)
@@ -101,6 +98,7 @@ def device_graph(
     return Graph(
         name, "om", graph.nodes, graph.inputs, graph.outputs, graph.tensors, dict(weights or {}), graph.aliases,
         path, facts, (*graph.notes, *notes), source, io,
+        Compiled(*(str(attrs.get(key) or "") for key in ("soc_version", "atc_cmdline"))),
     )
 
 

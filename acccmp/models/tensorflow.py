@@ -8,6 +8,7 @@ library, the versions, and whatever else the file holds.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError
-from acccmp.models.tensorflow_files import Parsed, read
+from acccmp.models.tensorflow_files import Parsed, TensorFlowGraph, read
 from acccmp.models.tensorflow_shapes import infer, outputs_of
 from acccmp.models.tensorflow_values import attribute, constant, data_type, split_name
 from acccmp.models.tensorflow_write import MARKED_OUTPUTS, STANDS_FOR, graph_def, results, save
@@ -32,7 +33,7 @@ def load(path: str | Path, weights: str | Path | None = None) -> Graph:
 
     Nodes come in an execution order (file order where that is one) with the edges from NextIteration to Merge taken as
     the way back of a loop. Inputs are the Placeholders (a SavedModel's: those of its signature), outputs the tensors of
-    nodes that nothing reads. Nodes of a V1 loop have its frame's name as attribute `frame`; `meta["frames"]` lists the
+    nodes that nothing reads. Nodes of a V1 loop have its frame's name as attribute `frame`; `Graph.source` lists the
     frames. Bodies of functions are sub-graphs of the nodes that call them, with tensors named `node:index` too.
 
     Raises FormatError with one line: an LFS pointer, another format, damage, an edge to a node that is not there.
@@ -76,8 +77,8 @@ def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
     specs = infer(((n.op_type, _as_declared(n, producer), n.inputs, n.outputs) for n in nodes), consts)
     graph = Graph(
         path.name if path.name != "saved_model.pb" else path.parent.name, "tensorflow", tuple(nodes),
-        tensors=specs, weights=consts, path=path, notes=tuple(notes), source=parsed.rest,
-        meta=_meta(parsed, frames, parents),
+        tensors=specs, weights=consts, path=path, notes=tuple(notes), source=_source(parsed, frames, parents),
+        meta=_meta(parsed, frames),
     )
     ins, outs = _ends(graph, parsed.meta, names)
     return replace(graph, inputs=ins, outputs=outs)
@@ -249,26 +250,23 @@ def _frames(
     return frames, parents
 
 
-def _meta(parsed: Parsed, frames: Mapping[str, str], parents: Mapping[str, str]) -> dict[str, Any]:
+def _source(parsed: Parsed, frames: Mapping[str, str], around: Mapping[str, str]) -> TensorFlowGraph:
+    tags = None if parsed.meta is None else tuple(parsed.meta.meta_info_def.tags)
+    return TensorFlowGraph(parsed.rest, Counter(frames.values()), around, tags, len(parsed.nodes))
+
+
+def _meta(parsed: Parsed, frames: Mapping[str, str]) -> dict[str, Any]:
     versions = parsed.rest.versions
     meta: dict[str, Any] = {
         "producer": versions.producer, "min_consumer": versions.min_consumer,
         "functions": tuple(function.signature.name for function in parsed.rest.library.function),
         "frames": tuple(dict.fromkeys(frames.values())),
     }
-    if frames:
-        members: dict[str, list[str]] = {}
-        for node, frame in frames.items():
-            members.setdefault(frame, []).append(node)
-        meta["frame_sizes"] = {frame: len(nodes) for frame, nodes in members.items()}
-    if parents:
-        meta["frame_parents"] = dict(parents)
     if parsed.meta is not None:
         meta["kind"] = "SavedModel"
         meta["tags"] = tuple(parsed.meta.meta_info_def.tags)
         meta["signatures"] = tuple(sorted(parsed.meta.signature_def))
         meta["tensorflow"] = parsed.meta.meta_info_def.tensorflow_version
-        meta["nodes"] = len(parsed.nodes)
     return meta
 
 

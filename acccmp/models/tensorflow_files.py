@@ -28,6 +28,27 @@ _CHECKPOINT_END = bytes.fromhex("57fb808b247547db")  # last bytes of the sorted 
 
 
 @dataclass(frozen=True)
+class TensorFlowGraph:
+    """What the file says of the whole graph: `Graph.source`.
+
+    `rest` is the GraphDef without its nodes: versions and the function library. `frames` are the V1 loops with how
+    many nodes each has, `around` a loop's frame -> the one around it. `tags` are those of a SavedModel, None for any
+    other file; `nodes` is how many it had.
+    """
+
+    rest: Any
+    frames: Mapping[str, int] = field(default_factory=dict)
+    around: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] | None = None
+    nodes: int = 0
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Names of the functions in its library."""
+        return tuple(function.signature.name for function in self.rest.library.function)
+
+
+@dataclass(frozen=True)
 class Parsed:
     """A file taken apart: NodeDefs without the bytes of large constants, and where those bytes are."""
 

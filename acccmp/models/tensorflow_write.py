@@ -17,6 +17,7 @@ from typing import Any
 from acccmp.core.graph import Graph, Node
 from acccmp.core.writing import write_bytes
 from acccmp.errors import SliceError
+from acccmp.models.tensorflow_files import TensorFlowGraph
 from acccmp.models.tensorflow_shapes import SIDE_OUTPUTS
 from acccmp.models.tensorflow_values import content, data_type_number, split_name
 
@@ -62,14 +63,14 @@ def graph_def(graph: Graph) -> Any:
     """
     from acccmp.schemas import tensorflow_pb2 as schema
 
-    if not isinstance(graph.source, schema.GraphDef):
+    if not isinstance(graph.source, TensorFlowGraph):
         raise SliceError(f"{graph.name}: a {graph.format} graph cannot be written as a TensorFlow file")
     made = {tensor for node in graph.nodes for tensor in node.outputs}
     _refuse_cut_loops(graph, made)
     _refuse_cut_branches(graph, made)
     _refuse_cut_arrays(graph)
     out = schema.GraphDef()
-    out.CopyFrom(graph.source)
+    out.CopyFrom(graph.source.rest)
     references = _placeholders(graph, made, out)
     _constants_of_others(graph, made, out, references)
     inside = {node.name for node in graph.nodes}
@@ -122,7 +123,8 @@ def _placeholders(graph: Graph, made: Collection[str], out: Any) -> dict[str, st
         _write_shape(node.attr["shape"].shape, spec.shape)
         if references.get(tensor):
             node.attr[STANDS_FOR].s = tensor.encode()
-        if spec.shape == () and graph.source.versions.producer <= 21:  # its shape attribute alone means unknown rank
+        # its shape attribute alone means unknown rank
+        if spec.shape == () and graph.source.rest.versions.producer <= 21:
             _write_shape(node.attr["_output_shapes"].list.shape.add(), ())
     return references
 
@@ -291,7 +293,7 @@ def whole_control_flow(graph: Graph, names: Iterable[str]) -> set[str]:
     from its start to its end, and a handle (TensorArray, TensorList) cannot be an input.
     """
     region = set(names)
-    parents: Mapping[str, str] = graph.meta.get("frame_parents", {})
+    parents: Mapping[str, str] = graph.source.around
     while True:
         frames = {str(graph[name].attrs["frame"]) for name in region if "frame" in graph[name].attrs}
         while inner := {frame for frame, around in parents.items() if around in frames} - frames:
@@ -317,7 +319,7 @@ def loop_around(graph: Graph, node: Node, side: str) -> str | None:
         return None
     frame = str(node.attrs["frame"])
     if node.op_type in (("Enter", "RefEnter") if side == "input" else ("Exit", "RefExit")):
-        parents: Mapping[str, str] = graph.meta.get("frame_parents", {})
+        parents: Mapping[str, str] = graph.source.around
         return parents.get(frame)
     return frame
 
@@ -400,7 +402,7 @@ def _refuse_cut_arrays(graph: Graph) -> None:
 
 def _refuse_cut_loops(graph: Graph, made: Collection[str]) -> None:
     """A V1 loop is cut whole or not at all: what is inside its frame has no value outside a run of the loop."""
-    sizes: Mapping[str, int] = graph.meta.get("frame_sizes", {})
+    sizes: Mapping[str, int] = graph.source.frames
     inside = {node.name for node in graph.nodes}
     counts: dict[str, int] = {}
     for node in graph.nodes:

@@ -192,8 +192,7 @@ def _hashes(graph: Graph) -> dict[str, Any]:
     for node in graph.nodes:
         part.update(repr((node.name, node.op_type, node.inputs, node.outputs)).encode("utf-8", "surrogateescape"))
     part.update(repr((graph.inputs, graph.outputs)).encode("utf-8", "surrogateescape"))
-    files = {Path(ref.path) for ref in graph.weights.values() if ref.array is None}
-    files |= {Path(str(graph.meta[key])) for key in ("weights", "caffemodel") if graph.meta.get(key)}
+    files = {Path(ref.path) for ref in graph.weights.values() if ref.path}
     more = sorted(path for path in files if path != graph.path and path.is_file())
     return {
         "sha256": "" if graph.path is None else _file_hash(graph.path), "part": part.hexdigest(),

@@ -52,7 +52,7 @@ def run(graph: Graph, inputs: Mapping[str, Any], wanted: Collection[str] | None 
     asked = None if wanted is None else {name if ":" in name else f"{name}:0" for name in wanted}
     feeds = _feeds(graph, inputs)
     tf, notes = _tensorflow(graph)
-    if graph.meta.get("kind") != "SavedModel" and not graph.meta.get("functions"):
+    if graph.source.tags is None and not graph.source.functions:
         return _run_plain(tf, graph, feeds, asked, notes)
     with scratch() as folder:
         return _run_inlined(tf, graph, feeds, asked, notes, folder)
@@ -305,7 +305,7 @@ def _runnable(tf: Any, graph: Graph) -> tuple[Graph, dict[str, str]]:
     """
     from tensorflow.python.framework import op_def_registry
 
-    own = set(graph.meta.get("functions", ()))
+    own = set(graph.source.functions)
     missing = {op for op in {node.op_type for node in graph.nodes} - own if op_def_registry.get(op) is None}
     if not missing:
         return graph, {}
@@ -427,10 +427,9 @@ def _loaded(message: Any, path: Path, graph: Graph) -> Graph:
 
 def _without_variables(tf: Any, graph: Graph) -> Any:
     """TensorFlow's GraphDef of the graph; a whole SavedModel's with its variables as constants."""
-    saved = graph.meta.get("kind") == "SavedModel"
-    if not saved:
+    if graph.source.tags is None:
         return tf.compat.v1.GraphDef.FromString(graph_def(graph).SerializeToString())
-    if len(graph.nodes) != graph.meta.get("nodes") or graph.path is None:
+    if len(graph.nodes) != graph.source.nodes or graph.path is None:
         raise RunError(
             f"{graph.name}: a part of a SavedModel has no variables with it; "
             "freeze the whole first (acccmp.runners.tensorflow.freeze) and cut that"
@@ -441,7 +440,7 @@ def _without_variables(tf: Any, graph: Graph) -> Any:
     try:
         config = v1.ConfigProto(device_count={"GPU": 0})
         with _quiet(), tf.Graph().as_default(), v1.Session(config=config) as session:
-            loaded = v1.saved_model.loader.load(session, list(graph.meta["tags"]), str(folder))
+            loaded = v1.saved_model.loader.load(session, list(graph.source.tags), str(folder))
             outputs = list(dict.fromkeys(tensor.rpartition(":")[0] for tensor in graph.outputs))
             frozen = v1.graph_util.convert_variables_to_constants(session, loaded.graph_def, outputs)
     except (tf.errors.OpError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:

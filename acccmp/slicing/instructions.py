@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from acccmp.core.graph import Graph, Node
+from acccmp.core.graph import Compiled, Graph, Node
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.caffe_shapes import weight_shapes
 from acccmp.slicing.cut import Slice
@@ -74,9 +74,8 @@ def atc_command(part: Slice, inputs: Iterable[Input]) -> str:
 
 def _chip(mapping: DeviceMap | None) -> str:
     """The chip that the full model was compiled for, as the mapping tells it; "" where it does not."""
-    told = mapping.graph.meta if mapping is not None else {}
-    found = re.search(r"--soc_version[= ]\"?(Ascend\w+)", f"--soc_version={told.get('soc_version', '')} "
-                      f"{told.get('atc_cmdline', '')}")
+    told = mapping.graph.compiled if mapping is not None else Compiled()
+    found = re.search(r"--soc_version[= ]\"?(Ascend\w+)", f"--soc_version={told.soc} {told.command}")
     return found[1] if found else ""
 
 
