@@ -127,7 +127,7 @@ class _Names:
 
     def _first(self, op: str, taken: Collection[str]) -> set[str]:
         """The node whose name an op's name begins with; compilers may put words of their own behind it."""
-        text = flatten_name(op)
+        text = flatten_name(op).removeprefix("PartitionedCall_")
         found = (self._flat[text[:end]] for end in range(len(text), 0, -1) if text[:end] in self._flat)
         return {node for node in [next(found, "")] if node and node not in taken}
 
