@@ -77,6 +77,9 @@ def compare(
         graph = _model_of(golden_dump)
     floors, told = _floors(graph, feeds, golden_dump, npu_dump, options)
     notes += told
+    if options.flush_subnormals and floors is None:
+        why = "; ".join(told) or "they are computed with the original, give it as GOLDEN or with --model"
+        raise InputError(f"--flush-subnormals is for precision floors, and there are none here: {why}")
     if device is None and golden_dump.kind == "golden" and npu_dump.path is not None:
         notes.append(look_beside([npu_dump.path, *([graph.path] if graph is not None and graph.path else [])]).advice)
     return explained(compare_dumps(
