@@ -19,6 +19,7 @@ import pytest
 from conftest import ROOT
 from emulated_nets import model_file
 from onnx import helper
+from report_factory import comparison
 
 import acccmp
 from acccmp.cli import cli, main
@@ -296,6 +297,63 @@ def test_each_case_of_a_check_is_fed_with_its_own_input(acccmp_in: Run, house: P
     ran = acccmp_in(*cases, "-b", "b", "--update", "-i", f"x={own}")
     assert ran.code == 2
     assert "of which case? There are 2: write --input CASE:x=" in ran.err
+
+
+# -- names -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [
+    "convrelu", "convrelu:output:0", "relu", "conv", "relu:output:0", "conv:input:0", "r", "c",
+])
+def test_a_name_that_a_screen_prints_starts_ends_and_centres_a_slice(
+    name: str, acccmp_in: Run, house: Path,
+) -> None:
+    """A device op (with and without its port), an original node, its port, a tensor."""
+    cut = ["slice", house / "net.onnx", "--mapping", house / "mapping.json", "--json"]
+    for given, layers in (
+        (["--start", name, "--end", "mul"], ["conv", "relu", "mul"]), (["--start", "conv", "--end", name],
+        ["conv", "relu"]), (["--around", name, "--radius", "0"], ["conv", "relu"]),
+    ):
+        ran = acccmp_in(*cut, *given)
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["slice"]["layers"] == layers
+
+
+@pytest.mark.parametrize("name", ["convrelu", "convrelu:output:0", "relu", "conv", "relu:output:0"])
+def test_a_name_that_a_screen_prints_finds_the_port_in_reports_baselines_and_histories(
+    name: str, acccmp_in: Run, house: Path, tmp_path: Path,
+) -> None:
+    pair = [a.format(house=house) for a in PAIR]
+    report = acccmp.compare(house / "net.onnx", pair[0], mapping=pair[2])
+    assert str(report[name].port) == "convrelu:output:0"
+    assert "convrelu:output:0: match" in report.plot_layer(name).axes[0].get_title(loc="left")
+    report.plot_heatmap(name)
+    acccmp_in("history", "add", tmp_path / "h", house / "report" / "report.json", "--release", "one")
+    assert acccmp_in("history", "show", tmp_path / "h", name) == acccmp_in(
+        "history", "show", tmp_path / "h", "convrelu:output:0")
+    ran = acccmp_in("check", house / "net.onnx", *pair, "-i", f"x={house}/other.npy", "-b", tmp_path / "b", "--update",
+                    "--accept", name, "--json")
+    assert json.loads(ran.out)["accepted"] == ["convrelu:output:0"]
+
+
+def test_a_name_of_several_ports_is_not_guessed(acccmp_in: Run, tmp_path: Path) -> None:
+    """One original that the compiler split into two device ops."""
+    halves = [comparison(f"dev{i}", i, originals=("split",)) for i in (1, 2)]
+    acccmp.Report(tuple(halves)).save(tmp_path)
+    acccmp_in("history", "add", tmp_path / "h", tmp_path / "report.json", "--release", "one")
+    ran = acccmp_in("history", "show", tmp_path / "h", "split")
+    assert ran.code == 2
+    assert ran.err.endswith("h: split stands for 2 ports; say which: dev1:output:0, dev2:output:0\n")
+    ran = acccmp_in("history", "show", tmp_path / "h", "splitt")
+    assert ran.code == 2
+    assert "no port, op or node named 'splitt' in" in ran.err
+    assert ran.err.endswith("did you mean split?\n")
+
+
+def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
+    """In Caffe a node and its tensor have one name."""
+    ran = acccmp_in("slice", SAMPLES / "digits_lenet" / "lenet.prototxt", "-s", "conv22", "-e", "prob")
+    assert ran.err.rstrip().endswith("did you mean conv2, conv1, conv2@relu2?")
 
 
 # -- reports -----------------------------------------------------------------------------------------------------
