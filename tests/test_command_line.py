@@ -53,6 +53,7 @@ def acccmp_in(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         folder = tmp_path / f"{len(list(tmp_path.iterdir())):03}"
         folder.mkdir()
         monkeypatch.chdir(folder)
+        monkeypatch.setenv("COLUMNS", "400")  # no path is wrapped
         for name, source in (before or {}).items():
             shutil.copy(source, name)
         capsys.readouterr()
