@@ -357,6 +357,24 @@ def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
     assert ran.err.rstrip().endswith("did you mean conv2, conv1, conv2@relu2?")
 
 
+# -- words -------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_of_another_size_is_measured_in_pixels_not_in_bytes_of_its_file(
+    acccmp_in: Run, house: Path,
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    for size in ((30, 20), (8, 8)):
+        pillow.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(house / f"{size[0]}.png")
+    for command in (["run", house / "net.onnx", "-o", "out"], ["inspect", house / "net.onnx"]):
+        ran = acccmp_in(*command, "-i", f"x={house}/30.png")
+        assert ran.code == (2 if command[0] == "run" else 1)
+        told = (ran.out + ran.err).splitlines()[-1]
+        assert "30 pixels wide and 20 high, the input x (float32 1x3x8x8) wants 8 pixels wide and 8 pixels high" in told
+        assert "bytes" not in told
+        assert acccmp_in(*command, "-i", f"x={house}/8.png").code == 0
+
+
 # -- reports -----------------------------------------------------------------------------------------------------
 
 
