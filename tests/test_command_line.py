@@ -375,6 +375,16 @@ def test_a_picture_of_another_size_is_measured_in_pixels_not_in_bytes_of_its_fil
         assert acccmp_in(*command, "-i", f"x={house}/8.png").code == 0
 
 
+def test_a_model_that_cannot_run_here_is_told_so_before_anybody_looks_for_its_inputs(
+    acccmp_in: Run, house: Path, shared: Path,
+) -> None:
+    model = shared / "mindspore" / "mindspore-ai_mindspore_test__relu.mindir"
+    for command in (["run", model, "-o", "out"], ["compare", model, house / "device" / "npu"]):
+        ran = acccmp_in(*command)
+        assert ran.code == 2
+        assert "is a model of format 'mindspore', which cannot run here; give the original" in ran.err
+
+
 # -- reports -----------------------------------------------------------------------------------------------------
 
 

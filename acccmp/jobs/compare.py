@@ -24,7 +24,7 @@ from acccmp.mapping.laid_out import laid_out
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
 from acccmp.reports.report import Report
-from acccmp.runners.run import run
+from acccmp.runners.run import run, runner_for
 from acccmp.version import VERSION
 
 
@@ -67,6 +67,7 @@ def compare(
     feeds: dict[str, Any] = {}
     if golden_dump is None:
         assert graph is not None
+        runner_for(graph, options.runner)  # before its inputs are looked for
         feeds, told = _feeds(graph, inputs, npu_dump, device)
         notes += told
         golden_dump = run(graph, feeds, runner=options.runner)
