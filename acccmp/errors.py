@@ -30,12 +30,22 @@ class InputError(AcccmpError):
 
 
 class UnknownName(InputError):
-    """A name that is not there; close matches are part of the message."""
+    """A name that is not there; close matches are part of the message, else a few of what is there.
 
-    def __init__(self, what: str, name: str, known: Iterable[str], where: str = "the model") -> None:
-        close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else "; `acccmp inspect` lists the names"
-        super().__init__(f"no {what} named {name!r} in {where}{hint}")
+    `all_listed` says what lists them all.
+    """
+
+    def __init__(
+        self, what: str, name: str, known: Iterable[str], where: str = "the model",
+        all_listed: str = "`acccmp inspect MODEL --nodes` lists the names",
+    ) -> None:
+        names = list(dict.fromkeys(known))  # a node and its tensor often have one name
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        few = f"; there are {', '.join(names)}" if names else "; there are none"
+        others = few if len(names) <= 5 else f"; {all_listed}"
+        super().__init__(f"no {what} named {name!r} in {where}" + (
+            f"; did you mean {', '.join(close)}?" if close else others
+        ))
         self.close = tuple(close)
 
 

@@ -183,7 +183,7 @@ def test_accepting_what_is_not_there_is_an_error(acccmp: Any, dumps: Path, tmp_p
     acccmp(*one(dumps), "--baseline", tmp_path / "b", "--update")
     ran = acccmp(*one(dumps), "--baseline", tmp_path / "b", "--accept", "conv9:output:0")
     assert ran.code == 2
-    assert "conv9:output:0: no such port" in ran.err
+    assert "--accept: no port, op or node named 'conv9:output:0' in the report; did you mean " in ran.err
 
 
 # -- several cases -----------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_a_grey_input_gets_a_grey_image(photo: Path) -> None:
 
 
 @pytest.mark.parametrize(("spec", "told"), [
-    (("float32", (1, 3, 8, 7)), "5 pixels high, the input x .float32 1x3x8x7. wants 8; resize"),
+    (("float32", (1, 3, 8, 7)), "5 high, the input x .float32 1x3x8x7. wants 7 pixels wide and 8 pixels high; resize"),
     (("float32", (1, 3, 5, 9)), "7 pixels wide"),
     (("float32", (1, 3, 5, 3)), "not clear"),
     (("float32", (1, 8, 5, 7)), "not clear"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from acccmp.cli.compare import compare_runs, options
+from acccmp.cli.compare import compare_runs, options, take_pair
 from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
 from acccmp.cli.printing import NOT_PASSED, PASSED, complain, print_json, progress, show
+from acccmp.cli.ways import Way, take
 from acccmp.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Standard:
         "--update", is_flag=True, help="Rewrite the baseline with this result, and print the change.",
     ))
     accept: tuple[str, ...] = by(click.option(
-        "--accept", multiple=True, metavar="PORT", help="Store this port as accepted although beyond its limits.",
+        "--accept", multiple=True, metavar="PORT",
+        help="Store this port (or the one of this op or original) as accepted although beyond its limits.",
     ))
 
 
@@ -69,6 +71,9 @@ def _cases(_: click.Context, option: click.Parameter, given: tuple[str, ...]) ->
     return found
 
 
+NO_HISTORY = Way("without --history", ("release",))
+
+
 @click.command(short_help="for pipelines: compare, then judge against a stored baseline")
 @click.argument("golden", type=click.Path(), required=False)
 @click.argument("npu", type=click.Path(), required=False)
@@ -86,6 +91,8 @@ def check(
 ) -> int:
     """Compare GOLDEN with NPU and judge the result against its limits and against the last good release.
 
+    With --case, an input belongs to a case: --input CASE:NAME=FILE.
+
     \b
     Example:
       acccmp check model.onnx npu_dump/ --mapping model.json --baseline model.baseline --junit junit.xml
@@ -98,6 +105,11 @@ def check(
         cases = {"default": (golden, npu)}
     if past.history and not past.release:
         raise InputError("--history keeps this result under a name: add --release NAME")
+    if not past.history:
+        take(NO_HISTORY)
+    for left, _ in cases.values():
+        take_pair(left, pairing, judging)
+    feeds = _feeds_of(cases, original.inputs)
     if standard.update:
         known, lost = baseline.read_to_replace(standard.baseline)
     else:
@@ -107,7 +119,8 @@ def check(
         for name, (left, right) in cases.items():
             with progress(f"comparing {name}") as bar:
                 how = options(original, pairing, judging, choice, executor, bar)
-                reports[name] = compare_runs(left, right, original, pairing, judging, how)
+                fed = replace(original, inputs=feeds[name])
+                reports[name] = compare_runs(left, right, fed, pairing, judging, how)
     model = next((r.subject["model"] for r in reports.values() if "model" in r.subject), "")
     checked = drift.check(reports, known, model=model, accept=standard.accept)
     write_pipeline_files(checked, files)
@@ -119,6 +132,21 @@ def check(
     return PASSED if settled else checked.exit_code
 
 
+def _feeds_of(cases: Iterable[str], inputs: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Which --input is of which case: with several cases it reads CASE:NAME=FILE."""
+    feeds: dict[str, dict[str, str]] = {case: {} for case in cases}
+    for name, file in inputs.items():
+        case = max((case for case in feeds if name.startswith(f"{case}:")), key=len, default="")
+        if case:
+            feeds[case][name.removeprefix(f"{case}:")] = file
+        elif len(feeds) == 1:
+            feeds[next(iter(feeds))][name] = file
+        else:
+            raise InputError(f"--input {name}={file}: of which case? There are {len(feeds)}: write --input "
+                             f"CASE:{name}={file}, for example {next(iter(feeds))}:{name}={file}")
+    return feeds
+
+
 def _write_baseline(checked: Check, standard: Standard, model: str, lost: str) -> str:
     """Rewrite the baseline as --update and --accept ask for, and say what changed in it; "" when it is left alone."""
     from acccmp.releases import baseline, drift
@@ -128,7 +156,7 @@ def _write_baseline(checked: Check, standard: Standard, model: str, lost: str) -
     if not any(report.judged for report in checked.reports.values()):
         complain(f"{standard.baseline} was left alone: nothing was compared")
         return ""
-    new = drift.updated(checked, model) if standard.update else drift.with_accepted(checked, standard.accept)
+    new = drift.updated(checked, model) if standard.update else drift.with_accepted(checked)
     baseline.write(new, standard.baseline)
     changed, added, removed = baseline.lines_changed(checked.baseline, new)
     if lost:

@@ -13,6 +13,7 @@ import click
 
 from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
 from acccmp.cli.printing import one_line, print_json, progress, show, width
+from acccmp.cli.ways import Way, take
 
 if TYPE_CHECKING:
     from acccmp.jobs.compare_slice import SliceReports
@@ -32,6 +33,21 @@ class Delivery:
         help="short: one line when all is well; line: always one line.",
     ))
     as_json: bool = by(JSON)
+
+
+WEIGHTS = Way(
+    "where weights are compared (nothing is run, no dump is read, each number may be rounded once)",
+    (Pairing, RunChoice, "inputs", "runner", "thresholds", "strict", "floor", "flush_subnormals", "jobs"),
+)
+SLICE = Way(
+    "where GOLDEN is a slice (it has its own model, weights and inputs)",
+    ("mapping_unfused", "quant_rule", "model", "weights", "inputs"),
+)
+MODEL = Way("where GOLDEN is the model itself", ("model",))
+DUMP = Way("where GOLDEN is a dump (no model is run)", ("runner",))
+NO_MODEL = Way("without a model", ("weights",))
+NO_FLOOR = Way("with --no-floor", ("flush_subnormals",))
+AS_JSON = Way("with --json", ("level",))
 
 
 @click.command(short_help="compare a model or a golden dump with a device dump, layer by layer")
@@ -57,12 +73,19 @@ def compare(
     """
     from acccmp.core.identify import identify
 
-    kinds = [identify(path).kind for path in (golden, npu)]
-    if weights_only or [kind.name for kind in kinds] == ["ckpt", "ckpt"]:
-        return _deliver(_compare_weights(golden, npu, original), delivery)
+    kind = identify(golden).kind
+    if delivery.as_json:
+        take(AS_JSON)
+    if weights_only or kind.name == identify(npu).kind.name == "ckpt":
+        take(WEIGHTS)
+        return _deliver(_compare_weights(golden, npu, original, judging), delivery)
+    if kind.role == "slice":
+        take(SLICE)
+    else:
+        take_pair(golden, pairing, judging)
     with workers(jobs) as executor, progress("comparing") as bar:
         how = options(original, pairing, judging, choice, executor, bar)
-        if kinds[0].role == "slice":
+        if kind.role == "slice":
             from acccmp.jobs.compare_slice import compare_slice
 
             return _deliver_slice(compare_slice(
@@ -70,6 +93,18 @@ def compare(
             ), delivery)
         report = compare_runs(golden, npu, original, pairing, judging, how)
     return _deliver(report, delivery)
+
+
+def take_pair(golden: str, pairing: Pairing, judging: Judging) -> None:
+    """Refuse what means nothing to a comparison with this golden side."""
+    from acccmp.core.identify import identify
+
+    if identify(golden).kind.role == "dump":
+        take(DUMP, *(() if pairing.model else (NO_MODEL,)))
+    else:
+        take(MODEL)
+    if not judging.floor:
+        take(NO_FLOOR)
 
 
 def options(
@@ -99,11 +134,11 @@ def compare_runs(
     )
 
 
-def _compare_weights(golden: str, npu: str, original: Original) -> Report:
+def _compare_weights(golden: str, npu: str, original: Original, judging: Judging) -> Report:
     from acccmp.comparison.weights import compare_weights
     from acccmp.models.load import load
 
-    return compare_weights(load(golden, original.weights), load(npu))
+    return compare_weights(load(golden, original.weights), load(npu), min_coverage=judging.min_coverage)
 
 
 def _deliver(report: Report, delivery: Delivery) -> int:

@@ -10,7 +10,10 @@ import click
 
 from acccmp.cli.options import JOBS, JSON, workers
 from acccmp.cli.printing import COULD_NOT, NOT_PASSED, PASSED, one_line, print_json
+from acccmp.cli.ways import Way, take
 from acccmp.errors import InputError
+
+FREEZE = Way("with --to pb", ("layout", "dtype", "jobs"))
 
 
 @click.command(short_help="dump files to npy or bin in a chosen layout and dtype, and back")
@@ -32,6 +35,7 @@ def convert(
       acccmp convert npu_dump/ -o arrays/ --to npy --layout NCHW
     """
     if to == "pb":
+        take(FREEZE)
         return _freeze(paths, out, as_json)
     from acccmp.dumps.convert import convert as convert_files
 

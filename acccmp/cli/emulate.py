@@ -8,6 +8,7 @@ import click
 
 from acccmp.cli.options import INPUTS, JSON, by, takes
 from acccmp.cli.printing import PASSED, print_json
+from acccmp.cli.ways import Way, take
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Device:
     dump_mode: str = by(click.option(
         "--dump-mode", type=click.Choice(["all", "output"]), default="all", show_default=True,
     ))
+
+
+FED = Way("with --input", ("seed",))
 
 
 @click.command(short_help="dumps of an emulated device, healthy or with a planted fault")
@@ -51,6 +55,8 @@ def emulate(model: str, inputs: dict[str, str], device: Device, seed: int, out: 
     from acccmp.jobs.feeding import given_inputs
     from acccmp.jobs.sources import load_original
 
+    if inputs:
+        take(FED)
     graph = load_original(model)
     feeds = given_inputs(graph, inputs) if inputs else random_inputs(graph, seed)
     made = emulate_device(

@@ -66,6 +66,7 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
             show(history_screen(file, listed, jumped))
         return PASSED
     points = past.series(file, port)
+    port = points[0].port if points else port  # the name may have been that of an op or of an original
     if plotted:
         from acccmp.reports.canvas import save_figure
         from acccmp.reports.plots import plot_series

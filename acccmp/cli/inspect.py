@@ -6,6 +6,12 @@ import click
 
 from acccmp.cli.options import JSON, WEIGHTS, RunChoice, takes
 from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, show
+from acccmp.cli.ways import Way, take
+
+DUMP = Way("where PATH is a dump", ("weights", "inputs", "drawn"))
+SLICE = Way("where PATH is a slice", ("weights", "inputs", "drawn", RunChoice))
+MODEL = Way("where PATH is a model", (RunChoice,))
+OWN_WEIGHTS = Way("where PATH has no weights beside it", ("weights",))
 
 
 @click.command(short_help="say what a file or folder is: a model, a device model, a dump")
@@ -24,9 +30,12 @@ def inspect(
     Example:
       acccmp inspect model.om --input image.bin
     """
+    from acccmp.core.identify import identify
     from acccmp.jobs.inspect import describe, draw, fit_facts, fits
     from acccmp.ui.screens import screen
 
+    kind = identify(path).kind
+    take({"dump": DUMP, "slice": SLICE}.get(kind.role, MODEL), *(() if kind.weights else (OWN_WEIGHTS,)))
     facts = describe(path, weights, run=choice.run, device=choice.device, model=choice.npu_model, step=choice.step)
     given = {text.rpartition("=")[0]: text.rpartition("=")[2] for text in inputs}
     checked = fits(path, given, weights) if given else ()

@@ -8,6 +8,7 @@ import click
 
 from acccmp.cli.options import JSON, MAPPING, Original, RunChoice, by, takes
 from acccmp.cli.printing import print_json, show
+from acccmp.cli.ways import Way, take
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ class Handover:
     ))
 
 
+AROUND = Way("with --around", ("start", "end", "all_outputs"))
+FROM_TO = Way("without --around", ("radius",))
+NO_DUMP = Way("without --dump", (RunChoice, "widen", "dtype"))
+GOLDEN_ALONE = Way("with --golden and without --dump", ("inputs",))
+NO_DEVICE = Way("without --mapping or --dump", ("exact",))
+GIVEN = Way("with --golden or --input", ("seed",))
+UNCHECKED = Way("with --no-check", ("seed", "runner"))
+
+
 @click.command("slice", short_help="cut start..end out of a model, with the device's tensors at its entrance")
 @click.argument("model", type=click.Path())
 @takes(stretch=Stretch, original=Original, sources=Sources, handover=Handover, choice=RunChoice)
@@ -82,6 +92,13 @@ def slice_command(
     from acccmp.jobs.sources import Options
 
     inputs = original.inputs or None
+    take(FROM_TO if stretch.around is None else AROUND)
+    if not sources.dump:
+        take(NO_DUMP, *(() if sources.mapping else (NO_DEVICE,)), *((GOLDEN_ALONE,) if sources.golden else ()))
+    if sources.golden or inputs:
+        take(GIVEN)
+    if handover.no_check and not inputs:
+        take(UNCHECKED)
     part = slice_model(
         model, stretch.start, stretch.end, dump=sources.dump, mapping=sources.mapping, weights=original.weights,
         around=stretch.around, radius=stretch.radius, widen=stretch.widen, exact=stretch.exact,

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from acccmp.core.dump import Origin, Port
+from acccmp.core.names import op_of
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.errors import InputError, UnknownName
 
@@ -211,7 +212,7 @@ class Graph:
         return self._by_name[name]
 
     def node(self, name: str) -> Node:
-        """The node of this name, or the one that makes the tensor of this name.
+        """The node of this name, or the one that makes the tensor of this name, or that has this port.
 
         Raises UnknownName (with close matches), or InputError when the file uses the name more than once.
         """
@@ -225,6 +226,8 @@ class Graph:
         port = self._producer.get(name) or self._producer.get(f"{name}:0")
         if port is not None and port.node in self._by_name:
             return self._by_name[port.node]
+        if (op := op_of(name)) in self._by_name:
+            return self._by_name[op]
         raise UnknownName("node or tensor", name, [*self._by_name, *self._producer], self.name or "the model")
 
     def producer(self, tensor: str) -> Port | None:

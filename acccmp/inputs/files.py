@@ -70,6 +70,17 @@ def prepare(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
     return replace(out, notes=tuple(notes))
 
 
+def says_its_size(start: bytes, path: Path) -> bool:
+    """Is it a file that says what it holds (a picture, an archive, a text), so that its own size tells nothing?"""
+    return _is_image(start) or start.startswith(b"PK\x03\x04") or path.suffix == ".txt"
+
+
+def read_one(path: Path, spec: TensorSpec) -> Array:
+    """A file as the array of one input; see `prepare`, also for what is raised."""
+    notes: list[str] = []
+    return _fitted(_from_file(path, spec.name, spec, notes), spec.name, spec, str(path), notes)
+
+
 def told(spec: TensorSpec) -> str:
     """`float32 1x3x?x?`: what an input wants to be."""
     return f"{spec.dtype or 'any dtype'} {shape_text(spec.shape)}"
@@ -98,7 +109,7 @@ def _from_file(path: Path, name: str, spec: TensorSpec, notes: list[str]) -> Arr
         return _numbers(arrays.read_npy(path), spec)
     if start.startswith(b"PK\x03\x04"):
         return _member(path, name, spec)
-    if start.startswith(_IMAGES) and (not start.startswith(b"RIFF") or start[8:12] == b"WEBP"):
+    if _is_image(start):
         return _image(path, name, spec, notes)
     if path.suffix == ".txt":
         values: Array = arrays.read_txt(path).numpy()
@@ -108,6 +119,10 @@ def _from_file(path: Path, name: str, spec: TensorSpec, notes: list[str]) -> Arr
     if path.suffix in (".npy", ".npz"):
         raise FormatError(f"{path}: is no {path.suffix[1:]} file, whatever its name says")
     return _raw(path, name, spec)
+
+
+def _is_image(start: bytes) -> bool:
+    return start.startswith(_IMAGES) and (not start.startswith(b"RIFF") or start[8:12] == b"WEBP")
 
 
 def _numbers(ref: TensorRef, spec: TensorSpec) -> Array:
@@ -187,12 +202,14 @@ def _image(path: Path, name: str, spec: TensorSpec, notes: list[str]) -> Array:
             pixels = np.asarray(image.convert(_CHANNELS[int(str(channels))]))
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise FormatError(f"{path}: a damaged image: {error}") from None
-    for what, wanted, found in (("high", height, pixels.shape[0]), ("wide", width, pixels.shape[1])):
-        if isinstance(wanted, int) and wanted != found:
-            raise InputError(
-                f"{path}: the image is {found} pixels {what}, the input {name} ({told(spec)}) wants {wanted}; resize "
-                "it as your pre-processing does"
-            )
+    if not _matches(pixels.shape[:2], (height, width)):
+        wanted = " and ".join(
+            f"{size} pixels {what}" for what, size in (("wide", width), ("high", height)) if isinstance(size, int)
+        )
+        raise InputError(
+            f"{path}: the image is {pixels.shape[1]} pixels wide and {pixels.shape[0]} high, the input {name} "
+            f"({told(spec)}) wants {wanted}; resize it as your pre-processing does"
+        )
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     values: Array = pixels.transpose(2, 0, 1) if first else pixels

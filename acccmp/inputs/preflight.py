@@ -14,7 +14,8 @@ from pathlib import Path
 from acccmp.core.graph import Graph, TensorSpec, shape_text
 from acccmp.core.reading import first_bytes
 from acccmp.core.tensor import DTYPES
-from acccmp.errors import InputError
+from acccmp.errors import AcccmpError, InputError
+from acccmp.inputs.files import read_one, says_its_size
 from acccmp.inputs.sizes import Held, Reading, explain_size, npy_header
 
 SAMPLE = 1 << 16  # bytes of the data that are looked at
@@ -22,12 +23,15 @@ SAMPLE = 1 << 16  # bytes of the data that are looked at
 
 @dataclass(frozen=True)
 class Fit:
-    """Does a piece of data fit an input? `lines` is what to tell the user; `readings` are ranked, likeliest first."""
+    """Does a piece of data fit an input? `lines` is what to tell the user; `readings` are ranked, likeliest first.
+
+    `found` are the bytes of the data; None where those of the file say nothing about it (a picture, an archive).
+    """
 
     name: str
     fits: bool
     wanted: int | None
-    found: int
+    found: int | None
     lines: tuple[str, ...] = ()
     readings: tuple[Reading, ...] = ()
 
@@ -95,7 +99,8 @@ def check_input(
 ) -> Fit:
     """Does `data` (a file, or a number of bytes of which `sample` is the beginning) fit the input `spec`?
 
-    An npy file is compared by its type and shape, anything else by its size. `original` is the same input of the model
+    An npy file is compared by its type and shape, a picture, an archive or a text by what is read out of it, anything
+    else by its size. `original` is the same input of the model
     that was compiled, `gears` are the shapes a dynamic model was compiled for. Raises InputError for a missing file and
     FormatError for an npy file whose header is damaged.
     """
@@ -109,6 +114,8 @@ def check_input(
         nbytes = path.stat().st_size
         sample = first_bytes(path, SAMPLE)
         held = npy_header(sample, path)
+        if held is None and says_its_size(sample, path):
+            return _fit_read(spec, path)
     shapes = [shape for shape in gears if all(n >= 0 for n in shape)]
     if spec.is_static:
         shapes.append(_static(spec))
@@ -129,6 +136,15 @@ def check_input(
     readings = explain_size(spec, nbytes, sample, original=original)
     lines = _told(spec, nbytes, sizes, readings, original)
     return Fit(spec.name, False, wanted or min(sizes), nbytes, tuple(lines), tuple(readings))
+
+
+def _fit_read(spec: TensorSpec, path: Path) -> Fit:
+    try:
+        array = read_one(path, spec)
+    except AcccmpError as error:
+        return Fit(spec.name, False, _wanted(spec), None, (f"{spec.name}: {error}",))
+    told = f"{spec.name}: {path.name} holds {shape_text(array.shape)} {array.dtype}: fits"
+    return Fit(spec.name, True, _wanted(spec), array.nbytes, (told,))
 
 
 def _wanted(spec: TensorSpec) -> int | None:

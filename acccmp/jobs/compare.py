@@ -24,7 +24,7 @@ from acccmp.mapping.laid_out import laid_out
 from acccmp.models.load import load
 from acccmp.models.neighbours import look_beside
 from acccmp.reports.report import Report
-from acccmp.runners.run import run
+from acccmp.runners.run import run, runner_for
 from acccmp.version import VERSION
 
 
@@ -67,6 +67,7 @@ def compare(
     feeds: dict[str, Any] = {}
     if golden_dump is None:
         assert graph is not None
+        runner_for(graph, options.runner)  # before its inputs are looked for
         feeds, told = _feeds(graph, inputs, npu_dump, device)
         notes += told
         golden_dump = run(graph, feeds, runner=options.runner)
@@ -77,6 +78,9 @@ def compare(
         graph = _model_of(golden_dump)
     floors, told = _floors(graph, feeds, golden_dump, npu_dump, options)
     notes += told
+    if options.flush_subnormals and floors is None:
+        why = "; ".join(told) or "they are computed with the original, give it as GOLDEN or with --model"
+        raise InputError(f"--flush-subnormals is for precision floors, and there are none here: {why}")
     if device is None and golden_dump.kind == "golden" and npu_dump.path is not None:
         notes.append(look_beside([npu_dump.path, *([graph.path] if graph is not None and graph.path else [])]).advice)
     return explained(compare_dumps(

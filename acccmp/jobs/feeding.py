@@ -36,7 +36,7 @@ def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
         files = {name: what for name, what in inputs.items() if isinstance(what, str | Path) and Path(what).is_file()}
         try:
-            bad = [fit for fit in check_inputs(graph, files) if not fit.fits]
+            bad = [fit for fit in check_inputs(graph, files) if not fit.fits and fit.found is not None]
         except AcccmpError:
             bad = []
         if not bad:

@@ -10,10 +10,12 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol
 
 from acccmp.core.dump import Port, flatten_name
 from acccmp.core.graph import Graph, ModelTensor, Node, TensorSpec
+from acccmp.core.names import op_of
+from acccmp.errors import InputError, UnknownName
 from acccmp.mapping.trace import Trail, trail
 from acccmp.models.device_graph import INPUT_OPS, TASKLESS, all_nodes, split_input
 
@@ -183,6 +185,37 @@ class DeviceMap:
             return name
         made = self.model.producer(name)
         return made.node if made is not None and made.node in self.model else None
+
+    def original_of(self, name: str, at: Literal["start", "end"]) -> str:
+        """What a name from any screen (device op, port, node, tensor) stands for in the original model.
+
+        Of a device op that implements several nodes it is the one that runs first (`start`) or last. Names of the
+        original are given back as they are. Raises UnknownName, and InputError for an op that the compiler made and
+        that carries no tensor of the original.
+        """
+        graph, op = self.model, op_of(name)
+        assert graph is not None, "beside a model"
+        if self._is_of(graph, name):
+            return name
+        if op in self.groups:
+            choose = min if at == "start" else max
+            return choose(self.groups[op], key=lambda member: graph.depth.get(member, -1))
+        if op in self.by_name:
+            way = self.arrival(Port(op, "output", 0))
+            carried = self._tensor(*way.key)[0] if way is not None and way.key is not None else ""
+            if carried in graph or carried in graph.inputs:
+                return carried
+            raise InputError(f"the device op {op!r} was made by the compiler and stands for nothing in {graph.name}; "
+                             "name the op before or after it")
+        made = (tensor for node in graph.nodes for tensor in node.outputs if tensor)
+        raise UnknownName(
+            "node, tensor or device op", name, [*graph.depth, *made, *self.groups], graph.name or "the model",
+        )
+
+    def _is_of(self, graph: Graph, name: str) -> bool:
+        if name in graph or name in graph.inputs or name in graph.weights or name in graph.aliases:
+            return True
+        return op_of(name) in graph or any(graph.producer(tensor) is not None for tensor in (name, f"{name}:0"))
 
     def ops_of(self, names: Collection[str]) -> tuple[str, ...]:
         """Device ops that implement any of these original nodes, in the device's order."""

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acccmp.errors import InputError
+from acccmp.errors import InputError, UnknownName
 from acccmp.releases.baseline import _RANK, Baseline, Entry, entries_of
 from acccmp.releases.sketch import SKETCH_ROWS, _short
 from acccmp.reports.pair import Verdict
@@ -104,7 +104,8 @@ class Spread:
 @dataclass(frozen=True)
 class Check:
     """Reports judged against a baseline: `drifts` fail, `bad` are ports beyond their limits that nobody accepted (or
-    that got worse since), `accepted` those beyond their limits that somebody did."""
+    that got worse since), `accepted` those beyond their limits that somebody did, `accepted_now` what this check was to
+    accept."""
 
     reports: Mapping[str, Report] = field(repr=False)
     baseline: Baseline | None = field(repr=False)
@@ -113,6 +114,7 @@ class Check:
     accepted: tuple[str, ...] = ()
     unchanged: int = 0
     method: str = ""
+    accepted_now: tuple[str, ...] = ()
 
     @property
     def drifts(self) -> tuple[Change, ...]:
@@ -218,14 +220,11 @@ def check(
 ) -> Check:
     """Judge reports (by case) against a baseline; without one only against their limits.
 
-    `accept` names ports that may be beyond their limits from now on, as long as they do not get worse. Raises
-    InputError when the baseline is of another model or an accepted port is not there.
+    `accept` names ports (or ops and originals that stand for one) that may be beyond their limits from now on, as long
+    as they do not get worse. Raises InputError when the baseline is of another model or an accepted port is not there.
     """
     tolerance = tolerance or Tolerance()
-    ports = {str(row.port) for report in reports.values() for row in report.comparisons}
-    unknown = [port for port in accept if port not in ports]
-    if unknown:
-        raise InputError(f"--accept {unknown[0]}: no such port in this comparison (ports read like conv1:output:0)")
+    accept = tuple(_port_named(reports, name) for name in accept)
     if baseline is not None:
         _check_model(baseline, model, reports)
     before = baseline.entries if baseline is not None else {}
@@ -239,7 +238,23 @@ def check(
     accepted = sorted({str(row.port) for _, row in beyond if str(row.port) in excused})
     touched = {(change.port, change.case) for change in changes}
     unchanged = sum(1 for port, case in now if (port, case) not in touched and (port, "") not in touched)
-    return Check(dict(reports), baseline, changes, bad, tuple(accepted), unchanged, method)
+    return Check(dict(reports), baseline, changes, bad, tuple(accepted), unchanged, method, accept)
+
+
+def _port_named(reports: Mapping[str, Report], name: str) -> str:
+    """The one port that a name stands for in any of the reports."""
+    ports: dict[str, None] = {}
+    unknown = ""
+    for report in reports.values():
+        try:
+            ports |= {str(row.port): None for row in report.find(name)}
+        except UnknownName as error:
+            unknown = str(error)
+    if not ports:
+        raise InputError(f"--accept: {unknown}")
+    if len(ports) > 1:
+        raise InputError(f"--accept {name}: stands for {len(ports)} ports; say which: {', '.join(ports)}")
+    return next(iter(ports))
 
 
 def updated(checked: Check, model: str) -> Baseline:
@@ -250,9 +265,9 @@ def updated(checked: Check, model: str) -> Baseline:
     return Baseline(model, {**kept, **entries_of(checked.reports, checked.accepted)})
 
 
-def with_accepted(checked: Check, accept: Iterable[str]) -> Baseline:
-    """The baseline that was checked against, where only the ports of `accept` are stored anew, as accepted."""
-    chosen = set(accept)
+def with_accepted(checked: Check) -> Baseline:
+    """The baseline that was checked against, where only the ports that were accepted now are stored anew, as such."""
+    chosen = set(checked.accepted_now)
     known = dict(checked.baseline.entries) if checked.baseline is not None else {}
     now = entries_of(checked.reports, chosen)
     anew = {key: entry for key, entry in now.items() if key[0] in chosen}

@@ -19,10 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from acccmp.core.names import named
 from acccmp.core.reading import refusal
 from acccmp.errors import FormatError, InputError
 from acccmp.reports import safe
-from acccmp.reports.report import Report
+from acccmp.reports.report import Comparison, Report, names_of
 
 WAIT_SECONDS = 60.0
 
@@ -41,6 +42,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE ports ADD COLUMN floor REAL",
         "CREATE INDEX ports_by_name ON ports (port, run)",
     ),
+    ("ALTER TABLE ports ADD COLUMN answers_to TEXT",),  # other names of the port, a line each: names_of(Comparison)
 )
 VERSION = len(MIGRATIONS)
 APPLICATION_ID = 0x41434350  # "ACCP": tells our files from other SQLite databases
@@ -175,17 +177,23 @@ def add(
             run = int(cursor.lastrowid or 0)
             ids.append(run)
             connection.executemany(
-                "INSERT OR REPLACE INTO ports (run, port, place, verdict, error, error_limit, floor) "
-                "VALUES (?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO ports (run, port, place, verdict, error, error_limit, floor, answers_to) "
+                "VALUES (?,?,?,?,?,?,?,?)",
                 [
                     (
                         run, _storable(str(row.port)), row.order, str(row.verdict),
-                        *map(_real, (row.error, row.limit, row.floor)),
+                        *map(_real, (row.error, row.limit, row.floor)), _answers_to(row),
                     )
                     for row in report.judged
                 ],
             )
     return tuple(ids)
+
+
+def _answers_to(row: Comparison) -> str:
+    """Everything that a port is called besides its own name."""
+    names = [name for table in names_of(row)[1:] for name in table]
+    return _storable("\n".join(dict.fromkeys(name.replace("\n", " ") for name in names)))
 
 
 def _storable(text: str) -> str:
@@ -213,19 +221,26 @@ def runs(path: str | Path) -> tuple[Run, ...]:
 
 
 def series(path: str | Path, port: str) -> tuple[Point, ...]:
-    """One port over all runs, oldest first, jumps marked. Raises InputError (with close matches) for unknown ports."""
+    """One port over all runs, oldest first, jumps marked. `port` may also be the device op's name, or that of an
+    original (node or port) that it stands for. Raises UnknownName, and InputError for a name of several ports."""
     known = {run.id: run for run in runs(path)}
     with _open(path) as connection:
-        rows = connection.execute(f"SELECT {_COLUMNS} FROM ports WHERE port = ?", (_storable(port),)).fetchall()
-        if not rows:
-            names = [name for (name,) in connection.execute("SELECT DISTINCT port FROM ports")]
-    if not rows:
-        import difflib
-
-        close = difflib.get_close_matches(port, names, n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise InputError(f"{path}: no port {port!r} in the history{hint}")
+        found = _port_named(connection, _storable(port), path)
+        rows = connection.execute(f"SELECT {_COLUMNS} FROM ports WHERE port = ?", (found,)).fetchall()
     return _points(known, rows, path)
+
+
+def _port_named(connection: sqlite3.Connection, name: str, path: str | Path) -> str:
+    if connection.execute("SELECT 1 FROM ports WHERE port = ? LIMIT 1", (name,)).fetchone():
+        return name
+    others: dict[str, dict[str, None]] = {}
+    for port, answers_to in connection.execute("SELECT DISTINCT port, answers_to FROM ports"):
+        for known in (str(port), *str(answers_to or "").split("\n")):
+            others.setdefault(known, {})[str(port)] = None
+    ports = named(name, (others,), "port, op or node", str(path), f"`acccmp history export {path}` lists the ports")
+    if len(ports) > 1:
+        raise InputError(f"{path}: {name} stands for {len(ports)} ports; say which: {', '.join(ports)}")
+    return next(iter(ports))
 
 
 _COLUMNS = "port, run, verdict, error, error_limit, floor"

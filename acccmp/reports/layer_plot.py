@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
 from acccmp.core.tensor import BLOCK, TensorRef
-from acccmp.errors import InputError, UnknownName
+from acccmp.errors import InputError
 from acccmp.plugins import need
 from acccmp.reports import safe, summary
 from acccmp.reports.canvas import ERROR, GOLDEN, GREY, INK, canvas, panel
@@ -57,7 +57,7 @@ def plot_layer(report: Report, name: str, ax: Axes | None = None, *, worst: int 
     UnknownName, and InputError when a side is missing or the shapes differ.
     """
     figure, ax = canvas(ax, 10, 7.4, "plotting a layer")
-    row = _find(report, name)
+    row = report.find(name)[0]
     axis = _channel_axis(row)
     seen = _walk(row, axis, worst)
     ax.set_axis_off()
@@ -73,16 +73,6 @@ def plot_layer(report: Report, name: str, ax: Axes | None = None, *, worst: int 
         f"{seen.count} elements{left_out}", loc="left", fontsize=10, parse_math=False,
     )
     return figure
-
-
-def _find(report: Report, name: str) -> Comparison:
-    try:
-        return report[name]
-    except KeyError:
-        for row in report.comparisons:
-            if row.port.side == "output" and (name in row.originals or str(row.golden_port) == name):
-                return row
-    raise UnknownName("port or layer", str(name), {str(row.port) for row in report.comparisons}, "the report")
 
 
 def _pair(row: Comparison) -> tuple[TensorRef, TensorRef]:
@@ -249,7 +239,7 @@ def plot_heatmap(report: Report, port: str, ax: Axes | None = None) -> Figure:
     a pixel. Places where a side is not finite (or only one is) are vermilion. Raises as `plot_layer` does.
     """
     figure, ax = canvas(ax, 7, 5.2, "plotting a heat map")
-    row = _find(report, port)
+    row = report.find(port)[0]
     golden, _ = _pair(row)
     shape = golden.own_shape or (1,)
     rows_axis, columns_axis, names = _picture_axes(golden)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acccmp.core.dump import Port
+from acccmp.core.names import named
 from acccmp.core.tensor import TensorRef
+from acccmp.errors import UnknownName
 from acccmp.reports.pair import BAD, FATAL, JUDGED, LISTED, Pair, Verdict
 
 if TYPE_CHECKING:
@@ -104,6 +106,20 @@ class Comparison:
         return self.error / self.limit if self.limit > 0 else (math.inf if self.error > 0 else 0.0)
 
 
+def names_of(row: Comparison) -> tuple[tuple[str, ...], ...]:
+    """What a comparison answers to, the surest first: its port; of an output its op, the original's port, its nodes.
+
+    What was folded away answers to its node only when no device op stands for it.
+    """
+    port, op = (str(row.port),), (row.port.node,)
+    if row.port.side != "output":
+        return port, (), (), (), ()
+    if row.verdict in LISTED:
+        return port, (), (), (), op
+    golden = (str(row.golden_port),) if row.golden_port is not None else ()
+    return port, op, golden, row.originals, ()
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """The comparisons in execution order, and what was compared.
@@ -122,12 +138,26 @@ class Report:
     def __len__(self) -> int:
         return len(self.comparisons)
 
-    def __getitem__(self, port: Port | str) -> Comparison:
-        """The comparison of this port (or of the first output of this op). KeyError if there is none."""
+    def __getitem__(self, name: Port | str) -> Comparison:
+        """The first comparison that `find` gives. KeyError if there is none."""
+        try:
+            return self.find(name)[0]
+        except UnknownName:
+            raise KeyError(name) from None
+
+    def find(self, name: Port | str) -> tuple[Comparison, ...]:
+        """What a name from any screen stands for: a port; else the outputs of a device op, or those that stand for an
+        output port or a node of the original. Raises UnknownName."""
+        return named(str(name), self._by_name, "port, op or node", "the report", "report.csv lists the ports")
+
+    @cached_property
+    def _by_name(self) -> tuple[Mapping[str, tuple[Comparison, ...]], ...]:
+        tables: tuple[dict[str, tuple[Comparison, ...]], ...] = ({}, {}, {}, {}, {})
         for row in self.comparisons:
-            if str(row.port) == str(port) or (row.port.node == port and row.port.side == "output"):
-                return row
-        raise KeyError(port)
+            for table, names in zip(tables, names_of(row), strict=True):
+                for name in names:
+                    table[name] = (*table.get(name, ()), row)
+        return tables
 
     @cached_property
     def judged(self) -> tuple[Comparison, ...]:

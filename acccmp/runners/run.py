@@ -50,7 +50,7 @@ def run(
     Raises InputError, MissingExtra, RunError.
     """
     feeds = _feeds(graph, inputs)
-    captured = _runner(graph, runner).run(graph, feeds.arrays, wanted)
+    captured = runner_for(graph, runner).run(graph, feeds.arrays, wanted)
     return _dump(graph, captured, feeds)
 
 
@@ -74,7 +74,8 @@ def _feeds(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
     return Feeds(feeds, dict.fromkeys(feeds, "<array>"))
 
 
-def _runner(graph: Graph, runner: str | None) -> Runner:
+def runner_for(graph: Graph, runner: str | None = None) -> Runner:
+    """What runs this model: the runner of this name, else that of its format. InputError when nothing here does."""
     return find_runner(runner or default_runner(graph))
 
 
@@ -113,7 +114,7 @@ def golden_run(
         raise InputError(f"{folder}: is a file, where a folder for the golden dump is wanted")
     told = arrays.read_manifest(folder) if folder.is_dir() else None
     if told is not None:
-        other = _difference(told, about, _runner(graph, runner).version())
+        other = _difference(told, about, runner_for(graph, runner).version())
         if other and not overwrite:
             raise InputError(
                 f"{folder}: holds the golden dump of {other}; choose another folder, or overwrite it with --force"
@@ -138,7 +139,7 @@ def _write(
 ) -> Dump:
     import time
 
-    captured = _runner(graph, runner).run(graph, feeds.arrays, wanted)
+    captured = runner_for(graph, runner).run(graph, feeds.arrays, wanted)
     stamp = time.time_ns() // 1000 if stamp is None else stamp
     write_text(folder / STARTED, json.dumps({**about, "time_us": stamp}))
     manifest = {

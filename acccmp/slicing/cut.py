@@ -98,7 +98,8 @@ def cut(
     """Cut the nodes on any path from `start` to `end` out of `graph`, closed: every tensor it reads is made inside,
     is a weight, or is an input of the slice that the dump holds.
 
-    Start and end are names of nodes or tensors, one or several; or `around` one node, everything within `radius` steps.
+    Start and end are names of nodes, tensors, ports or (with a `mapping` or a `dump`) device ops, one or several; or
+    `around` one node, everything within `radius` steps.
     With a `mapping` (without one: by the names of the dumped ops), a region that begins or ends inside a fused device
     op grows to that op's border (`exact` refuses instead). V1 loops and conds of TensorFlow that the region passes are
     taken whole. Without a `dump` the slice has no inputs to feed. `fed` are tensors of model inputs, taken where the
@@ -108,14 +109,17 @@ def cut(
     Raises UnknownName, InputError (no path; start inside a fused op with `exact`), SliceError (tensors not dumped, a
     start or an end inside a V1 loop).
     """
-    starts, ends, region = (
-        _around(graph, around, radius) if around is not None else _between(graph, _names(start), _names(end))
-    )
-    if around is None:
-        refuse_ends_inside_loops(graph, starts, ends)
     if mapping is None and dump is not None:
         mapping = by_names(dump, graph)
     device = mapping.beside(graph) if mapping is not None else None
+    if around is not None:
+        starts, ends, region = _around(graph, device.original_of(around, "end") if device else around, radius)
+    else:
+        starts, ends, region = _between(
+            graph, tuple(device.original_of(name, "start") if device else name for name in _names(start)),
+            tuple(device.original_of(name, "end") if device else name for name in _names(end)),
+        )
+        refuse_ends_inside_loops(graph, starts, ends)
     region, log = _complete(graph, region, device, exact)
     found: dict[str, Entrance] = {}
     given = {tensor: Entrance(Port(tensor, "output", 0), ref) for tensor, ref in (fed or {}).items()}

@@ -1,0 +1,27 @@
+"""What a person may call a thing by: every name that a screen prints, a table for each kind of name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from acccmp.core.dump import Port
+from acccmp.errors import UnknownName
+
+Thing = TypeVar("Thing")
+
+
+def named(name: str, tables: Sequence[Mapping[str, Thing]], what: str, where: str, all_listed: str) -> Thing:
+    """What the first table that knows this name has for it. Raises UnknownName."""
+    for table in tables:
+        if name in table:
+            return table[name]
+    raise UnknownName(what, name, [known for table in tables for known in table], where, all_listed)
+
+
+def op_of(name: str) -> str:
+    """The op of a port: `conv1` of `conv1:output:0`; other names as they are."""
+    try:
+        return Port.parse(name).node
+    except ValueError:
+        return name
