@@ -142,8 +142,9 @@ class Judging:
     floor: bool = by(click.option(
         "--floor/--no-floor", default=True, help="Emulate the NPU's dtype to know what rounding alone explains.",
     ))
-    flush_subnormals: bool = by(click.option(
-        "--flush-subnormals", is_flag=True, help="The chip turns subnormals into 0: so do the floors.",
+    flush_subnormals: bool | None = by(click.option(
+        "--flush-subnormals/--keep-subnormals", default=None,
+        help="Does the chip turn subnormals into 0? So do the floors then. By default the dump tells.",
     ))
 
 

@@ -13,6 +13,7 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.identify import identify
 from acccmp.diagnosis.causes.hints import explained
+from acccmp.diagnosis.profile import FALSE_ALARM, flushing
 from acccmp.dumps.arrays import sha256, sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import AcccmpError, InputError
@@ -180,10 +181,25 @@ def _floors(
         if any(port not in golden for port in ports.values()):
             return None, ["the golden dump holds no model inputs: limits are fixed, a floor would be sharper"]
         feeds = {tensor: golden[port].numpy() for tensor, port in ports.items()}
+    flushes, notes = _flushes(npu, options)
     try:
-        return floors(graph, feeds, precision, flush_subnormals=options.flush_subnormals), []
+        return floors(graph, feeds, precision, flush_subnormals=flushes), notes
     except AcccmpError as error:
-        return None, [f"no precision floor, limits are fixed: {error}"]
+        return None, [*notes, f"no precision floor, limits are fixed: {error}"]
+
+
+def _flushes(npu: Dump, options: Options) -> tuple[bool, list[str]]:
+    """Does the chip turn subnormal numbers into 0? As the user says, else as the dump shows."""
+    if options.flush_subnormals is not None:
+        return options.flush_subnormals, []
+    found = flushing(npu)
+    if not found.is_seen:
+        return False, []
+    return True, [
+        f"the chip turns subnormal numbers into 0, and so do the floors: of {found.normal} small numbers that it "
+        f"computed none is subnormal (where a chip keeps them, less than once in {1 / FALSE_ALARM:,.0f} dumps; "
+        "--keep-subnormals says that it does)"
+    ]
 
 
 def stored_precision(npu: Dump) -> str | None:

@@ -21,7 +21,7 @@ class Options:
     """Which run of a dump is taken, and how the comparison is judged. The defaults are those of the command line.
 
     `floor`: emulate the NPU's storage to know each tensor's precision floor; `flush_subnormals`: of a chip that turns
-    subnormal numbers into 0.
+    subnormal numbers into 0 (None: as its dump shows).
     """
 
     run: str | None = None
@@ -32,7 +32,7 @@ class Options:
     min_coverage: float = 0.9
     strict: bool = False
     floor: bool = True
-    flush_subnormals: bool = False
+    flush_subnormals: bool | None = None
     runner: str | None = None
     executor: Executor | None = field(default=None, repr=False)
     progress: Callable[[int, int], None] | None = field(default=None, repr=False)
