@@ -294,6 +294,31 @@ def test_coverage_counts_the_ports_of_the_slice_only(net: Graph, tmp_path: Path)
         assert not any("fc" in row["originals"] for row in report["comparisons"])
 
 
+@pytest.mark.parametrize("dump_mode", ["all", "output"])
+def test_a_small_part_of_a_model_is_judged_with_the_full_models_dump_and_mapping(
+    samples: Path, tmp_path: Path, dump_mode: str,
+) -> None:
+    """Three layers of thirty; the boundary tensor is found under its name in the full model."""
+    graph = load(samples / "digits_resnet" / "resnet.onnx")
+    image = np.load(next((samples / "digits_resnet" / "golden").glob("image.0.*.npy")))
+    faulty = emulate(graph, {"image": image}, tmp_path / "device", dump_mode=dump_mode,
+                     faults=[Fault.parse("op=block1/conv1,kind=scale,factor=1.5")])
+    ran = run_cli("slice", graph.path, "--start", "block3/conv1", "--end", "block3/relu1", "--dump", faulty.dump,
+                  "--mapping", faulty.mapping, "-o", tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    ran = run_cli("compare", tmp_path / "out", faulty.dump, "--mapping", faulty.mapping, "--json")
+    told = json.loads(ran.stdout)
+    assert ran.returncode == 0, "the fault lies above this stretch"
+    assert told["slice"]["coverage"] == told["full_model"]["coverage"] == 1.0
+    rows = told["full_model"]["comparisons"]
+    first = next(row for row in rows if row["port"] == told["full_model"]["first_bad"])
+    assert first["golden_port"] == "block2/relu2:output:0", "what was inherited begins at the boundary"
+    assert {name for row in rows for name in row["originals"]} <= {
+        "block2/conv2", "block2/bn2", "block2/add", "block2/relu2", "block3/conv1", "block3/bn1", "block3/relu1",
+        "block3/conv2", "block3/bn2", "block3/add", "block3/downsample",
+    }
+
+
 def test_a_golden_of_zeros_is_judged_alike_everywhere(tmp_path: Path) -> None:
     """Beside all zeros any relative distance is infinite: the absolute error decides, for acccmp and reproduce.py."""
     nodes = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from acccmp.comparison.compare import compare as compare_dumps
 from acccmp.comparison.judging import Thresholds
@@ -68,7 +68,7 @@ def compare_slice(
     npu_dump = laid_out(npu_dump_of(npu, options), device)
     feeds = bundled_inputs(path, manifest, graph)
     own = compare(graph, npu_dump, mapping=device, inputs=feeds or None, thresholds=thresholds, options=options)
-    own = _of_slice(replace(own, subject={**own.subject, "golden": f"{path} (the slice alone)"}), graph)
+    own = _of_slice(replace(own, subject={**own.subject, "golden": f"{path} (the slice alone)"}), manifest, graph)
     if not (path / "golden").is_dir():
         why = manifest.self_test.reason or manifest.self_test.status
         return SliceReports(SelfTest("skipped", f"the slice was written without golden tensors ({why})"), own, None)
@@ -79,7 +79,7 @@ def compare_slice(
         executor=options.executor, subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
         notes=("against the full model: what this stretch inherited is part of the error",),
     ))
-    return SliceReports(_self_test(golden, graph, options), own, _of_slice(full, graph))
+    return SliceReports(_self_test(golden, graph, options), own, _of_slice(full, manifest, graph))
 
 
 def _self_test(golden: Dump, graph: Graph, options: Options) -> SelfTest:
@@ -90,12 +90,9 @@ def _self_test(golden: Dump, graph: Graph, options: Options) -> SelfTest:
 
 
 def _at_boundary(golden: Dump, manifest: Manifest, graph: Graph) -> Dump:
-    """The full model's golden tensors, those at the boundary under the names of the slice's inputs."""
-    refs = dict(golden.refs)
-    for end in manifest.inputs:
-        now = graph.producer(end.name)
-        if now is not None and end.port in refs:
-            refs[now] = refs.pop(end.port)
+    """The full model's golden tensors, those at the boundary also under the names of the slice's inputs: a mapping of
+    the slice knows these, one of the full model the others."""
+    refs = {**golden.refs, **_boundary(golden, manifest, graph)}
     outputs = tuple(port for tensor in graph.outputs if (port := graph.producer(tensor)) is not None)
     return replace(golden, refs=refs, run=replace(golden.run, outputs=outputs))
 
@@ -109,30 +106,28 @@ def _full_floors(
         return None
     if not manifest.floors or manifest.precision != stored_precision(npu):
         return _floors(graph, {}, golden, npu, options)[0]
-    floors = dict(manifest.floors)
-    for end in manifest.inputs:
-        now = graph.producer(end.name)
-        if now is not None and end.port in floors:
-            floors[now] = floors.pop(end.port)
-    return floors
+    return {**manifest.floors, **_boundary(manifest.floors, manifest, graph)}
 
 
-def _of_slice(report: Report, graph: Graph) -> Report:
-    """The rows that are about this slice, and its outputs marked as such. A dump and a mapping of the full model have
-    many more rows, and other outputs."""
+T = TypeVar("T")
+
+
+def _boundary(of: Mapping[Port, T], manifest: Manifest, graph: Graph) -> dict[Port, T]:
+    """What is known of the boundary by the full model's ports, by the ports of the slice's inputs."""
+    ports = {end.port: graph.producer(end.name) for end in manifest.inputs if end.port in of}
+    return {now: of[before] for before, now in ports.items() if now is not None}
+
+
+def _of_slice(report: Report, manifest: Manifest, graph: Graph) -> Report:
+    """The rows that are about this slice; a dump and a mapping of the full model have many more."""
     mine = {*(node.name for node in graph.nodes), *graph.inputs}
     mine |= {port.node for tensor in graph.inputs if (port := graph.producer(tensor)) is not None}
+    above = {end.port for end in manifest.inputs}  # the boundary as the full model names it
     rows = [
         row for row in report.comparisons
         if mine.intersection(row.originals) or (row.golden_port is not None and row.golden_port.node in mine)
+        or (row.golden_port in above and row.golden is not None and row.npu is not None)
     ]
-    if not any(row.is_output for row in rows):
-        ends = {graph.producer(tensor) for tensor in graph.outputs}
-        last = {row.golden_port: row for row in rows if row.port.side == "output" and row.golden_port in ends}
-        rows = [
-            replace(row, pair=replace(row.pair, is_output=True)) if last.get(row.golden_port) is row else row
-            for row in rows
-        ]
     return replace(report, comparisons=tuple(rows))
 
 
