@@ -101,6 +101,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.path.rename(folder / "slice")
     (folder / "limits.toml").write_text("floor_factor = 5\n")
     acccmp.compare(graph, dump["dump"], mapping=dump["mapping"]).save(folder / "report")
+    for command in (
+        ["history", "add", folder / "history", folder / "report" / "report.json", "--release", "first"],
+        ["check", model, dump["dump"], "-m", dump["mapping"], "-b", folder / "b", "--update"],
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main([str(argument) for argument in command])
     return folder
 
 
@@ -220,9 +226,6 @@ def options_of(way: str) -> list[click.Option]:
 def test_an_option_has_an_effect_or_is_refused_by_name(way: str, acccmp_in: Run, house: Path) -> None:
     """What was given changes the exit code, what is printed or what is written; else it exits 2 and says so."""
     name, _ = command_of(way)
-    if not (house / "history").exists():
-        acccmp_in("history", "add", house / "history", house / "report" / "report.json", "--release", "first")
-        acccmp_in("check", house / "net.onnx", *(a.format(house=house) for a in PAIR), "-b", house / "b", "--update")
     if "pb" in way:
         pytest.importorskip("tensorflow")
     plain = [*name.split(), *(argument.format(house=house) for argument in WAYS[way])]
@@ -383,6 +386,29 @@ def test_a_model_that_cannot_run_here_is_told_so_before_anybody_looks_for_its_in
         ran = acccmp_in(*command)
         assert ran.code == 2
         assert "is a model of format 'mindspore', which cannot run here; give the original" in ran.err
+
+
+@pytest.mark.parametrize(("file", "what"), [
+    ("tensors/0_123/0/3_LinearOperation/after/outtensor0.bin", "tensors of ATB operations"),
+    ("act_0.pt", "PyTorch tensors without the dump.json that describes them (acl_save of an aclgraph run?)"),
+])
+def test_the_dump_of_another_tool_is_called_what_it_is_not_empty(
+    file: str, what: str, acccmp_in: Run, house: Path, tmp_path: Path,
+) -> None:
+    dump = tmp_path / "other"
+    (dump / file).parent.mkdir(parents=True)
+    (dump / file).write_bytes(b"format=2\ndtype=1\ndims=2,2\n$End=1\n" + bytes(8))
+    for command in (["inspect", dump], ["compare", house / "net.onnx", dump]):
+        ran = acccmp_in(*command)
+        assert ran.code == 2
+        assert f"{dump}: holds {what}, which are not read here ({file}); dump the run with msprobe" in ran.err
+
+
+def test_a_folder_is_called_empty_only_when_there_is_nothing_below_it(acccmp_in: Run, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert "a: an empty folder, no dump in it" in acccmp_in("inspect", tmp_path / "a").err
+    (tmp_path / "a" / "b" / "notes.dat").touch()
+    assert "a: none of the 1 files below it is a dump: b/notes.dat" in acccmp_in("inspect", tmp_path / "a").err
 
 
 # -- reports -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,13 +210,31 @@ def few(items: list[str], most: int = 3) -> str:
     return ", ".join(items[:most]) + rest
 
 
+# Names of files that other tools dump -> what they are. None of them is read; msprobe can dump the same runs.
+_FOREIGN = (
+    (re.compile(r"(?:in|out)tensor[0-9]+\.bin"), "tensors of ATB operations"),
+    (re.compile(r".+\.pt"), "PyTorch tensors without the dump.json that describes them (acl_save of an aclgraph run?)"),
+)
+
+
 def _nothing(folder: Path, files: _Sorted) -> str:
     if files.npz:
         return f"{folder}: holds npz archives ({few(list(files.npz))}); give one of them itself"
     if files.models:
         return f"{folder}: holds a model ({few(list(files.models))}) and no dump; give the dump's folder"
+    below = [
+        str((place / entry.name).relative_to(folder)) for place, entries in reading.walked(folder, tree.DEEPEST)
+        for entry in entries if not entry.is_folder and not entry.name.startswith(".")
+    ]
+    for pattern, what in _FOREIGN:
+        found = [name for name in below if pattern.fullmatch(Path(name).name)]
+        if found:
+            return (f"{folder}: holds {what}, which are not read here ({few(found)}); dump the run with msprobe and "
+                    'task "tensor" instead: it writes step*/rank*/dump.json beside the tensors')
     if files.stray:
         return f"{folder}: none of its {len(files.stray)} files is a dump: {few(list(files.stray))}"
+    if below:
+        return f"{folder}: none of the {len(below)} files below it is a dump: {few(below)}"
     return f"{folder}: an empty folder, no dump in it"
 
 

@@ -28,7 +28,7 @@ from acccmp.errors import FormatError, InputError
 
 _TIME = re.compile(r"[0-9]{14}")
 _DEVICE = re.compile(r"(?:rank_|device_?)?([0-9]{1,5})")
-_DEEPEST = 8
+DEEPEST = 8
 _LOOKED_AT = 12  # folders of one model whose completeness is found out, newest first
 
 
@@ -129,7 +129,7 @@ def find_leaves(root: Path) -> tuple[list[Leaf], list[str]]:
     not followed because they lead out of `root`."""
     found: list[Leaf] = []
     notes: list[str] = []
-    for folder, entries in reading.walked(root, _DEEPEST):
+    for folder, entries in reading.walked(root, DEEPEST):
         notes += [f"{entry.path}: a link that leads out of {root}, to {entry.outside}, was not followed"
                   for entry in entries if entry.outside and os.path.isdir(entry.outside)]
         mapping = names.read_mapping(folder) if any(entry.name == names.MAPPING_FILE for entry in entries) else {}
