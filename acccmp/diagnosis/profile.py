@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core.dump import Dump
-from acccmp.core.layout import LayoutError
 from acccmp.core.tensor import TensorRef
-from acccmp.errors import FormatError
+from acccmp.errors import FormatError, LayoutError
 from acccmp.mapping.trace import PASSING
 from acccmp.models.device_graph import CONSTANTS, INPUT_OPS
 
