@@ -231,6 +231,28 @@ def test_comparing_a_slice_says_by_its_exit_code_whether_the_device_agrees(net: 
         assert "SHA-256" in told["self_test"]["reason"]
 
 
+def lose(folder: Path, *patterns: str) -> None:
+    """Remove the dump files of what gives a tensor, and of all that carries it on."""
+    for file in [file for pattern in patterns for file in folder.glob(pattern)]:
+        file.unlink()
+
+
+def test_an_output_that_was_not_dumped_is_not_judged(net: Graph, tmp_path: Path) -> None:
+    """Neither agreement nor difference: exit code 2, for reproduce.py and compare alike."""
+    made = emulate(net, {"x": X}, tmp_path / "device")
+    lose(made.dump, "*.relu2.*", "*.pool.*")
+    ran, folder = cut_out(net, made, tmp_path / "out")
+    assert ran.returncode == 0, "the slice is proven"
+    assert "device: not judged" in ran.stdout
+    assert "r2: no_npu, it was not dumped" in ran.stdout
+    ran = reproduce(folder)
+    assert (ran.returncode, ran.stdout.splitlines()[-2:]) == (2, ["self-test: passed", "device: not judged"])
+    device = again(folder, tmp_path / "again")
+    lose(device.dump, "*.relu2.*", "TransData.*", "Cast.*", "NetOutput.*")
+    ran = run_cli("compare", folder, device.dump, "--mapping", device.mapping)
+    assert (ran.returncode, ran.stdout.splitlines()[-2:]) == (2, ["self-test: passed", "device: not judged"])
+
+
 def test_a_slice_that_was_never_proven_says_nothing_of_the_device(net: Graph, tmp_path: Path) -> None:
     _, folder = cut_out(net, emulate(net, {"x": X}, tmp_path / "device"), tmp_path / "out", "--no-check")
     healthy = again(folder, tmp_path / "healthy")

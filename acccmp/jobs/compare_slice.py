@@ -21,6 +21,7 @@ from acccmp.jobs.slice import Reference, self_test
 from acccmp.jobs.sources import Options, device_map_of, npu_dump_of
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.laid_out import laid_out
+from acccmp.reports.pair import BAD
 from acccmp.reports.report import Report
 from acccmp.slicing.bundle import load, read_manifest
 from acccmp.slicing.cut import Slice
@@ -39,8 +40,11 @@ class SliceReports:
 
     @property
     def device(self) -> str:
-        """"agrees", "DIFFERS", or "not judged" where nothing was paired or too little covered."""
-        return {0: "agrees", 1: "DIFFERS"}.get(self.own.exit_code, "not judged")
+        """"agrees", "DIFFERS", or "not judged" where an output was not dumped, nothing paired or too little covered."""
+        if self.own.exit_code == 0:
+            return "agrees"
+        bad = any(row.verdict in BAD for row in self.own.comparisons)
+        return "DIFFERS" if bad and self.own.exit_code == 1 else "not judged"
 
     @property
     def exit_code(self) -> int:
