@@ -15,10 +15,11 @@ from pathlib import Path
 
 import click
 import numpy as np
+import onnx
 import pytest
 from conftest import ROOT
 from emulated_nets import model_file
-from onnx import helper
+from onnx import helper, numpy_helper
 from report_factory import comparison
 
 import acccmp
@@ -409,6 +410,23 @@ def test_a_folder_is_called_empty_only_when_there_is_nothing_below_it(acccmp_in:
     assert "a: an empty folder, no dump in it" in acccmp_in("inspect", tmp_path / "a").err
     (tmp_path / "a" / "b" / "notes.dat").touch()
     assert "a: none of the 1 files below it is a dump: b/notes.dat" in acccmp_in("inspect", tmp_path / "a").err
+
+
+def test_a_comparison_of_weights_speaks_of_weights_on_every_face(acccmp_in: Run, house: Path) -> None:
+    same = acccmp_in("compare", house / "net.onnx", house / "net.onnx", "--weights-only", "-o", "same")
+    assert same.code == 0
+    assert same.out.startswith("PASSED\n  2 of 2 weights agree to one rounding\n")
+    other = onnx.load(house / "net.onnx")
+    scale = next(tensor for tensor in other.graph.initializer if tensor.name == "s")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, "s"))
+    onnx.save(other, house / "other.onnx")
+    bad = acccmp_in("compare", house / "net.onnx", house / "other.onnx", "--weights-only", "-o", "bad")
+    assert bad.code == 1
+    assert "1 of 2 weights agree to one rounding" in bad.out
+    assert "first bad weight s:output:0" in bad.out
+    for told in (same.out, bad.out, *(path.read_text() for path in Path.cwd().glob("bad/report.[hm]*"))):
+        for wrong in ("model output", "layers before", "first bad layer", "First bad layer", "ports were judged"):
+            assert wrong not in told
 
 
 # -- reports -----------------------------------------------------------------------------------------------------
