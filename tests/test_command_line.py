@@ -138,6 +138,7 @@ TRIES: dict[str, dict[str, list[str]]] = {
     },
     "inspect": {
         "weights": ["--weights", MISSING], "inputs": ["--input", "x={house}/x.npy"], "drawn": ["--graph", "g.dot"],
+        "nodes": ["--nodes", "r"],
         **{name: COMPARING[name] for name in ("run", "device", "npu_model", "step", "as_json")},
     },
     "convert": {
@@ -353,6 +354,28 @@ def test_a_name_of_several_ports_is_not_guessed(acccmp_in: Run, tmp_path: Path) 
     assert ran.code == 2
     assert "no port, op or node named 'splitt' in" in ran.err
     assert ran.err.endswith("did you mean split?\n")
+
+
+def test_inspect_lists_the_names_also_of_nodes_without_one(acccmp_in: Run, house: Path, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Neg", ["r"], ["n"], "minus"),
+             helper.make_node("Relu", ["n"], ["y"])]
+    model = model_file(tmp_path, nodes, {"x": (1, 4)}, ["y"], {}, name="unnamed")
+    listed = acccmp_in("inspect", model, "--nodes")
+    assert [line.split()[:3] for line in listed.out.splitlines()] == [
+        ["Relu_0", "Relu", "r"], ["minus", "Neg", "n"], ["Relu_2", "Relu", "y"],
+    ]
+    told = json.loads(acccmp_in("inspect", model, "--nodes", "Relu*", "--json").out)["nodes"]
+    assert [node["name"] for node in told] == ["Relu_0", "Relu_2"]
+    for name in ("Relu_0", "minus", "Relu_2"):
+        assert acccmp_in("slice", model, "-s", name, "-e", name).code == 0
+    ran = acccmp_in("slice", house / "net.onnx", "-s", "zzz", "-e", "last")
+    assert "named 'zzz' in net; `acccmp inspect MODEL --nodes` lists the names" in ran.err
+    ran = acccmp_in("inspect", house / "mapping.json", "--nodes", "convrelu")
+    assert ran.out.rstrip().endswith("stands for conv, relu")
+    ran = acccmp_in("inspect", house / "device" / "npu", "--nodes", "convrelu")
+    assert "convrelu:output:0 float16 1x1x6x6x16" in ran.out
+    ran = acccmp_in("inspect", house / "net.onnx", "--nodes", "zzz")
+    assert ran.err == f"acccmp: {house}/net.onnx: none of its 5 nodes has a name like 'zzz'\n"
 
 
 def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
