@@ -15,10 +15,11 @@ from pathlib import Path
 
 import click
 import numpy as np
+import onnx
 import pytest
 from conftest import ROOT
 from emulated_nets import model_file
-from onnx import helper
+from onnx import helper, numpy_helper
 from report_factory import comparison
 
 import acccmp
@@ -137,6 +138,7 @@ TRIES: dict[str, dict[str, list[str]]] = {
     },
     "inspect": {
         "weights": ["--weights", MISSING], "inputs": ["--input", "x={house}/x.npy"], "drawn": ["--graph", "g.dot"],
+        "nodes": ["--nodes", "r"],
         **{name: COMPARING[name] for name in ("run", "device", "npu_model", "step", "as_json")},
     },
     "convert": {
@@ -354,6 +356,28 @@ def test_a_name_of_several_ports_is_not_guessed(acccmp_in: Run, tmp_path: Path) 
     assert ran.err.endswith("did you mean split?\n")
 
 
+def test_inspect_lists_the_names_also_of_nodes_without_one(acccmp_in: Run, house: Path, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Neg", ["r"], ["n"], "minus"),
+             helper.make_node("Relu", ["n"], ["y"])]
+    model = model_file(tmp_path, nodes, {"x": (1, 4)}, ["y"], {}, name="unnamed")
+    listed = acccmp_in("inspect", model, "--nodes")
+    assert [line.split()[:3] for line in listed.out.splitlines()] == [
+        ["Relu_0", "Relu", "r"], ["minus", "Neg", "n"], ["Relu_2", "Relu", "y"],
+    ]
+    told = json.loads(acccmp_in("inspect", model, "--nodes", "Relu*", "--json").out)["nodes"]
+    assert [node["name"] for node in told] == ["Relu_0", "Relu_2"]
+    for name in ("Relu_0", "minus", "Relu_2"):
+        assert acccmp_in("slice", model, "-s", name, "-e", name).code == 0
+    ran = acccmp_in("slice", house / "net.onnx", "-s", "zzz", "-e", "last")
+    assert "named 'zzz' in net; `acccmp inspect MODEL --nodes` lists the names" in ran.err
+    ran = acccmp_in("inspect", house / "mapping.json", "--nodes", "convrelu")
+    assert ran.out.rstrip().endswith("stands for conv, relu")
+    ran = acccmp_in("inspect", house / "device" / "npu", "--nodes", "convrelu")
+    assert "convrelu:output:0 float16 1x1x6x6x16" in ran.out
+    ran = acccmp_in("inspect", house / "net.onnx", "--nodes", "zzz")
+    assert ran.err == f"acccmp: {house}/net.onnx: none of its 5 nodes has a name like 'zzz'\n"
+
+
 def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
     """In Caffe a node and its tensor have one name."""
     ran = acccmp_in("slice", SAMPLES / "digits_lenet" / "lenet.prototxt", "-s", "conv22", "-e", "prob")
@@ -409,6 +433,23 @@ def test_a_folder_is_called_empty_only_when_there_is_nothing_below_it(acccmp_in:
     assert "a: an empty folder, no dump in it" in acccmp_in("inspect", tmp_path / "a").err
     (tmp_path / "a" / "b" / "notes.dat").touch()
     assert "a: none of the 1 files below it is a dump: b/notes.dat" in acccmp_in("inspect", tmp_path / "a").err
+
+
+def test_a_comparison_of_weights_speaks_of_weights_on_every_face(acccmp_in: Run, house: Path) -> None:
+    same = acccmp_in("compare", house / "net.onnx", house / "net.onnx", "--weights-only", "-o", "same")
+    assert same.code == 0
+    assert same.out.startswith("PASSED\n  2 of 2 weights agree to one rounding\n")
+    other = onnx.load(house / "net.onnx")
+    scale = next(tensor for tensor in other.graph.initializer if tensor.name == "s")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, "s"))
+    onnx.save(other, house / "other.onnx")
+    bad = acccmp_in("compare", house / "net.onnx", house / "other.onnx", "--weights-only", "-o", "bad")
+    assert bad.code == 1
+    assert "1 of 2 weights agree to one rounding" in bad.out
+    assert "first bad weight s:output:0" in bad.out
+    for told in (same.out, bad.out, *(path.read_text() for path in Path.cwd().glob("bad/report.[hm]*"))):
+        for wrong in ("model output", "layers before", "first bad layer", "First bad layer", "ports were judged"):
+            assert wrong not in told
 
 
 # -- reports -----------------------------------------------------------------------------------------------------

@@ -18,11 +18,16 @@ OWN_WEIGHTS = Way("where PATH has no weights beside it", ("weights",))
 @click.argument("path", type=click.Path())
 @WEIGHTS
 @click.option("--input", "-i", "inputs", multiple=True, metavar="[NAME=]FILE", help="Does this input fit the model?")
+@click.option(
+    "--nodes", is_flag=False, flag_value="*", metavar="[PATTERN]",
+    help="List the names: every node (or op of a dump), or those like PATTERN (conv, 'conv*').",
+)
 @click.option("--graph", "drawn", type=click.Path(), help="Draw the graph into this .dot, .svg or .png file.")
 @takes(choice=RunChoice)
 @JSON
 def inspect(
-    path: str, weights: str | None, inputs: tuple[str, ...], drawn: str | None, choice: RunChoice, as_json: bool,
+    path: str, weights: str | None, inputs: tuple[str, ...], nodes: str | None, drawn: str | None, choice: RunChoice,
+    as_json: bool,
 ) -> int:
     """Say what PATH is: a model, a device model, a checkpoint, a dump; its inputs, outputs, shapes and sizes.
 
@@ -31,18 +36,21 @@ def inspect(
       acccmp inspect model.om --input image.bin
     """
     from acccmp.core.identify import identify
-    from acccmp.jobs.inspect import describe, draw, fit_facts, fits
-    from acccmp.ui.screens import screen
+    from acccmp.jobs.inspect import describe, describe_nodes, draw, fit_facts, fits
+    from acccmp.ui.screens import node_lines, screen
 
     kind = identify(path).kind
     take({"dump": DUMP, "slice": SLICE}.get(kind.role, MODEL), *(() if kind.weights else (OWN_WEIGHTS,)))
-    facts = describe(path, weights, run=choice.run, device=choice.device, model=choice.npu_model, step=choice.step)
+    chosen = {"run": choice.run, "device": choice.device, "model": choice.npu_model, "step": choice.step}
+    facts = describe(path, weights, **chosen) if nodes is None else describe_nodes(path, nodes, weights, **chosen)
     given = {text.rpartition("=")[0]: text.rpartition("=")[2] for text in inputs}
     checked = fits(path, given, weights) if given else ()
     if drawn:
         draw(path, drawn, weights)
     if as_json:
         print_json({**facts, **({"fits": [fit_facts(fit) for fit in checked]} if checked else {})})
+    elif nodes is not None:
+        click.echo("\n".join([*node_lines(facts), *(fit.text for fit in checked)]))
     else:
         show(screen(facts, checked))
     return PASSED if all(fit.fits for fit in checked) else NOT_PASSED

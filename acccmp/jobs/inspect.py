@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from acccmp.core.dump import Dump, Port
-from acccmp.core.graph import Graph, shape_text
+from acccmp.core.graph import Graph, Node, shape_text
 from acccmp.core.identify import identify
 from acccmp.core.writing import write_text
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
 from acccmp.inputs.preflight import Fit, check_inputs, input_specs
 from acccmp.mapping.device_map import DeviceMap
+from acccmp.models.device_graph import all_nodes
 from acccmp.models.load import load
 from acccmp.reports.canvas import save_figure
 from acccmp.slicing.bundle import read_manifest
@@ -34,6 +36,51 @@ def describe(path: str | Path, weights: str | Path | None = None, **chosen: str 
         return {"kind": "dump", "path": str(path), "format": kind.words, **dump_facts(read_dump(path, **chosen))}
     facts = kind.function("describe")(path) if kind.describe else graph_facts(load(path, weights))
     return {"kind": kind.name, "path": str(path), **facts}
+
+
+def describe_nodes(
+    path: str | Path, pattern: str = "*", weights: str | Path | None = None, **chosen: str | None,
+) -> dict[str, Any]:
+    """The names at `path`, as JSON-able facts: every node, or op of a dump, in order of execution, with its tensors
+    (for a dump: its ports) and what it stands for in the original where that is written. `pattern` (with `*` and `?`,
+    else a part of the name) keeps those where it fits the node's name or one of its outputs'."""
+    kind = identify(path).kind
+    if kind.role == "dump":
+        rows = _dumped_nodes(read_dump(path, **chosen))
+    else:
+        rows = [_node_facts(graph, node) for graph in [load(path, weights)] for node in all_nodes(graph)]
+    wanted = pattern if set("*?[") & set(pattern) else f"*{pattern}*"
+    kept = [row for row in rows if any(
+        fnmatchcase(name, wanted) for name in (row["name"], *(tensor["name"] for tensor in row["outputs"]))
+    )]
+    if not kept:
+        raise InputError(f"{path}: none of its {len(rows)} nodes has a name like {pattern!r}" if rows else
+                         f"{path}: is {kind.words}, which holds no nodes")
+    return {"kind": kind.name if kind.role != "dump" else "dump", "path": str(path), "nodes": kept}
+
+
+def _node_facts(graph: Graph, node: Node) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "name": node.name, "type": node.op_type, "inputs": list(node.inputs),
+        "outputs": [_tensor_facts(graph, tensor) for tensor in node.outputs if tensor],
+    }
+    return facts if node.origins is None else {**facts, "originals": list(node.origins)}
+
+
+def _dumped_nodes(dump: Dump) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for port, ref in dump.items():
+        op = dump.ops.get(port.node)
+        row = rows.setdefault(port.node, {
+            "name": port.node, "type": op.op_type if op else "", "inputs": [], "outputs": [],
+        })
+        if port.side == "input":
+            row["inputs"].append(str(port))
+        else:
+            row["outputs"].append({
+                "name": str(port), "dtype": ref.dtype.name, "shape": list(ref.shape), "layout": ref.layout,
+            })
+    return list(rows.values())
 
 
 def graph_facts(graph: Graph) -> dict[str, Any]:

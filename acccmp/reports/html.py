@@ -129,7 +129,7 @@ def _first_bad(report: Report) -> str:
     kind = f" ({safe.html(row.op_type, 60)})" if row.op_type else ""
     lines = [f"stands for {summary.stands_for(row)}"] if summary.stands_for(row) else []
     name = f'<p><bdi class="name"><b>{safe.html(row.port)}</b></bdi>{kind}</p>'
-    return _section("First bad layer", name + bullets([*lines, *summary.first_bad(report)]))
+    return _section(summary.first_title(report).capitalize(), name + bullets([*lines, *summary.first_bad(report)]))
 
 
 _ROW_HEAD = ("port", "type", "verdict", "error", "x limit", "x floor", "cosine", "max abs", "worst at", "reason")
@@ -155,7 +155,7 @@ def verdict_html(verdict: Verdict) -> str:
 
 def _worst(report: Report, n: int) -> str:
     rows = summary.worst(report, n)
-    title = f"The worst {len(rows)} of {len(report.judged)} judged ports"
+    title = summary.worst_title(report, len(rows)).capitalize()
     return _section(title, table(_ROW_HEAD, map(_row, rows), _ROW_CLASSES)) if rows else ""
 
 

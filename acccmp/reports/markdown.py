@@ -23,7 +23,7 @@ def to_markdown(report: Report, worst: int = 10) -> str:
     lines += ["", *markdown_first_bad(report)]
     if report.judged:
         rows = summary.worst(report, worst)
-        lines += [f"### The worst {len(rows)} of {len(report.judged)} judged ports", "", *markdown_rows(rows), ""]
+        lines += [f"### {summary.worst_title(report, len(rows)).capitalize()}", "", *markdown_rows(rows), ""]
     lines += ["### What was compared", "", *_markdown_counts(report), f"- {safe.prose(summary.coverage(report))}"]
     lines += [f"- {safe.prose(key, 60)}: {safe.code(value, in_table=False)}" for key, value in
               list(report.subject.items())[:20]]
@@ -37,7 +37,7 @@ def markdown_first_bad(report: Report) -> list[str]:
     row = report.first_bad
     if row is None:
         return []
-    lines = [f"**First bad layer: {safe.code(row.port, in_table=False)}**" +
+    lines = [f"**{summary.first_title(report).capitalize()}: {safe.code(row.port, in_table=False)}**" +
              (f" ({safe.code(row.op_type, 60, in_table=False)})" if row.op_type else ""), ""]
     if summary.stands_for(row):
         lines.append(f"- stands for {safe.code(summary.stands_for(row), in_table=False)}")

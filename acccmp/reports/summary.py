@@ -34,6 +34,20 @@ def over_limit(row: Comparison) -> float:
     return row.error / row.limit if row.limit > 0 else (math.inf if row.error > 0 else 0.0)
 
 
+def noun(report: Report) -> str:
+    """What was compared one by one."""
+    return "weight" if report.subject.get("compared") == "weight" else "port"
+
+
+def first_title(report: Report) -> str:
+    """What the first bad row is called."""
+    return "first bad weight" if noun(report) == "weight" else "first bad layer"
+
+
+def worst_title(report: Report, count: int) -> str:
+    return f"the worst {count} of {len(report.judged)} judged {noun(report)}s"
+
+
 def headline(report: Report) -> str:
     """PASSED or NOT PASSED; where nothing failed, but (almost) nothing was compared either, that."""
     if not report.judged:
@@ -47,12 +61,18 @@ def whys(report: Report, most: int = 4) -> list[str]:
     """Why the report passes or not, a line each."""
     if not report.judged:
         return [*report.failures[:most], "a comparison that judged no port is no pass"]
+    agree = []
+    if noun(report) == "weight":
+        count = sum(row.verdict is Verdict.MATCH for row in report.judged)
+        agree = [f"{count} of {len(report.judged)} weights agree to one rounding"]
     if not report.passed:
-        lines = list(report.failures[:most])
+        lines = [*agree, *report.failures[:most]]
         more = len(report.failures) - most
         return [*lines, f"and {more} more"] if more > 0 else lines
     if report.exit_code:
         return [f"what was compared is within its limits, but {coverage(report)}"]
+    if agree:
+        return agree
     lines = ["every model output is within its limits" if len(report.outputs) > 1 else
              "the model output is within its limits"]
     if report.warnings:
@@ -66,7 +86,8 @@ def coverage(report: Report) -> str:
     due = sum(row.verdict not in LISTED for row in report.comparisons)
     elements = report.element_coverage
     inside = percent(report.coverage) + (f"; {percent(elements)} of the elements" if not math.isnan(elements) else "")
-    return f"{len(report.judged)} of {due} ports were judged ({inside}), at least {percent(report.min_coverage)} wanted"
+    return (f"{len(report.judged)} of {due} {noun(report)}s were judged ({inside}), at least "
+            f"{percent(report.min_coverage)} wanted")
 
 
 def first_bad(report: Report) -> list[str]:
@@ -82,7 +103,7 @@ def first_bad(report: Report) -> list[str]:
         bad = sum(other.is_bad for other in inputs)
         lines.append(f"{bad} of its {len(inputs)} judged inputs are beyond their limits too" if bad else
                      f"its judged inputs ({len(inputs)}) are within their limits: the layer itself is suspect")
-    return [*lines, FIRST_BAD]
+    return lines if noun(report) == "weight" else [*lines, FIRST_BAD]
 
 
 def amount(row: Comparison) -> str:

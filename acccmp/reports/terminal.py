@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from acccmp.reports import safe, summary
 from acccmp.reports.legend import LOOKS
+from acccmp.reports.markdown import _cosine
 from acccmp.reports.report import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
-from acccmp.reports.markdown import _cosine
 
 
 def one_line(report: Report) -> str:
     """The whole report in one line, for logs: `NOT PASSED: 4 bad ports, first bad conv3:output:0 (drift, ...)`."""
-    text = f"{summary.headline(report)}: {len(report.judged)} ports judged, coverage {summary.percent(report.coverage)}"
+    judged = f"{len(report.judged)} {summary.noun(report)}s judged"
+    text = f"{summary.headline(report)}: {judged}, coverage {summary.percent(report.coverage)}"
     bad = sum(row.is_bad for row in report.comparisons)
     first = report.first_bad
     if first is not None:
@@ -82,9 +83,9 @@ def _spark_lines(report: Report, width: int) -> list[Text]:
 
     bars = summary.spark(report, width)
     places = len(summary.by_depth(report))
-    each = f", about {places / len(bars):.2g} to a column" if len(bars) < places else ""
     each = f", {places / len(bars):.2g} to a column" if len(bars) < places else ""
-    lines = [Text.assemble(("error by depth  ", "bold"), (f"{places} layers{each}; {summary.SPARK}", "dim"))]
+    title, what = ("error by weight", "weights") if summary.noun(report) == "weight" else ("error by depth", "layers")
+    lines = [Text.assemble((f"{title}  ", "bold"), (f"{places} {what}{each}; {summary.SPARK}", "dim"))]
     broad = max(1, min(4, width // len(bars)))  # a few layers get broad bars with a gap between
     bar = Text()
     for part in bars:
@@ -113,7 +114,7 @@ def _first_bad_lines(report: Report) -> list[RenderableType]:
     row = report.first_bad
     if row is None:
         return []
-    title = Text.assemble("\n", ("first bad layer ", "bold"), (safe.visible(row.port, 160), "bold red"))
+    title = Text.assemble("\n", (f"{summary.first_title(report)} ", "bold"), (safe.visible(row.port, 160), "bold red"))
     if row.op_type:
         title.append(f" ({safe.visible(row.op_type, 60)})")
     lines: list[RenderableType] = [title]
@@ -130,9 +131,9 @@ def _worst_table(report: Report, width: int) -> RenderableType:
     wide = width >= 92
     # what the other columns take, two blanks between columns
     room = max(16, width - (54 if wide else 34) - 2)
-    named = f"the worst {len(rows)} of {len(report.judged)} judged ports"
+    named = summary.worst_title(report, len(rows))
     table = Table(title=named, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("port", no_wrap=True)
+    table.add_column(summary.noun(report), no_wrap=True)
     if wide:
         table.add_column("type", no_wrap=True)
     table.add_column("verdict", no_wrap=True)

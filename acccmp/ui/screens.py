@@ -54,6 +54,21 @@ def screen(facts: Mapping[str, Any], fits: Sequence[Fit] = ()) -> Group:
     return Group(*parts)
 
 
+def node_lines(facts: Mapping[str, Any]) -> list[str]:
+    """The facts of `acccmp.jobs.inspect.describe_nodes`: a line for each node, however wide: names can be copied."""
+    nodes = facts["nodes"]
+    wide = min(48, max(len(node["name"]) for node in nodes))
+    typed = min(20, max(len(node["type"]) for node in nodes))
+    lines = []
+    for node in nodes:
+        made = [f"{_cell('name', tensor['name'])} {tensor['dtype'] or ''} {_cell('shape', tensor['shape'])}".strip()
+                for tensor in node["outputs"]]
+        originals = [f"stands for {', '.join(node['originals'])}"] if node.get("originals") else []
+        line = "  ".join([node["name"].ljust(wide), node["type"].ljust(typed), "; ".join(made), *originals])
+        lines.append(_text(line).replace("\n", " ").rstrip())
+    return lines
+
+
 def _title(facts: Mapping[str, Any]) -> Text:
     words = "a dump" if facts["kind"] == "dump" else find_kind(facts["kind"]).words
     return Text.assemble((_text(facts["path"]), "bold"), f"  is {words}")
