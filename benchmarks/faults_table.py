@@ -1,4 +1,5 @@
-"""Every kind of fault on up to five layers of each sample network: is the planted layer the first bad one?
+"""Every kind of fault on up to five layers of each sample network: is the planted layer the first bad one? Networks
+with an ONNX twin are judged by the twin's floors, and beside them by those of the original where it has some.
 
     python benchmarks/faults_table.py [--limits floor|fixed]
 
@@ -32,11 +33,19 @@ from acccmp.reports.report import Report
 
 SAMPLES = Path(__file__).parent.parent / "sample_dumps"
 LAYERS = 5
+# What is planted, by its name in the table: every kind at its default size, and a scale that fixed limits let pass.
+FAULTS: dict[str, tuple[str, float | None]] = {kind: (kind, None) for kind in KINDS} | {"scale x 1.04": ("scale", 1.04)}
+# Healthy devices, other ones than the floors come from.
+HEALTHY: tuple[dict[str, Any], ...] = (
+    *({"summation": seed} for seed in range(1, 6)), {"fuse": False}, {"overflow": "saturate"},
+    {"summation": 2, "fuse": False, "overflow": "saturate"},
+)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A sample network, ready to be emulated."""
+    """A sample network, ready to be emulated; `floors` are those of the model that is run as a device, or the
+    original's own."""
 
     name: str
     device: Graph
@@ -66,33 +75,41 @@ def networks() -> list[Network]:
     sys.path.insert(0, str(SAMPLES))
     import networks as makers
 
-    pictures = np.ascontiguousarray(np.load(SAMPLES / "weights" / "images.npy").transpose(0, 3, 1, 2))
+    pictures = np.load(SAMPLES / "weights" / "images.npy")
     found = []
-    for name, model, twin in (
-        ("digits_resnet", "resnet.onnx", None), ("digits_lenet", "twin.onnx", makers.LENET_TWIN),
-        ("digits_cnn", "twin.onnx", makers.CNN_TWIN),
+    for name, model, twin, original in (
+        ("digits_resnet", "resnet.onnx", None, None), ("digits_lenet", "twin.onnx", makers.LENET_TWIN, None),
+        ("digits_cnn", "twin.onnx", makers.CNN_TWIN, None), ("digits_cnn", "twin.onnx", makers.CNN_TWIN, "cnn.pb"),
     ):
         device = load(SAMPLES / name / model)
-        feeds = {device.inputs[0]: pictures}
+        feeds = {device.inputs[0]: np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))}
         golden = read_dump(SAMPLES / name / "golden")
-        found.append(Network(name, device, feeds, golden, floors(device, feeds), twin))
+        if original is None:
+            found.append(Network(name, device, feeds, golden, floors(device, feeds), twin))
+        else:
+            graph = load(SAMPLES / name / original)
+            known = floors(graph, {graph.inputs[0]: pictures})
+            found.append(Network(f"{name}, floors of {original}", device, feeds, golden, known, twin))
     return found
 
 
-def judged(network: Network, faults: list[Fault], folder: Path, with_floors: bool) -> Report:
-    made = emulate(network.device, network.feeds, folder, faults=faults, twin=network.twin, summation=1)
+def judged(
+    network: Network, faults: list[Fault], folder: Path, with_floors: bool, device: Mapping[str, Any],
+) -> Report:
+    made = emulate(network.device, network.feeds, folder, faults=faults, twin=network.twin, **device)
     return compare(
         network.golden, read_dump(made.dump), mapping=DeviceMap(load(made.mapping)),
         floors=network.floors if with_floors else None,
     )
 
 
-def plant(network: Network, kind: str, op: str, with_floors: bool) -> Planted | None:
-    """Plant one fault and compare; None where the kind does not fit the op."""
+def plant(network: Network, name: str, op: str, with_floors: bool) -> Planted | None:
+    """Plant one fault and compare; None where its kind does not fit the op."""
+    kind, factor = FAULTS[name]
     step = plan(network.device).step_of(op)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            report = judged(network, [Fault(op, kind)], Path(folder), with_floors)
+            report = judged(network, [Fault(op, kind, factor)], Path(folder), with_floors, HEALTHY[0])
         except InputError:
             return None
         row = report[Port(step.name, "output", 0)]
@@ -100,11 +117,12 @@ def plant(network: Network, kind: str, op: str, with_floors: bool) -> Planted | 
         floor = network.floors.get(Port(step.nodes[-1].name, "output", 0), float("nan"))
         first = report.first_bad
         found = "nothing" if first is None else "planted" if first.port == row.port else str(first.port)
-        return Planted(network.name, kind, op, found, distance / floor if floor else float("nan"), distance)
+        return Planted(network.name, name, op, found, distance / floor if floor else float("nan"), distance)
 
 
-def fitting(network: Network, kind: str, with_floors: bool) -> list[Planted]:
+def fitting(network: Network, name: str, with_floors: bool) -> list[Planted]:
     """The fault on up to five of the ops that it fits, evenly spread over the network."""
+    kind = FAULTS[name][0]
     ops = [step.nodes[0].name for step in plan(network.device).steps if not step.folded]
     if kind == "bn-eps":
         ops = [op for op in ops if any("BatchNorm" in n.op_type for n in plan(network.device).step_of(op).nodes)]
@@ -113,26 +131,28 @@ def fitting(network: Network, kind: str, with_floors: bool) -> list[Planted]:
     elif kind == "bad-weight":
         ops = [op for op in ops if network.device[op].op_type in ("Conv", "Gemm", "MatMul")]
     chosen = [ops[i] for i in sorted({round(i) for i in np.linspace(0, len(ops) - 1, min(LAYERS, len(ops)))})]
-    return [planted for op in chosen if (planted := plant(network, kind, op, with_floors)) is not None]
+    return [planted for op in chosen if (planted := plant(network, name, op, with_floors)) is not None]
 
 
-def measure(with_floors: bool = True) -> tuple[dict[str, bool], list[Planted]]:
-    """Whether each healthy network passes without a bad layer, and every planted fault."""
+def measure(with_floors: bool = True) -> tuple[dict[str, int], list[Planted]]:
+    """How many healthy devices pass without a bad layer on each network, and every planted fault."""
     healthy, found = {}, []
     for network in networks():
-        with tempfile.TemporaryDirectory() as folder:
-            report = judged(network, [], Path(folder), with_floors)
-        healthy[network.name] = report.passed and report.first_bad is None
-        for kind in KINDS:
-            found += fitting(network, kind, with_floors)
+        healthy[network.name] = 0
+        for device in HEALTHY:
+            with tempfile.TemporaryDirectory() as folder:
+                report = judged(network, [], Path(folder), with_floors, device)
+            healthy[network.name] += report.passed and report.first_bad is None
+        for name in FAULTS:
+            found += fitting(network, name, with_floors)
     return healthy, found
 
 
-def tables(healthy: Mapping[str, bool], found: list[Planted]) -> str:
+def tables(healthy: Mapping[str, int], found: list[Planted]) -> str:
     names = list(healthy)
     lines = [f"| fault | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    lines.append(f"| none | {' | '.join('passes' if healthy[name] else 'FAILS' for name in names)} |")
-    for kind in KINDS:
+    lines.append(f"| none | {' | '.join(f'{healthy[name]} of {len(HEALTHY)} pass' for name in names)} |")
+    for kind in FAULTS:
         cells = []
         for name in names:
             rows = [row for row in found if row.kind == kind and row.network == name]

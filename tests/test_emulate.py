@@ -23,8 +23,9 @@ from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps.read import read_dump
-from acccmp.emulator.emulate import Fault, Storage, Twin, emulate
+from acccmp.emulator.emulate import Fault, Twin, emulate
 from acccmp.emulator.fusion import plan
+from acccmp.emulator.storage import Storage
 from acccmp.errors import InputError, RunError
 from acccmp.models.atc_json import load as load_mapping
 from acccmp.models.onnx import load

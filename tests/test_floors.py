@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 
 from acccmp.core.distance import distance
 from acccmp.core.dump import Port
-from acccmp.emulator.emulate import Storage, emulate, floors
+from acccmp.emulator.emulate import emulate, floors
+from acccmp.emulator.storage import Storage
 from acccmp.models.onnx import load
 from acccmp.runners.onnxruntime import run
 

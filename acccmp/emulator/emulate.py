@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,65 +19,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acccmp import plugins
 from acccmp.core.distance import distance
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
-from acccmp.core.tensor import DTYPES, DType, decode, encode
 from acccmp.core.writing import together
 from acccmp.devices.device import DeviceRun
 from acccmp.emulator import faults as faulty
 from acccmp.emulator.dump_writer import DeviceFiles, Twin
 from acccmp.emulator.faults import Fault
-from acccmp.emulator.fusion import EXACT_SLOTS, Plan, Step, attribute, plan
+from acccmp.emulator.fusion import Plan, Step, attribute, plan
+from acccmp.emulator.storage import Storage
 from acccmp.errors import AcccmpError, InputError, RunError
 from acccmp.models.onnx import source_of
-from acccmp.plugins import need
 from acccmp.runners.onnxruntime import checked_inputs
 
-__all__ = ["Fault", "Storage", "Twin", "emulate", "floors"]
+__all__ = ["TWICE", "Fault", "Twin", "emulate", "floors"]
 
 Array = NDArray[Any]
+Twice = Callable[[Graph, Mapping[str, Array], Storage], Iterator[tuple[Port, Array, Array]]]
 
-
-@dataclass(frozen=True)
-class Storage:
-    """How the device stores floating tensors. `round` is idempotent.
-
-    `overflow` "keep" leaves Inf and NaN as they are; "saturate" makes of Inf the largest finite number and of NaN a 0,
-    as chips in saturation mode do. `flush_subnormals` makes of numbers below the smallest normal one a 0.
-    """
-
-    precision: str = "float16"
-    overflow: str = "keep"
-    flush_subnormals: bool = False
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("float16", "bfloat16"):
-            raise InputError(f"an emulated device stores float16 or bfloat16, not {self.precision!r}")
-        if self.overflow not in ("keep", "saturate"):
-            raise InputError(f"overflow is 'keep' or 'saturate', not {self.overflow!r}")
-
-    @property
-    def dtype(self) -> DType:
-        return DTYPES[self.precision]
-
-    def round(self, array: Array) -> Array:
-        """`array` as it reads back once stored: same dtype and shape; integers, bools and texts are left alone."""
-        if array.dtype.kind != "f":
-            return array
-        with np.errstate(over="ignore", invalid="ignore"):
-            stored: Array
-            if self.precision == "float16":
-                stored = array.astype(np.float16)
-            else:
-                stored = decode(
-                    np.frombuffer(encode(array, self.dtype), np.uint8), self.dtype, array.size,
-                ).reshape(array.shape)
-            if self.overflow == "saturate":
-                stored = np.nan_to_num(stored, nan=0.0, posinf=self.dtype.largest, neginf=-self.dtype.largest)
-            if self.flush_subnormals:
-                stored = np.where(np.abs(stored) < self.dtype.smallest_normal, stored.dtype.type(0), stored)
-            return np.asarray(stored.astype(array.dtype), order="C")
+# What runs a model of a format exactly and with narrow storage.
+TWICE = {
+    "onnx": "acccmp.emulator.emulate:run_twice", "tensorflow": "acccmp.emulator.stored_tensorflow:run_twice",
+}
 
 
 def emulate(
@@ -130,22 +95,31 @@ def floors(
     The distance of a healthy emulated run from the exact run, for every output port and model input; NaN where no
     position is finite and where the golden is all zero and did not stay so (there is no relative floor). Tensors
     inside of fused ops are rounded for the measurement only. A chip that flushes subnormals has higher floors where
-    weights are tiny, and must be asked for. Raises as `emulate`.
+    weights are tiny, and must be asked for. Raises as the runner of the format does, and InputError for other formats.
     """
+    if graph.format not in TWICE:
+        raise InputError(f"{graph.name or 'this'} is {graph.format}: storage is emulated for {', '.join(TWICE)} only")
     storage = Storage(precision, flush_subnormals=flush_subnormals)
+    twice: Twice = plugins.attribute(TWICE[graph.format])
+    found = {
+        port: distance(exact, storage.round(npu))
+        for port, exact, npu in twice(graph, inputs, storage) if exact.dtype.kind == "f"
+    }
+    return {port: math.nan if math.isinf(floor) else floor for port, floor in found.items()}
+
+
+def run_twice(
+    graph: Graph, inputs: Mapping[str, Array], storage: Storage,
+) -> Iterator[tuple[Port, Array, Array]]:
+    """Every output port and model input: exactly, and as the device would (not yet rounded)."""
     machine = Machine(graph, plan(graph))
     feeds = checked_inputs(graph, inputs)
-    found = {
-        Port(tensor, "output", 0): distance(feeds[tensor], storage.round(feeds[tensor]))
-        for tensor in graph.inputs if feeds[tensor].dtype.kind == "f"
-    }
+    yield from ((Port(tensor, "output", 0), feeds[tensor], feeds[tensor]) for tensor in graph.inputs)
     for golden, npu in machine.run_twice(feeds, storage):
         for node in golden.step.nodes:
             for index, tensor in enumerate(node.outputs):
-                exact = golden.outputs.get(tensor)
-                if tensor and exact is not None and exact.dtype.kind == "f":
-                    found[Port(node.name, "output", index)] = distance(exact, storage.round(npu.outputs[tensor]))
-    return {port: math.nan if math.isinf(floor) else floor for port, floor in found.items()}
+                if tensor and tensor in golden.outputs:
+                    yield Port(node.name, "output", index), golden.outputs[tensor], npu.outputs[tensor]
 
 
 # -- running steps -----------------------------------------------------------------------------------------------
@@ -274,7 +248,7 @@ class Machine:
             ready = _fold_norm(step, norm, ready, _epsilon(step, norm, ills))
         fixed = [tensor for tensor in ready if tensor not in values]
         for tensor in fixed:
-            if not _is_exact(step, tensor):
+            if not step.steers(tensor):
                 ready[tensor] = storage.round(ready[tensor])
         if self.summation is not None:
             _reorder(step, ready, self.summation)
@@ -287,7 +261,7 @@ class Machine:
             able = [
                 (fixed[tensor].size, -slot, tensor, faulty.weight_axis(node, slot, fixed[tensor].ndim))
                 for node in nodes for slot, tensor in enumerate(node.slots)
-                if tensor in fixed and fixed[tensor].dtype.kind == "f" and not _is_exact(step, tensor)
+                if tensor in fixed and fixed[tensor].dtype.kind == "f" and not step.steers(tensor)
             ]
             if able:
                 _, _, tensor, axis = max(able)
@@ -309,16 +283,6 @@ class Machine:
         for held in (values, constants):
             for tensor in [t for t in held if self.last_use.get(t, -1) <= place]:
                 del held[tensor]
-
-
-def _is_exact(step: Step, tensor: str) -> bool:
-    """Does `tensor` only steer the step (so that it is never stored narrowly)?"""
-    if any(tensor in norm.inputs[1:] for norm in step.norms):
-        return False
-    slots = [
-        (node, slot) for node in step.nodes for slot, name in enumerate(node.slots) if name == tensor
-    ]
-    return bool(slots) and all(not node.domain and slot in EXACT_SLOTS.get(node.op_type, ()) for node, slot in slots)
 
 
 def _scale_and_shift(norm: Node, ready: Mapping[str, Array], epsilon: float | None = None) -> tuple[Array, Array]:
@@ -490,7 +454,7 @@ _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 def _onnxruntime() -> ModuleType:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return need("onnxruntime", "emulating a device")
+    return plugins.need("onnxruntime", "emulating a device")
 
 
 def _widened(array: Array) -> Array:

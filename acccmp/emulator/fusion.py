@@ -14,19 +14,25 @@ from typing import Any
 
 from acccmp.core.graph import Graph, Node
 
-# Ops that start a fused chain, and what may follow; each row is one optional link, in this order.
-STARTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-BATCH_NORM = "BatchNormalization"
-BIAS = frozenset({"Add"})
+# Ops that start a fused chain, and what may follow; each row is one optional link, in this order. The names are those
+# of ONNX and of TensorFlow, which mean the same where they are the same.
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "Conv2D", "Conv3D", "DepthwiseConv2dNative"})
+STARTS = CONVOLUTIONS | {"MatMul", "Gemm", "Conv2DBackpropInput", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
+OWN_BIAS = "BiasAdd"  # TensorFlow's convolutions have their bias behind them; a batch norm may follow it
+BATCH_NORMS = frozenset({"BatchNormalization", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
+BIAS = frozenset({"Add", "AddV2", OWN_BIAS})
 ACTIVATIONS = frozenset({
     "Relu", "LeakyRelu", "Clip", "PRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus",
+    "Relu6",
 })
-VANISHING = frozenset({"Identity", "Dropout"})
+VANISHING = frozenset({"Identity", "Dropout", "StopGradient", "PreventGradient", "Snapshot"})
 
 # Their value is known as soon as shapes are.
-_SHAPE_OPS = frozenset({"Shape", "Size"})
+_SHAPE_OPS = frozenset({"Shape", "Size", "ShapeN", "Rank"})
 _RANDOM = frozenset({
     "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli",
+    "RandomStandardNormal", "RandomUniformInt", "TruncatedNormal", "RandomShuffle", "RandomGamma",
+    "ParameterizedTruncatedNormal",
 })
 
 # Input slots that a compiler turns into attributes: numbers that steer an op and are never stored narrowly. The
@@ -35,6 +41,10 @@ EXACT_SLOTS: Mapping[str, tuple[int, ...]] = {
     "Resize": (1, 2, 3), "Upsample": (1,), "Clip": (1, 2), "Pad": (2,), "Dropout": (1, 2), "Range": (0, 1, 2),
     "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "BatchNormalization": (1, 2, 3, 4), "OneHot": (2,),
     "NonMaxSuppression": (2, 3, 4),
+    "ClipByValue": (1, 2), "PadV2": (2,), "FusedBatchNorm": (1, 2, 3, 4), "FusedBatchNormV2": (1, 2, 3, 4),
+    "FusedBatchNormV3": (1, 2, 3, 4), "FakeQuantWithMinMaxVars": (1, 2), "QuantizeV2": (1, 2),
+    "NonMaxSuppressionV3": (3, 4), "NonMaxSuppressionV4": (3, 4), "NonMaxSuppressionV5": (3, 4, 5),
+    "LinSpace": (0, 1),
 }
 
 
@@ -60,7 +70,17 @@ class Step:
     @property
     def hidden(self) -> frozenset[str]:
         """Inner tensors that never come about, because batch norms went into the weights."""
-        return frozenset(node.outputs[0] for node in (self.nodes[0], *self.norms)[:len(self.norms)])
+        last = self.nodes.index(self.norms[-1]) if self.norms else 0
+        return frozenset(node.outputs[0] for node in self.nodes[:last])
+
+    def steers(self, tensor: str) -> bool:
+        """Does `tensor` only steer the step (so that it is never stored narrowly)?"""
+        if any(tensor in norm.inputs[1:] for norm in self.norms):
+            return False
+        slots = [(node, slot) for node in self.nodes for slot, name in enumerate(node.slots) if name == tensor]
+        return bool(slots) and all(
+            not node.domain and slot in EXACT_SLOTS.get(node.op_type, ()) for node, slot in slots
+        )
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -89,6 +109,7 @@ def plan(graph: Graph, *, fuse: bool = True) -> Plan:
     folded = set()
     for node in graph.nodes:
         fixed = all(tensor in constants for tensor in node.slots if tensor) and node.op_type not in _RANDOM
+        fixed = fixed and not any(tensor in graph.inputs for tensor in node.outputs)
         if (fixed or node.op_type in _SHAPE_OPS) and not any(tensor in graph.outputs for tensor in node.outputs):
             folded.add(node.name)
             constants.update(tensor for tensor in node.outputs if tensor)
@@ -127,6 +148,9 @@ def _chain(graph: Graph, start: Node, constants: set[str]) -> tuple[tuple[Node, 
     norms: list[Node] = []
     if start.op_type in STARTS and not start.domain:
         after = _only_reader(graph, chain[-1])
+        if after is not None and after.op_type == OWN_BIAS and _others_constant(after, chain[-1], constants):
+            chain.append(after)
+            after = _only_reader(graph, after)
         while after is not None and _folds(start, after, chain[-1], constants):
             norms.append(after)
             chain.append(after)
@@ -164,9 +188,13 @@ def _others_constant(node: Node, before: Node, constants: set[str]) -> bool:
 
 def _folds(start: Node, norm: Node, before: Node, constants: set[str]) -> bool:
     """Can `norm`, which follows `before`, go into the weights of `start`? All its numbers must be constants."""
-    if norm.op_type != BATCH_NORM or start.op_type not in ("Conv", "ConvTranspose"):
+    if norm.op_type not in BATCH_NORMS or start.op_type not in CONVOLUTIONS:
         return False
-    if attribute(norm, "training_mode", 0) or norm.inputs[0] not in before.outputs:
+    if norm.op_type == "BatchNormalization":
+        trains = attribute(norm, "training_mode", 0)
+    else:
+        trains = attribute(norm, "is_training", True)
+    if trains or norm.inputs[0] not in before.outputs:
         return False
     if start.op_type == "ConvTranspose" and attribute(start, "group", 1) != 1:
         return False
@@ -175,6 +203,6 @@ def _folds(start: Node, norm: Node, before: Node, constants: set[str]) -> bool:
 
 
 def attribute(node: Node, name: str, default: Any) -> Any:
-    """An attribute of an ONNX node, or its default."""
+    """An attribute of a node, or its default."""
     value = node.attrs.get(name, default)
     return default if value is None else value

@@ -16,6 +16,7 @@ from acccmp.diagnosis.causes.hints import explained
 from acccmp.diagnosis.profile import FALSE_ALARM, flushing
 from acccmp.dumps.arrays import sha256, sound
 from acccmp.dumps.read import read_dump
+from acccmp.emulator.emulate import TWICE, floors
 from acccmp.errors import AcccmpError, InputError
 from acccmp.jobs.feeding import _feeds
 from acccmp.jobs.sources import Options, device_map_of, npu_dump_of
@@ -47,8 +48,8 @@ def compare(
 
     `golden` is a model (run first), a golden dump, or a device dump (NPU against NPU), as a noun or a path. `inputs`
     maps input names to arrays or files; without them a model is fed with the NPU dump's own model inputs. `mapping` is
-    the device model (.om, ATC's JSON or a build graph). An ONNX model at hand (`golden` or `model`) gives each tensor
-    its precision floor. `changes` are fields of `Options`.
+    the device model (.om, ATC's JSON or a build graph). An ONNX or TensorFlow model at hand (`golden` or `model`)
+    gives each tensor its precision floor. `changes` are fields of `Options`.
 
     Raises InputError, FormatError, MappingError or RunError when the job as a whole cannot be done; a bad pair of
     tensors is a verdict in the Report.
@@ -169,13 +170,11 @@ def _subject(
 def _floors(
     graph: Graph | None, feeds: Mapping[str, Any], golden: Dump, npu: Dump, options: Options,
 ) -> tuple[dict[Port, float] | None, list[str]]:
-    if not options.floor or graph is None or graph.format != "onnx" or golden.kind != "golden":
+    if not options.floor or graph is None or graph.format not in TWICE or golden.kind != "golden":
         return None, []
     precision = stored_precision(npu)
     if precision is None:
         return None, ["the NPU stored no float16 or bfloat16 tensors: no precision floor is needed"]
-    from acccmp.emulator.emulate import floors
-
     if not feeds:
         ports = {tensor: graph.producer(tensor) or Port(tensor, "output", 0) for tensor in graph.inputs}
         if any(port not in golden for port in ports.values()):

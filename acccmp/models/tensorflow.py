@@ -47,7 +47,6 @@ def load(path: str | Path, weights: str | Path | None = None) -> Graph:
 
 
 def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
-    notes = list(parsed.notes)
     defs: dict[str, Any] = {}
     for node in parsed.nodes:
         if node.name in defs:
@@ -56,7 +55,7 @@ def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
     declared = _declared(parsed.meta)
     library = _Library(parsed.rest.library, declared, str(file))
     attrs = {name: _attributes(node) for name, node in defs.items()}
-    weights = _constants(parsed, defs, file, notes)
+    weights = _constants(parsed, defs, file)
     inputs, control = _edges(defs, file)
     outputs = _outputs(defs, attrs, inputs, declared, file)
     names = _tensor_names(defs, outputs)
@@ -77,7 +76,7 @@ def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
     specs = infer(((n.op_type, _as_declared(n, producer), n.inputs, n.outputs) for n in nodes), consts)
     graph = Graph(
         path.name if path.name != "saved_model.pb" else path.parent.name, "tensorflow", tuple(nodes),
-        tensors=specs, weights=consts, path=path, notes=tuple(notes), source=_source(parsed, frames, parents),
+        tensors=specs, weights=consts, path=path, notes=parsed.notes, source=_source(parsed, frames, parents),
         meta=_meta(parsed, frames),
     )
     ins, outs = _ends(graph, parsed.meta, names)
@@ -107,7 +106,7 @@ def _as_declared(node: Node, producer: int) -> Mapping[str, Any]:
     return node.attrs
 
 
-def _constants(parsed: Parsed, defs: Mapping[str, Any], file: Path, notes: list[str]) -> dict[str, TensorRef]:
+def _constants(parsed: Parsed, defs: Mapping[str, Any], file: Path) -> dict[str, TensorRef]:
     found = {}
     for name, node in defs.items():
         if node.op != "Const":

@@ -72,7 +72,7 @@ def graph_def(graph: Graph) -> Any:
     out = schema.GraphDef()
     out.CopyFrom(graph.source.rest)
     references = _placeholders(graph, made, out)
-    _constants_of_others(graph, made, out, references)
+    _constants_of_others(graph, made, out)
     inside = {node.name for node in graph.nodes}
     for node in graph.nodes:
         written = out.node.add()
@@ -146,7 +146,7 @@ def _write_shape(proto: Any, shape: Any) -> None:
     proto.SetInParent()
 
 
-def _constants_of_others(graph: Graph, made: Collection[str], out: Any, references: dict[str, str]) -> None:
+def _constants_of_others(graph: Graph, made: Collection[str], out: Any) -> None:
     """Add a Const for each weight that is read and whose node is not in the part."""
     read = {tensor for node in graph.nodes for tensor in node.inputs}
     for tensor, ref in graph.weights.items():

@@ -166,7 +166,7 @@ def _run_plain(tf: Any, graph: Graph, feeds: Arrays, asked: set[str] | None, not
     try:
         with _session(tf, message) as session:
             counts = {op.name: [out.dtype for out in op.outputs] for op in session.graph.get_operations()}
-            dead = _dead(tf, part, session, fed, native)
+            dead = _dead(part, session, fed, native)
     except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{graph.name}: TensorFlow fails{_failed_at(error, graph)}: {_one_line(error)}") from None
     fetch: list[str] = []
@@ -327,7 +327,7 @@ def _runnable(tf: Any, graph: Graph) -> tuple[Graph, dict[str, str]]:
     }
 
 
-def _dead(tf: Any, graph: Graph, session: Any, fed: Mapping[str, Any], native: Mapping[str, str]) -> set[str]:
+def _dead(graph: Graph, session: Any, fed: Mapping[str, Any], native: Mapping[str, str]) -> set[str]:
     """Tensors of branches that V1 conds did not take, from the values of their predicates (outer conds first)."""
     predicates = {
         node.name: node.inputs[1]
