@@ -57,7 +57,7 @@ class Kind:
 
 # In the order in which they are asked: bytes before names, and what takes any folder last.
 KINDS = (
-    Kind("slice", "a slice of a model", "slice", "acccmp.slicing.bundle:sniff", "acccmp.slicing.bundle:load",
+    Kind("slice", "a slice of a model", "slice", "acccmp.slicing.sniff:written_slice", "acccmp.slicing.bundle:load",
          describe="acccmp.jobs.inspect:slice_facts"),
     Kind("om", "an Ascend device model", "device", "acccmp.models.sniff:om", "acccmp.models.om:load", (".om",),
          describe="acccmp.models.om:describe"),

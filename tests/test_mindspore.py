@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import acccmp
 from acccmp.errors import FormatError
 from acccmp.models import mindspore
 from acccmp.schemas import ckpt_pb2, mindir_pb2
@@ -151,14 +152,14 @@ def test_map_tensors_and_texts(tmp_path: Path) -> None:
     (b"\x80\x02}q\x00.", "pickle"), (b"model_checkpoint_path: \"model\"\n", "TensorFlow"),
     (b"\0" * 40 + bytes.fromhex("57fb808b247547db"), "TensorFlow checkpoint"),
     (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "HDF5"),
-    (b"\x02\0\0\0\0\0\0\0{}", "safetensors"), (b"", "empty"), (b"\x0a\xff\xff\xff\xff\x0f", "damaged"),
+    (b"\x02\0\0\0\0\0\0\0{}", "safetensors"), (b"", "empty"), (b"\x0a\xff\xff\xff\xff\x0f", "cut off"),
     (b"\xd8\x5e\x3a\x7f" + b"\0" * 40, "AES-GCM"), (b"\xda\x5e\x3a\x7f" + b"\0" * 40, "SM4-CBC"),
 ])
 def test_what_others_call_a_checkpoint_is_refused_in_one_line(tmp_path: Path, raw: bytes, message: str) -> None:
     path = tmp_path / "a.ckpt"
     path.write_bytes(raw)
     with pytest.raises(FormatError, match=message) as caught:
-        mindspore.load_checkpoint(path)
+        acccmp.load(path)
     assert "\n" not in str(caught.value)
 
 
@@ -167,7 +168,7 @@ def test_a_pytorch_archive_is_never_unpickled(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02.")
     with pytest.raises(FormatError, match="PyTorch"):
-        mindspore.load_checkpoint(path)
+        acccmp.load(path)
 
 
 # -- models by hand ----------------------------------------------------------------------------------------------

@@ -498,7 +498,6 @@ RELU = 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" }'
     ("text", "message"),
     [
         ("", "net.prototxt: the file is empty"),
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "is a Git-LFS pointer, not the file"),
         ('base_lr: 0.01 net: "train.prototxt"', "no Caffe net: it has no layers"),
         (HEAD + RELU[:-1], "the block 'layer' of line 2 is never closed; the file seems cut off"),
         (HEAD + "layer { name: ", "a value of 'name' is due; the file seems cut off"),
@@ -537,12 +536,10 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
         load(tmp_path / "no.prototxt")
 
 
-def test_weights_that_are_a_pointer_text_empty_or_cut_off(tmp_path: Path) -> None:
+def test_weights_that_are_text_empty_or_cut_off(tmp_path: Path) -> None:
     model, weights = v2_net(tmp_path)
     whole = weights.read_bytes()
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
     for content, message in [
-        (pointer, "is a Git-LFS pointer"),
         (model.read_bytes(), "is text, not binary weights"),
         (b"", "the file is empty"),
         (whole[: len(whole) // 2], "cut off"),

@@ -81,12 +81,10 @@ class StoredNet:
 
 
 def first_bytes(path: Path, count: int = 4096) -> bytes:
-    """The beginning of a file. Raises FormatError for what cannot be read, is empty, or is a Git-LFS pointer."""
+    """The beginning of a file. Raises FormatError for what cannot be read or is empty."""
     head = reading.first_bytes(path, count)
     if not head:
         raise FormatError(f"{path.name}: the file is empty")
-    if head.startswith(b"version https://git-lfs.github.com/"):
-        raise FormatError(f"{path.name}: is a Git-LFS pointer, not the file itself; fetch it with `git lfs pull`")
     return head
 
 
@@ -109,7 +107,7 @@ def _text(data: Buffer, start: int, end: int) -> str:
 def read_caffemodel(path: Path) -> StoredNet:
     """The layers of a caffemodel, weights left in the file. Any generation.
 
-    Raises FormatError: not readable, empty, a Git-LFS pointer, text, cut off, or no caffemodel.
+    Raises FormatError: not readable, empty, text, cut off, or no caffemodel.
     """
     head = first_bytes(path)
     if is_text(head):

@@ -34,17 +34,6 @@ _MAP_PARTS = ("key", "value", "status")
 # Behind the tensors there can be this word and a CRC-32 as a big-endian number of ten bytes.
 CRC_WORD, CRC_BYTES = b"crc_num", 10
 
-# First bytes of what others call .ckpt, and what to do with it.
-_OTHERS = (
-    (b"PK\x03\x04", "a PyTorch checkpoint (zip), which acccmp never unpickles; export the model as ONNX"),
-    (b"\x80\x02", "a pickle (an old PyTorch checkpoint), which acccmp never unpickles; export the model as ONNX"),
-    (b"\x89HDF", "an HDF5 file (Keras); export the model as a frozen TensorFlow graph or as ONNX"),
-    (b"model_checkpoint_path", "the list of a TensorFlow checkpoint, without weights; give a frozen graph (.pb)"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file; fetch it with `git lfs pull`"),
-)
-# The last eight bytes of TensorFlow's tables (checkpoints of V1, .index files of V2).
-_TABLE_END = bytes.fromhex("57fb808b247547db")
-
 
 @dataclass(frozen=True)
 class JoinedRef(TensorRef):
@@ -96,13 +85,12 @@ class JoinedRef(TensorRef):
 
 
 def read(path: Path) -> Graph:
-    """The checkpoint's tensors. Raises FormatError for what is none, with what it is instead."""
+    """The checkpoint's tensors. Raises FormatError for what is none."""
     from google.protobuf.message import DecodeError
 
     from acccmp.schemas import ckpt_pb2
 
     with reading.mapped(path) as buffer:
-        _refuse_others(buffer, path)
         end = len(buffer) - _trailer(buffer)
         has_checksum = end < len(buffer)
         try:
@@ -143,17 +131,6 @@ def _trailer(buffer: Buffer) -> int:
     size = len(CRC_WORD) + CRC_BYTES
     tail = bytes(buffer[max(0, len(buffer) - size) :])
     return size if len(tail) == size and tail.startswith(CRC_WORD) else 0
-
-
-def _refuse_others(buffer: Buffer, path: Path) -> None:
-    start = bytes(buffer[:64])
-    for magic, what in _OTHERS:
-        if start.startswith(magic):
-            raise FormatError(f"{path}: {what}")
-    if bytes(buffer[max(0, len(buffer) - 8) :]) == _TABLE_END:
-        raise FormatError(f"{path}: a TensorFlow checkpoint; freeze the model into a graph (.pb) and give that")
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < len(buffer):
-        raise FormatError(f"{path}: a safetensors file, which acccmp does not read; save it as .ckpt or .npz")
 
 
 def _without_tensors(buffer: Buffer) -> str:

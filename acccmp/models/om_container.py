@@ -102,18 +102,8 @@ class Container:
 
 
 def refuse_what_is_no_om(start: bytes, size: int, path: Path) -> None:
-    """Raises FormatError, with what it is instead, unless `start` (the first bytes) begins an .om file."""
-    if start.startswith(b"PICO"):
-        raise FormatError(
-            f"{path}: a model of HiSilicon's SVP family (PICO), which acccmp does not read; give the .om made by ATC"
-        )
-    if start.startswith(b"version https://git-lfs"):
-        raise FormatError(f"{path}: a Git LFS pointer, not the model; fetch it with `git lfs pull`")
+    """Raises FormatError unless `start` (the first bytes) begins an .om file."""
     if not start.startswith(MAGIC):
-        text = start[:120].split(b"\0")[0]
-        if text and text == start[:120].rstrip(b"\0") and all(31 < c < 127 or c in b"\r\n\t" for c in text):
-            first = text.decode("ascii").splitlines()[0][:60]
-            raise FormatError(f"{path}: not an .om model but a text ({first!r}); give the model itself")
         raise FormatError(f"{path}: not an .om model: it begins with {start[:4].hex(' ')}, not with IMOD")
     if size < HEADER_SIZE:
         raise FormatError(f"{path}: cut off: an .om begins with {HEADER_SIZE} bytes of header, found {size}")

@@ -113,6 +113,8 @@ _MAGIC = (
     (b"\x80\x02", "a Python pickle, which is never opened; export the model as ONNX"),
     (b"\x80\x04", "a Python pickle, which is never opened; export the model as ONNX"),
 )
+_TABLE_END = bytes.fromhex("57fb808b247547db")  # last bytes of the tables of TensorFlow's checkpoints
+_CHECKPOINT = "part of a TensorFlow checkpoint (values without a graph); freeze the graph and give that"
 
 
 def unread(evidence: Evidence) -> str:
@@ -127,9 +129,16 @@ def unread(evidence: Evidence) -> str:
             return "a PyTorch checkpoint, which is never unpickled; export the model as ONNX"
         return "the archive of a slice; unpack it first" if {"manifest.json", "README.txt"} <= last else ""
     if text is not None:
+        if text.startswith("model_checkpoint_path"):
+            return _CHECKPOINT
         if _is_onnx_text(text):
             return "an ONNX model in text form; write it as binary protobuf (.onnx) first"
         return "the text of a SavedModel; give its folder" if _is_saved_model_text(text) else ""
+    buffer = evidence.buffer
+    if bytes(buffer[max(0, len(buffer) - 8) :]) == _TABLE_END or re.search(r"\.data-\d+-of-\d+$", evidence.path.name):
+        return _CHECKPOINT
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < len(buffer):
+        return "a safetensors file, which is not read; save it as .ckpt or .npz"
     if _is_saved_model(evidence):
         return "the inner file of a SavedModel (TensorFlow); give its folder"
     if _is_onnx_tensor(evidence):

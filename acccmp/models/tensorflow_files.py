@@ -17,15 +17,6 @@ from acccmp.errors import FormatError
 
 LAZY = 1024  # bytes from which on a constant stays in the file
 
-# What a file may be instead: its first bytes, and what to say.
-_OTHERS = (
-    (b"version https://git-lfs", "a Git-LFS pointer, not the file itself: fetch it with `git lfs pull`"),
-    (b"\x89HDF", "HDF5 (Keras weights or model), not a TensorFlow graph: export a SavedModel or a frozen graph"),
-    (b"PK\x03\x04", "a zip archive (.keras?), not a TensorFlow graph: export a SavedModel or a frozen graph"),
-    (b"IMOD", "a compiled device model (.om), not a TensorFlow graph: give it as --mapping"),
-)
-_CHECKPOINT_END = bytes.fromhex("57fb808b247547db")  # last bytes of the sorted tables that checkpoints are made of
-
 
 @dataclass(frozen=True)
 class TensorFlowGraph:
@@ -63,7 +54,6 @@ def read(path: Path) -> tuple[Parsed, Path]:
     """A file or SavedModel folder taken apart, and the file that was read. Raises FormatError with one line."""
     file = file_of(path)
     with mapped(file) as data:
-        _refuse_others(data, file)
         parsed = _parse_text(bytes(data), file) if _is_text(data) else _parse_binary(data, file)
     if not parsed.nodes:
         raise FormatError(f"{file}: a TensorFlow graph without a single node")
@@ -77,18 +67,6 @@ def file_of(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise FormatError(f"{path}: a folder without saved_model.pb is no SavedModel")
-
-
-def _refuse_others(data: Buffer, file: Path) -> None:
-    head = bytes(data[:64])
-    for begin, what in _OTHERS:
-        if head.startswith(begin):
-            raise FormatError(f"{file}: {what}")
-    if head[4:8] == b"TFL3":
-        raise FormatError(f"{file}: a TensorFlow Lite model, not a graph: give the model it was converted from")
-    checkpoint = bytes(data[-8:]) == _CHECKPOINT_END or re.search(r"\.data-\d+-of-\d+$", file.name)
-    if checkpoint or head.startswith(b"model_checkpoint_path"):
-        raise FormatError(f"{file}: part of a TensorFlow checkpoint (values without a graph): freeze the graph first")
 
 
 def _is_text(data: Buffer) -> bool:

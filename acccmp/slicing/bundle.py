@@ -21,11 +21,10 @@ import numpy as np
 from acccmp.core import reading
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
-from acccmp.core.identify import Evidence
 from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
 from acccmp.core.writing import replacing, together, write_bytes, write_texts
 from acccmp.dumps.arrays import sha256, write_golden, write_npy
-from acccmp.dumps.names import MAPPING_FILE, parse_device
+from acccmp.dumps.names import MAPPING_FILE
 from acccmp.errors import FormatError, InputError
 from acccmp.kinds import find_kind
 from acccmp.mapping.reading import dequantised
@@ -140,7 +139,7 @@ def read_manifest(folder: str | Path) -> tuple[Path, Manifest]:
     raise InputError(f"{folder}: holds no slice (no manifest.json of {SCHEMA}); `acccmp slice` writes one")
 
 
-def load(folder: str | Path, weights: object = None) -> Graph:
+def load(folder: str | Path) -> Graph:
     """The sub-model in the folder of a slice. Raises InputError when there is none, FormatError when it is damaged."""
     path, manifest = read_manifest(folder)
     return _loaded(path / Path(written.file).name for written in manifest.slice.files)
@@ -152,24 +151,6 @@ def _loaded(files: Iterable[Path]) -> Graph:
     if not found:
         raise FormatError("the manifest of the slice names no model file; write the slice again")
     return load_model(*found[:2])
-
-
-def sniff(evidence: Evidence) -> str:
-    """The folder of a slice, or one that holds such folders and no dumps beside them."""
-    if not evidence.is_folder or (not evidence.has("manifest.json") and _holds_more(evidence.path)):
-        return ""
-    try:
-        read_manifest(evidence.path)
-    except FormatError:  # a damaged slice: whoever reads it says what is wrong
-        return "the folder of a damaged slice" if evidence.has("reproduce.py") else ""
-    except InputError:
-        return ""
-    return "the folder of a slice"
-
-
-def _holds_more(folder: Path) -> bool:
-    beside = [entry for entry in reading.listed(folder) if not entry.name.startswith("dump_result_")]
-    return any(entry.is_folder or parse_device(entry.name) is not None for entry in beside)
 
 
 def _free(path: Path) -> Path:
