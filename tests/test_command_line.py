@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -450,6 +451,24 @@ def test_a_comparison_of_weights_speaks_of_weights_on_every_face(acccmp_in: Run,
     for told in (same.out, bad.out, *(path.read_text() for path in Path.cwd().glob("bad/report.[hm]*"))):
         for wrong in ("model output", "layers before", "first bad layer", "First bad layer", "ports were judged"):
             assert wrong not in told
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_slice_is_shown_as_it_was_when_it_was_made(
+    columns: int, acccmp_in: Run, house: Path,
+) -> None:
+    ran = acccmp_in("slice", house / "net.onnx", "-s", "relu", "-e", "mul", "--dump", *(
+        a.format(house=house) for a in PAIR))
+    folder = next(Path.cwd().glob("dump_result_*"))
+    shown = subprocess.run(
+        [sys.executable, "-m", "acccmp", "inspect", folder.name], capture_output=True, text=True, check=True,
+        cwd=folder.parent, env={**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)},
+    ).stdout.splitlines()
+    assert shown[0] == ran.out.splitlines()[0]
+    table = shown[shown.index(next(line for line in shown if line.startswith("inputs ("))) + 1 :]
+    assert table[0].split() == ["input", "shape", "layout", "taken", "from", "bin", "Inf", "subnormal"]
+    assert table[1].split()[:4] == ["x", "1x3x8x8", "NCHW", "convrelu:input:0"]
+    assert len(shown) < 24
 
 
 # -- reports -----------------------------------------------------------------------------------------------------
