@@ -385,6 +385,36 @@ def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
     assert ran.err.rstrip().endswith("did you mean conv2, conv1, conv2@relu2?")
 
 
+@pytest.mark.parametrize("limits", [
+    "floor_factor = inf", "floor_factor = 1e308", "floor_factor = -2", "[fixed]\nfloat16 = inf",
+    "[fixed]\nfloat16 = 1e308", "[fixed]\nfloat16 = 1", "[[rule]]\nRelativeEuclideanDistance = inf",
+    "[[rule]]\nRelativeEuclideanDistance = 1e308", "[[rule]]\nMaxAbsoluteError = 1e308",
+    "[[rule]]\nMaxAbsoluteError = inf", "[[rule]]\nCosineSimilarity = -2", "[[rule]]\nCosineSimilarity = 0",
+    '[[rule]]\n"SNR(dB)" = -2', '[[rule]]\n"SNR(dB)" = -inf', "[[rule]]\nMismatchRatio = 2", "[[rule]]\nNanNpu = inf",
+    "[[rule]]\nRelativeEuclideanDistance = 1" + "0" * 400,
+])
+@pytest.mark.parametrize("command", ["compare", "check"])
+def test_a_limit_that_nothing_could_be_beyond_is_refused(
+    command: str, limits: str, acccmp_in: Run, tmp_path: Path,
+) -> None:
+    (tmp_path / "limits.toml").write_text(limits)
+    sample = SAMPLES / "digits_resnet"
+    ran = acccmp_in(command, sample / "golden", sample / "npu_faulty", "-m", sample / "mapping.json", "--thresholds",
+                    tmp_path / "limits.toml", *(["-b", "b", "--update"] if command == "check" else []))
+    assert ran.code == 2
+    assert ran.err.startswith(f"acccmp: thresholds {tmp_path}/limits.toml")
+    assert ran.err.count("\n") == 1
+    assert "--debug" not in ran.err
+
+
+def test_the_same_limits_are_refused_in_python() -> None:
+    for wrong in (
+        {"limits": {"CosineSimilarity": -2.0}}, {"fixed": {"float16": float("inf")}}, {"floor_factor": 1e308},
+    ):
+        with pytest.raises(InputError, match="must be"):
+            acccmp.Thresholds("mine", **wrong)
+
+
 # -- words -------------------------------------------------------------------------------------------------------
 
 
