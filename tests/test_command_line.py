@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -384,6 +385,36 @@ def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
     assert ran.err.rstrip().endswith("did you mean conv2, conv1, conv2@relu2?")
 
 
+@pytest.mark.parametrize("limits", [
+    "floor_factor = inf", "floor_factor = 1e308", "floor_factor = -2", "[fixed]\nfloat16 = inf",
+    "[fixed]\nfloat16 = 1e308", "[fixed]\nfloat16 = 1", "[[rule]]\nRelativeEuclideanDistance = inf",
+    "[[rule]]\nRelativeEuclideanDistance = 1e308", "[[rule]]\nMaxAbsoluteError = 1e308",
+    "[[rule]]\nMaxAbsoluteError = inf", "[[rule]]\nCosineSimilarity = -2", "[[rule]]\nCosineSimilarity = 0",
+    '[[rule]]\n"SNR(dB)" = -2', '[[rule]]\n"SNR(dB)" = -inf', "[[rule]]\nMismatchRatio = 2", "[[rule]]\nNanNpu = inf",
+    "[[rule]]\nRelativeEuclideanDistance = 1" + "0" * 400,
+])
+@pytest.mark.parametrize("command", ["compare", "check"])
+def test_a_limit_that_nothing_could_be_beyond_is_refused(
+    command: str, limits: str, acccmp_in: Run, tmp_path: Path,
+) -> None:
+    (tmp_path / "limits.toml").write_text(limits)
+    sample = SAMPLES / "digits_resnet"
+    ran = acccmp_in(command, sample / "golden", sample / "npu_faulty", "-m", sample / "mapping.json", "--thresholds",
+                    tmp_path / "limits.toml", *(["-b", "b", "--update"] if command == "check" else []))
+    assert ran.code == 2
+    assert ran.err.startswith(f"acccmp: thresholds {tmp_path}/limits.toml")
+    assert ran.err.count("\n") == 1
+    assert "--debug" not in ran.err
+
+
+def test_the_same_limits_are_refused_in_python() -> None:
+    for wrong in (
+        {"limits": {"CosineSimilarity": -2.0}}, {"fixed": {"float16": float("inf")}}, {"floor_factor": 1e308},
+    ):
+        with pytest.raises(InputError, match="must be"):
+            acccmp.Thresholds("mine", **wrong)
+
+
 # -- words -------------------------------------------------------------------------------------------------------
 
 
@@ -450,6 +481,24 @@ def test_a_comparison_of_weights_speaks_of_weights_on_every_face(acccmp_in: Run,
     for told in (same.out, bad.out, *(path.read_text() for path in Path.cwd().glob("bad/report.[hm]*"))):
         for wrong in ("model output", "layers before", "first bad layer", "First bad layer", "ports were judged"):
             assert wrong not in told
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_slice_is_shown_as_it_was_when_it_was_made(
+    columns: int, acccmp_in: Run, house: Path,
+) -> None:
+    ran = acccmp_in("slice", house / "net.onnx", "-s", "relu", "-e", "mul", "--dump", *(
+        a.format(house=house) for a in PAIR))
+    folder = next(Path.cwd().glob("dump_result_*"))
+    shown = subprocess.run(
+        [sys.executable, "-m", "acccmp", "inspect", folder.name], capture_output=True, text=True, check=True,
+        cwd=folder.parent, env={**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)},
+    ).stdout.splitlines()
+    assert shown[0] == ran.out.splitlines()[0]
+    table = shown[shown.index(next(line for line in shown if line.startswith("inputs ("))) + 1 :]
+    assert table[0].split() == ["input", "shape", "layout", "taken", "from", "bin", "Inf", "subnormal"]
+    assert table[1].split()[:4] == ["x", "1x3x8x8", "NCHW", "convrelu:input:0"]
+    assert len(shown) < 24
 
 
 # -- reports -----------------------------------------------------------------------------------------------------

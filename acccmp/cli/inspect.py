@@ -37,7 +37,8 @@ def inspect(
     """
     from acccmp.core.identify import identify
     from acccmp.jobs.inspect import describe, describe_nodes, draw, fit_facts, fits
-    from acccmp.ui.screens import node_lines, screen
+    from acccmp.slicing.bundle import read_manifest
+    from acccmp.ui.screens import node_lines, screen, slice_screen
 
     kind = identify(path).kind
     take({"dump": DUMP, "slice": SLICE}.get(kind.role, MODEL), *(() if kind.weights else (OWN_WEIGHTS,)))
@@ -51,6 +52,9 @@ def inspect(
         print_json({**facts, **({"fits": [fit_facts(fit) for fit in checked]} if checked else {})})
     elif nodes is not None:
         click.echo("\n".join([*node_lines(facts), *(fit.text for fit in checked)]))
+    elif kind.role == "slice":
+        folder, manifest = read_manifest(path)
+        show(slice_screen(manifest, f"{folder}, made {manifest.made} of {manifest.model.path}"))
     else:
         show(screen(facts, checked))
     return PASSED if all(fit.fits for fit in checked) else NOT_PASSED

@@ -115,5 +115,6 @@ def slice_command(
     else:
         from acccmp.ui.screens import slice_screen
 
-        show(slice_screen(part, bundle))
+        where = f"{bundle.path} and {bundle.zip}" if bundle.zip else str(bundle.path)
+        show(slice_screen(bundle.manifest, where, part.log))
     return bundle.exit_code

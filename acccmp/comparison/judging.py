@@ -33,15 +33,30 @@ VENDOR: Mapping[str, float] = {
     "RootMeanSquareError": 1.0, "MeanRelativeError": 1.0,
 }
 
+# Within what a limit must lie to tell anything: (least, most). A tensor of zeros has a relative distance of 1 from any.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "CosineSimilarity": (0.0, 1.0), "SNR(dB)": (0.0, 1000.0), "RelativeEuclideanDistance": (0.0, 1.0),
+    "MismatchRatio": (0.0, 1.0),
+}
+_RANGE = (0.0, 1e30)  # in the tensor's own unit
+LARGEST_FACTOR = 1000.0
+
 
 @dataclass(frozen=True)
 class Rule:
-    """Limits on metrics for the ports that it fits: `op_type`, `name` and `dtype` are glob patterns, None fits all."""
+    """Limits on metrics for the ports that it fits: `op_type`, `name` and `dtype` are glob patterns, None fits all.
+
+    Raises InputError for limits that nothing could be beyond.
+    """
 
     limits: Mapping[str, float]
     op_type: str | None = None
     name: str | None = None
     dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        for metric, value in self.limits.items():
+            _limit(metric, value, metric)
 
     def fits(self, names: tuple[str, ...], op_type: str, dtype: str) -> bool:
         return (
@@ -57,7 +72,8 @@ class Thresholds:
 
     `limits` None means: on the relative Euclidean distance, max(`floor_factor` x floor, the dtype's epsilon) where a
     floor is known, else `fixed` by stored dtype. With `limits` these metrics are judged instead. `rules` come before
-    both: all that fit a port are merged, later ones win, and then only their metrics are judged.
+    both: all that fit a port are merged, later ones win, and then only their metrics are judged. Raises InputError for
+    limits that nothing could be beyond.
     """
 
     name: str
@@ -65,6 +81,15 @@ class Thresholds:
     rules: tuple[Rule, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=lambda: dict(FIXED))
     floor_factor: float = FLOOR_FACTOR
+
+    def __post_init__(self) -> None:
+        for metric, value in (self.limits or {}).items():
+            _limit(metric, value, f"thresholds {self.name}, {metric}")
+        for dtype, value in self.fixed.items():
+            _limit("RelativeEuclideanDistance", value, f"thresholds {self.name}, [fixed] {dtype}")
+        if not 0 < _number(self.floor_factor, f"thresholds {self.name}, floor_factor") <= LARGEST_FACTOR:
+            raise InputError(f"thresholds {self.name}, floor_factor: must be above 0, at most {LARGEST_FACTOR:g}, "
+                             f"found {self.floor_factor!r}")
 
     @classmethod
     def default(cls) -> Thresholds:
@@ -138,8 +163,7 @@ def _rule(table: Any, where: str) -> Rule:
         if not isinstance(value, str):
             raise InputError(f"{where}: {key} must be a text, found {value!r}")
     limits = {
-        name: _number(value, f"{where}, {name}", name == "CosineSimilarity")
-        for name, value in table.items() if name not in patterns
+        name: _limit(name, value, f"{where}, {name}") for name, value in table.items() if name not in patterns
     }
     if not limits:
         raise InputError(f"{where}: sets no metric; there are: {', '.join(FLOATS)}")
@@ -152,12 +176,25 @@ def _known(table: Mapping[str, Any], known: set[str], where: str) -> None:
         raise InputError(f"{where}: unknown {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
 
 
-def _number(value: Any, where: str, may_be_negative: bool = False) -> float:
+def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise InputError(f"{where}: must be a number, found {value!r}")
-    if value < 0 and not may_be_negative:
-        raise InputError(f"{where}: must not be negative, found {value!r}")
     return float(value)
+
+
+def _limit(metric: str, value: Any, where: str) -> float:
+    """The limit, when some tensor could be beyond it: finite, and within the metric's range."""
+    found, row = _number(value, where), BY_NAME.get(metric)
+    if row is None or row.better == "neither":
+        raise InputError(f"{where}: tells nothing of a difference; judge another metric")
+    least, most = _RANGES.get(metric, _RANGE)
+    if row.better == "higher":
+        fits, wanted = least < found <= most, f"above {least:g}, at most {most:g}"
+    else:
+        fits, wanted = least <= found < most, f"from {least:g} to below {most:g}"
+    if not fits:
+        raise InputError(f"{where}: must be {wanted}, found {value!r}")
+    return found
 
 
 # -- the verdict -------------------------------------------------------------------------------------------------

@@ -111,7 +111,8 @@ def _golden(golden: Graph | Dump | str | Path, weights: str | Path | None) -> tu
     if found.kind.role == "original":
         return load(golden, weights), None
     if found.kind.role == "slice":
-        raise InputError(f"{golden} is the folder of a slice: compare it with `compare_slice` (the command does so)")
+        raise InputError(f"{golden} is the folder of a slice: `acccmp compare` judges what a device gave for it "
+                         "(in Python: acccmp.jobs.compare_slice)")
     return None, sound(read_dump(golden))
 
 

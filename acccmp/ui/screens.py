@@ -15,8 +15,7 @@ from acccmp.kinds import find_kind
 from acccmp.releases.drift import Check, spread
 from acccmp.releases.history import Point, Run
 from acccmp.reports.report import Comparison
-from acccmp.slicing.bundle import Bundle
-from acccmp.slicing.cut import Slice
+from acccmp.slicing.manifest import Manifest
 
 MOST_ROWS = 24
 MOST_LINES = 6  # of failures above their table
@@ -133,15 +132,15 @@ def _safe(text: object) -> str:
     return (keep if len(keep) <= 300 else keep[:290] + "...").replace("[", "\\[")
 
 
-def slice_screen(part: Slice, bundle: Bundle) -> Group:
-    """What a slice became: the folder, its self-test, what the device did, its inputs, the command that converts it."""
-    manifest = bundle.manifest
+def slice_screen(manifest: Manifest, where: str, notes: Sequence[str] = ()) -> Group:
+    """A written slice: the folder, its self-test, what the device did, its inputs, the command that converts it."""
     test, device = manifest.self_test, manifest.device
     named = {end.port: end.tensor for end in manifest.outputs}
+    cut = manifest.slice
+    ends = f"{', '.join(cut.start)} .. {', '.join(cut.end)}"
     parts: list[Any] = [
-        Text.assemble(("slice ", "bold"), _text(f"{', '.join(part.start)} .. {', '.join(part.end)} of "
-                      f"{part.whole.name}: {len(manifest.slice.layers)} layers")),
-        _line(f"  {bundle.path}" + (f" and {bundle.zip}" if bundle.zip else "")),
+        Text.assemble(("slice ", "bold"), _text(f"{ends} of {manifest.model.name}: {len(cut.layers)} layers")),
+        _line(f"  {where}"),
         _state("self-test", test.status, test.reason),
         *(Text(f"  {_text(named[row.port])}: distance to the full model {row.error:.3g}") for row in test.outputs),
         *([Text(f"  golden tensors from {_text(manifest.golden_from)}")] if manifest.golden_from else []),
@@ -156,7 +155,7 @@ def slice_screen(part: Slice, bundle: Bundle) -> Group:
     ]
     if rows:
         parts.append(_table("inputs", rows))
-    parts += [Text(f"note: {_text(line)}") for line in part.log]
+    parts += [Text(f"note: {_text(line)}") for line in notes]
     if manifest.no_atc:
         return Group(*parts, Text(f"not to be converted: {_text(manifest.no_atc)}", style="red"))
     unproven = "" if test.holds else " (the slice is not proven)"
