@@ -88,8 +88,8 @@ def _told(ref: TensorRef, written: Origin | None) -> _Told:
 def _sizes(
     shape: graphs.Shape | None, ref: TensorRef, stated: Shape | None, layout: str | None,
 ) -> Shape | None:
-    """The original's sizes: its own; where they are open, what mapping or dump say; None if nobody does or if they
-    contradict each other."""
+    """The original's sizes: its own; where they are open, what mapping or dump say, in their order or the original's;
+    None if nobody does or if they contradict each other."""
     known = sizes_of(shape)
     if known is not None:
         return known
@@ -97,7 +97,9 @@ def _sizes(
         stated = ref.shape
     elif stated is None and shape is not None and ref.layout.startswith("NC1HWC0"):
         stated = _unblocked(shape, ref.shape, layout or "NCHW")
-    return stated if stated is not None and agrees(shape, stated) else None
+    if stated is None:
+        return None
+    return next((sizes for sizes in (stated, *_moved(stated, layout).values()) if agrees(shape, sizes)), None)
 
 
 def could_hold(ref: TensorRef, shape: tuple[int, ...]) -> bool:
@@ -146,16 +148,16 @@ def _in_order(ref: TensorRef, shape: Shape, layout: str | None, told: _Told) -> 
     notes: tuple[str, ...] = ()
     wanted = shape
     if told.shape is not None and told.shape != shape:
-        if squeezed(told.shape) != squeezed(shape):
-            other = _other_order(told.shape, order, shape)
-            if other is None:
-                return _larger(ref, told.shape, order, shape, told.by)
+        other = next((name for name, sizes in _moved(told.shape, order).items() if sizes == shape), None)
+        if other is not None:
             notes = (f"golden is in {other} where {told.by} says {order or 'nothing'}",)
             order = other
-        elif layouts.fits(ref.layout, ref.shape, order, shape, ref.groups):
-            notes = (f"shapes differ by dimensions of 1: golden {shape_text(shape)}, npu {shape_text(told.shape)}",)
+        elif squeezed(told.shape) != squeezed(shape):
+            return _larger(ref, told.shape, order, shape, told.by)
         else:
-            shape = told.shape
+            notes = (f"shapes differ by dimensions of 1: golden {shape_text(shape)}, npu {shape_text(told.shape)}",)
+            if len(told.shape) == len(shape) or not layouts.fits(ref.layout, ref.shape, order, shape, ref.groups):
+                shape = told.shape  # sizes in the order that they are told in
     if not layouts.is_known(ref.layout):
         if squeezed(ref.shape) != squeezed(shape):
             return Reading(None, f"stored as {ref.layout} {shape_text(ref.shape)}, a layout that is not known")
@@ -213,16 +215,12 @@ def _larger(ref: TensorRef, stated: Shape, order: str | None, wanted: Shape, by:
     return Reading(None, f"golden is {shape_text(wanted)}, {by} says {shape_text(stated)} for the npu's")
 
 
-def _other_order(stated: Shape, layout: str | None, wanted: Shape) -> str | None:
-    """NHWC for an original whose sizes are those of `stated` in NCHW moved to NHWC, and the other way round."""
-    if len(stated) != 4 or len(wanted) != 4:
-        return None
+def _moved(stated: Shape, layout: str | None) -> dict[str, Shape]:
+    """The sizes `stated`, which are in `layout`, in the other usual order: in NHWC for NCHW, in NCHW for NHWC."""
+    if len(stated) != 4:
+        return {}
     n, a, b, c = stated
-    if layout in (None, "NCHW") and wanted == (n, b, c, a):
-        return "NHWC"
-    if layout == "NHWC" and wanted == (n, c, a, b):
-        return "NCHW"
-    return None
+    return {"NHWC": (n, b, c, a)} if layout in (None, "NCHW") else {"NCHW": (n, c, a, b)} if layout == "NHWC" else {}
 
 
 def _plain(layout: str | None) -> str | None:
