@@ -289,6 +289,25 @@ def test_an_int8_island_stays_int8_and_runs_in_real_numbers(net: Graph, golden: 
     assert np.linalg.norm(own - there) < 0.03 * np.linalg.norm(there), "int8 codes are not fed as if they were values"
 
 
+def test_what_the_device_gave_as_int8_is_judged_on_its_grid(net: Graph, golden: Dump, tmp_path: Path) -> None:
+    """The floor is what the grid of the scale alone does; a wrong scale is beyond it, for reproduce.py too."""
+    relu1 = golden[Port("relu1", "output", 0)].numpy()
+    scale = 127 / float(np.abs(relu1).max())
+    for wrong, status, code in ((1.0, "agrees", 0), (1.1, "DIFFERS", 1)):
+        codes = np.clip(np.round(relu1 * scale * wrong), -128, 127).astype(np.int8)
+        ports = {Port("quant", "output", 0): TensorRef.of(codes)}
+        dump = Dump(ports, {"quant": DumpedOp("quant")})
+        mapped = island(scale=scale, offset=0.0)
+        part = handover.slice_model(net, "conv1", "relu1", dump=dump, mapping=mapped, inputs={"x": X})
+        made = handover.export_slice(part, tmp_path)
+        (row,) = made.manifest.device.outputs
+        assert made.manifest.device.status == status, row
+        assert 1e-3 < row.floor < 2e-2
+        assert made.manifest.outputs[0].quantisation == Quantisation(scale, 0.0)
+        ran = subprocess.run([sys.executable, "reproduce.py"], cwd=made.path, capture_output=True, check=False)
+        assert ran.returncode == code, ran.stdout
+
+
 def test_int8_without_a_scale_is_no_entrance(net: Graph) -> None:
     codes = TensorRef.of(np.zeros((1, 20, 9, 7), np.int8))
     dump = Dump({Port("second", "input", 0): codes}, {"second": DumpedOp("second")})

@@ -71,7 +71,7 @@ GIVEN = Way("with --golden or --input", ("seed",))
 UNCHECKED = Way("with --no-check", ("seed", "runner"))
 
 
-@click.command("slice", short_help="cut start..end out of a model, with the device's tensors at its entrance")
+@click.command("slice", short_help="cut start..end out of a model, with the device's tensors at its boundary")
 @click.argument("model", type=click.Path())
 @takes(stretch=Stretch, original=Original, sources=Sources, handover=Handover, choice=RunChoice)
 @JSON

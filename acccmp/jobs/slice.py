@@ -55,7 +55,7 @@ def slice_model(
     options: Options | None = None,
     **cutting: Any,
 ) -> Slice:
-    """Cut `start`..`end` out of a model, with the tensors that the device dumped at its entrance.
+    """Cut `start`..`end` out of a model, with the tensors that the device dumped at its boundary.
 
     Arguments may be nouns or paths. `cutting` goes to `acccmp.slicing.cut.cut` (`around`, `radius`, `widen`, `exact`,
     `all_outputs`). With `golden` the slice also holds what it should give. `inputs` (arrays or files by name) stand for
@@ -216,22 +216,18 @@ def self_test(part: Slice, reference: Reference, runner: str | None = None) -> S
     golden = reference.golden
     if reference.reason:
         return SelfTest("not runnable", reference.reason)
-    boundary = {tensor: part.input_port(tensor) for tensor in part.graph.inputs}
-    missing = [tensor for tensor, port in boundary.items() if port not in golden]
-    if missing:
-        return _nothing_of(golden, missing, "no golden tensors at the boundary")
+    boundary = {part.input_port(tensor): tensor for tensor in part.graph.inputs}
     ends = {_port(part.whole, tensor): tensor for tensor in part.graph.outputs}
-    missing = [tensor for port, tensor in ends.items() if port not in golden]
-    if missing:
-        return _nothing_of(golden, missing, "no golden tensors at the exit")
+    for ports, where in ((boundary, "boundary"), (ends, "exit")):
+        if any(port not in golden for port in ports):
+            return _nothing_of(golden, ports, f"no golden tensors at the {where}")
     try:
-        feeds = {tensor: golden[port].numpy() for tensor, port in boundary.items()}
+        feeds = {tensor: golden[port].numpy() for port, tensor in boundary.items()}
         given = run_lean(part.graph, feeds, runner=runner, wanted=part.graph.outputs)
     except (RunError, MissingExtra) as error:
         return SelfTest("not runnable", str(error))
-    missing = [tensor for port, tensor in ends.items() if port not in given]
-    if missing:
-        return _nothing_of(given, missing, "the slice does not give")
+    if any(port not in given for port in ends):
+        return _nothing_of(given, ends, "the slice does not give")
     exact = (runner or part.graph.format) in ("onnx", "onnxruntime")
     return tested([_pair(port, golden[port], given[port]) for port in ends], exact)
 
@@ -258,12 +254,13 @@ def _equal(pair: Pair, limit: float) -> Comparison | None:
     return Comparison(pair, Verdict.MATCH, error=0.0, limit=limit) if same else None
 
 
-def _nothing_of(dump: Dump, tensors: Sequence[str], what: str) -> SelfTest:
-    """A self-test that could not be made for want of these tensors; the run may say why they are not there."""
-    reasons = [dump.run.skipped[tensor] for tensor in tensors if tensor in dump.run.skipped]
-    reasons += [broken.reason for broken in dump.broken]
+def _nothing_of(dump: Dump, ports: Mapping[Port, str], what: str) -> SelfTest:
+    """A self-test that could not be made for want of some of these tensors; the run may say why they are not there."""
+    missing = {port: tensor for port, tensor in ports.items() if port not in dump}
+    reasons = [dump.run.skipped[tensor] for tensor in missing.values() if tensor in dump.run.skipped]
+    reasons += [broken.reason for broken in dump.broken if broken.port in missing]
     why = f" ({reasons[0]})" if reasons else ""
-    return SelfTest("not runnable" if reasons else "skipped", f"{what}: {', '.join(tensors[:5])}{why}")
+    return SelfTest("not runnable" if reasons else "skipped", f"{what}: {', '.join([*missing.values()][:5])}{why}")
 
 
 def _pair(port: Port, golden: TensorRef | None, npu: TensorRef | None, **more: Any) -> Pair:
