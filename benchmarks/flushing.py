@@ -1,6 +1,6 @@
 """Is a chip that flushes subnormals known by its dump alone, and is one that keeps them never taken for it?
 
-    python benchmarks/flushing.py [--models ../shared/data/onnx]
+    python -m benchmarks.flushing [--models ../shared/data/onnx]
 
 Every model is emulated as several healthy devices (fused or not, saturating, sums in another order) on a picture, on
 noise and on faint noise, keeping subnormals and flushing them. The rule's share (`acccmp.diagnosis.profile.SHARE`) was
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from floors import MODELS, ROOT, inputs
 
 from acccmp.diagnosis.profile import ENOUGH, SHARE, Flushing, flushing
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import emulate
 from acccmp.errors import AcccmpError
 from acccmp.models.load import load
+from benchmarks.floors import MODELS, ROOT, inputs
 
 TUNING = ("yunet", "digits_cnn", "digits_lenet", "digits_resnet")
 DEVICES: tuple[dict[str, Any], ...] = (

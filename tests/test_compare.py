@@ -248,55 +248,69 @@ def hint(wrong: np.ndarray, gold: np.ndarray = Y) -> str:
     first = RNG.normal(size=gold.shape).astype(np.float32)
     report = acccmp.compare(golden({"n0": first, "n1": gold}), npu({"n0": first, "n1": wrong}))
     assert report["n1"].is_bad
-    return " ".join(note for note in report["n1"].notes if note.startswith("hint:"))
+    return report["n1"].hint
 
 
-def test_hints_name_the_pattern_of_the_error() -> None:
-    assert "all zero" in hint(np.zeros_like(Y))
-    assert "every element" in hint(np.full_like(Y, 3))
+def test_hints_tell_what_the_numbers_show() -> None:
+    assert hint(np.zeros_like(Y)) == "every element of the NPU's is 0"
+    assert hint(np.full_like(Y, 3)) == "every element of the NPU's is 3"
     assert "golden x 0.5" in hint(Y * np.float32(0.5))
     assert "golden + 2" in hint(Y + np.float32(2))
-    assert "outgrow" in hint(np.clip(Y * 1e6, -65504, 65504).astype(np.float16), Y * np.float32(1e6))
+    assert "outgrow float16" in hint(np.clip(Y * 1e6, -65504, 65504).astype(np.float16), Y * np.float32(1e6))
     few = Y.copy()
     few[0, 3, 2, 1] = 1e4
-    assert "only 1 of 840" in hint(few)
-    nan = Y.copy()
-    nan[0, 3, 2, 1] = np.nan
-    assert "divides by" in hint(nan)
+    assert "only 1 element is wrong of 840" in hint(few)
     big = RNG.normal(size=(1, 8, 8, 8)).astype(np.float32)
-    assert "looks transposed" in hint(np.ascontiguousarray(big.transpose(0, 1, 3, 2)), big)
+    assert "axes in the order (0, 1, 3, 2)" in hint(np.ascontiguousarray(big.transpose(0, 1, 3, 2)), big)
     assert "shifted by 1 along axis 3" in hint(np.roll(big, 1, 3), big)
     border = big.copy()
     border[..., 0, :] = border[..., :, -1] = 0
     assert "border" in hint(border, big)
     some = big.copy()
     some[:, 2] = big[:, 5]
-    assert "only 1 of 8 channels (axis 1: 2)" in hint(some, big)
+    assert hint(some, big) == "only 1 of 8 channels (axis 1: 2) are wrong"
     some[:, 2] = 0
-    assert "all zero there" in hint(some, big)
+    assert "all 0 there" in hint(some, big)
     half = big.copy().reshape(-1)
     half[256:] = RNG.normal(size=256)
-    assert "right up to element" in hint(half.reshape(4, 128), big.reshape(4, 128))
+    assert "right up to element 256 of 512, wrong from there on" in hint(half.reshape(4, 128), big.reshape(4, 128))
     factors = np.linspace(0.5, 2, 8, dtype=np.float32)[None, :, None, None]
     assert "each channel" in hint(big * factors, big)
-    assert "rounding noise" in hint((Y * (1 + RNG.normal(size=Y.shape) * 3e-3)).astype(np.float32))
 
 
-def test_stale_buffer_is_named_by_the_layer_it_equals() -> None:
+@pytest.mark.parametrize("error", ["noise", "one channel of noise", "low rank", "NaN", "slightly scaled noise"])
+def test_where_the_numbers_show_nothing_certain_no_hint_is_given(error: str) -> None:
+    big = RNG.normal(size=(1, 8, 16, 16)).astype(np.float32)
+    wrong = big.copy()
+    if error == "noise":
+        wrong *= (1 + RNG.normal(size=big.shape) * 3e-3).astype(np.float32)
+    elif error == "one channel of noise":  # it is told as that channel, never as rounding
+        wrong[:, 3] += RNG.normal(size=(1, 16, 16)).astype(np.float32) * 0.01
+    elif error == "low rank":
+        wrong += (np.outer(RNG.normal(size=16), RNG.normal(size=16)) * 0.01).astype(np.float32)
+    elif error == "NaN":
+        wrong[0, 1, 2, 3] = np.nan
+    else:
+        wrong = (big * 1.002 + RNG.normal(size=big.shape) * 4e-3).astype(np.float32)
+    said = hint(wrong, big)
+    assert said == ("only 1 of 8 channels (axis 1: 3) are wrong" if error == "one channel of noise" else "")
+
+
+def test_a_tensor_that_equals_what_feeds_it_is_called_no_stale_buffer() -> None:
+    """A Concat of one, an Identity, a Relu of positive numbers."""
     first, second, third = (RNG.normal(size=(4, 5)).astype(np.float32) for _ in range(3))
     report = acccmp.compare(
         golden({"a": first, "b": second, "c": third}), npu({"a": first, "b": second, "c": first}),
     )
-    assert any("equal to a:output:0" in note for note in report["c"].notes)
+    assert report["c"].is_bad
+    assert report["c"].hint == ""
 
 
-def test_hints_change_no_verdict_and_stay_with_the_first_and_the_worst() -> None:
+def test_hints_change_no_verdict_and_stay_with_the_first_bad_layer() -> None:
     layers = {f"n{i}": Y for i in range(12)}
     scaled = {name: y * np.float32(2 + i) for i, (name, y) in enumerate(layers.items())}
     report = acccmp.compare(golden(layers), npu(scaled))
-    with_hints = [row for row in report.comparisons if any(note.startswith("hint:") for note in row.notes)]
-    assert 1 <= len(with_hints) <= 5
-    assert with_hints[0].port.node == "n0"
+    assert [row.port.node for row in report.comparisons if row.hint] == ["n0"]
     assert {row.verdict for row in report.comparisons} == {Verdict.DRIFT}
 
 

@@ -18,6 +18,7 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.identify import identify
 from acccmp.core.tensor import Array, DType, TensorRef
+from acccmp.diagnosis.causes.hints import with_hint
 from acccmp.dumps.arrays import sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError, MissingExtra, RunError, SliceError
@@ -303,7 +304,7 @@ def _device_row(part: Slice, port: Port, given: Dump, floors: Mapping[Port, floa
     if real is not npu and rule is not None:
         exact = given[port].numpy()
         floor = distance(exact, on_grid(exact, rule, npu.dtype))
-    return compare_pair(_pair(port, given[port], real, floor=floor))
+    return with_hint(compare_pair(_pair(port, given[port], real, floor=floor)))
 
 
 def _real(part: Slice, port: Port, ref: TensorRef) -> TensorRef:

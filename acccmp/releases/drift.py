@@ -134,7 +134,7 @@ class Check:
         told = {(change.port, change.case) for change in self.drifts}
         lines = [f"{change.port}{_in(change.case)}: {change.reason}" for change in self.drifts]
         lines += [
-            f"{row.port}{_in(case)} is {row.verdict}: {row.reason}"
+            f"{row.port}{_in(case)} is {row.verdict}: {row.told}"
             for case, row in self.bad if (str(row.port), case) not in told
         ]
         return (*lines, *self._beside())

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from xml.etree import ElementTree
 
 from acccmp.reports import safe, summary
-from acccmp.reports.legend import FIRST_BAD, LOOKS
+from acccmp.reports.legend import LOOKS
 from acccmp.reports.markdown import markdown_first_bad, markdown_rows
 from acccmp.reports.pair import BAD, FATAL, Verdict
 from acccmp.reports.report import Comparison, Report
@@ -140,11 +140,11 @@ def _layer(
     if failed or new:
         worst = max(failed, key=lambda row: row.badness, default=None)
         kind = "error" if worst is not None and worst.verdict is Verdict.UNREADABLE else "failure"
-        message = f"{worst.verdict}: {worst.reason or summary.amount(worst)}" if worst is not None else \
+        message = f"{worst.verdict}: {worst.told or summary.amount(worst)}" if worst is not None else \
             f"changed since the baseline: {new[0].reason}"
         lines = told + [f"{change.port}: changed since the baseline: {change.reason}" for change in new]
-        if any(row is first_bad for row in failed):
-            lines.append(f"This is the first bad layer. {FIRST_BAD}")
+        if first_bad is not None and any(row is first_bad for row in failed):
+            lines.append(f"This is the first bad layer. {summary.first_bad_meaning(first_bad)}")
         found = ElementTree.SubElement(
             test, kind, message=safe.xml(message, 400), type=str(worst.verdict) if worst is not None else "changed",
         )
@@ -157,7 +157,7 @@ def _layer(
 
 
 def _told(row: Comparison) -> str:
-    return f"{safe.visible(row.port, 400)} is {row.verdict}: {row.reason or summary.amount(row)}"
+    return f"{safe.visible(row.port, 400)} is {row.verdict}: {row.told or summary.amount(row)}"
 
 
 def _whole(report: Report) -> Iterator[tuple[str, str]]:
@@ -216,7 +216,7 @@ def _results(case: str, report: Report, changes: Changes | None) -> Iterator[dic
     for row in report.comparisons:
         failed = fails(report, row, changes)
         if row.is_bad or failed:
-            first = " This is the first bad layer; its error may be inherited." if row is first_bad else ""
+            first = f" This is the first bad layer. {summary.first_bad_meaning(row)}" if row is first_bad else ""
             message = f"{safe.visible(_told(row), 900)}.{first}"
             yield _result(str(row.verdict), "error" if failed else "warning", str(row.port), case, message, uri)
     for what, why in _whole(report):

@@ -143,7 +143,7 @@ def _row(row: Comparison) -> Sequence[str]:
         summary.number(summary.over_limit(row)), summary.number(row.error_over_floor),
         summary.number(row.metrics.get("CosineSimilarity", math.nan), 7),
         summary.number(row.metrics.get("MaxAbsoluteError", math.nan)), where,
-        safe.html("; ".join(filter(None, (row.reason, *row.notes))), 300),
+        safe.html("; ".join(filter(None, (row.told, *row.notes))), 300),
     )
 
 

@@ -80,4 +80,5 @@ METRICS: Mapping[str, Told] = {
     "ErrorOverFloor": Told("error / floor; a few is rounding", "errors as small as rounding"),
 }
 
+FIRST_UNCOMPARED = "Nothing is known of its numbers: mend the file or the pairing first, and compare again."
 FIRST_BAD = "Here error first crosses its limit in order of execution; it may be inherited from layers before."

@@ -51,7 +51,7 @@ def markdown_rows(rows: Iterable[Comparison]) -> list[str]:
         cells = (
             safe.code(row.port), safe.code(row.op_type, 40) if row.op_type else "", str(row.verdict),
             summary.number(row.error), summary.number(summary.over_limit(row)), _cosine(row),
-            safe.prose(row.reason, 160),
+            safe.prose(row.told, 300),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines

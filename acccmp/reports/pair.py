@@ -79,5 +79,7 @@ JUDGED = frozenset({
 })
 FATAL = frozenset({Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVERFLOW, Verdict.NONFINITE})
 BAD = FATAL | {Verdict.DRIFT}
+# Bad, and nothing is known of the numbers.
+UNCOMPARED = frozenset({Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE})
 # Not expected of the device at all, so not part of coverage.
 LISTED = frozenset({Verdict.FUSED, Verdict.INSERTED})

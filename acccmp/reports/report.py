@@ -28,7 +28,8 @@ class Comparison:
 
     `metrics` are floats by their vendor names (`CosineSimilarity`, `RelativeEuclideanDistance`, ...) and our own
     (`NanNpu`, ...); a metric that could not be computed is absent or NaN. `error` is what is judged, `limit` what it is
-    judged against. The pair's fields that views show can be asked for here, too.
+    judged against. `hint` is what its numbers look like beside golden's. The pair's fields that views show can be asked
+    for here, too.
     """
 
     pair: Pair
@@ -40,6 +41,12 @@ class Comparison:
     judged_by: str = "RelativeEuclideanDistance"
     max_error_index: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    hint: str = ""
+
+    @property
+    def told(self) -> str:
+        """The reason, and the hint beside it: what every view says of this row."""
+        return "; ".join(filter(None, (self.reason, f"hint: {self.hint}" if self.hint else "")))
 
     @property
     def port(self) -> Port:

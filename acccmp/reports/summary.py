@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from acccmp.core.dump import Port
-from acccmp.reports.legend import FIRST_BAD
-from acccmp.reports.pair import JUDGED, LISTED, Verdict
+from acccmp.reports.legend import FIRST_BAD, FIRST_UNCOMPARED
+from acccmp.reports.pair import JUDGED, LISTED, UNCOMPARED, Verdict
 from acccmp.reports.report import Comparison, Report
 
 
@@ -91,19 +91,24 @@ def coverage(report: Report) -> str:
 
 
 def first_bad(report: Report) -> list[str]:
-    """Sentences on the first bad layer, the words of `legend.FIRST_BAD` among them; empty when there is none."""
+    """Sentences on the first bad layer, its meaning last; empty when there is none."""
     row = report.first_bad
     if row is None:
         return []
     lines = [row.reason, ratios(row)] if row.reason else [amount(row)]
-    lines = [line for line in lines if line]
+    lines = [line for line in (*lines, f"hint: {row.hint}" if row.hint else "") if line]
     inputs = [other for other in report.comparisons
               if other.port.node == row.port.node and other.port.side == "input" and other.is_judged]
-    if inputs and row.port.side == "output":
+    if inputs and row.port.side == "output" and row.verdict not in UNCOMPARED:
         bad = sum(other.is_bad for other in inputs)
         lines.append(f"{bad} of its {len(inputs)} judged inputs are beyond their limits too" if bad else
-                     f"its judged inputs ({len(inputs)}) are within their limits: the layer itself is suspect")
-    return lines if noun(report) == "weight" else [*lines, FIRST_BAD]
+                     f"its judged inputs ({len(inputs)}) are within their limits")
+    return lines if noun(report) == "weight" else [*lines, first_bad_meaning(row)]
+
+
+def first_bad_meaning(row: Comparison) -> str:
+    """What it means that this row is the first bad one."""
+    return FIRST_UNCOMPARED if row.verdict in UNCOMPARED else FIRST_BAD
 
 
 def amount(row: Comparison) -> str:

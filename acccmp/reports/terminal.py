@@ -23,6 +23,7 @@ def one_line(report: Report) -> str:
     first = report.first_bad
     if first is not None:
         text += f"; {bad} bad, first bad {safe.visible(first.port, 120)} ({first.verdict}, {summary.amount(first)})"
+        text += f"; hint: {safe.visible(first.hint, 200)}" if first.hint else ""
     elif report.judged:
         worst = report.worst(1)[0]
         text += f"; worst {safe.visible(worst.port, 120)}: {summary.amount(worst)}"

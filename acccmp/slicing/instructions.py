@@ -143,7 +143,7 @@ def readme(part: Slice, manifest: Manifest) -> str:
         f"outputs {', '.join(part.graph.outputs)}",
         f"  self-test: {test.status}" + (f" ({test.reason})" if test.reason else ""),
         f"  device: {device.status}" + (f" ({device.why})" if device.why else ""),
-        *(f"    {row.port} is {row.verdict}: {row.reason}" for row in device.outputs if row.is_bad),
+        *(f"    {row.port} is {row.verdict}: {row.told}" for row in device.outputs if row.is_bad),
         f"  golden tensors from: {manifest.golden_from or 'nowhere'}",
         *casts,
         "",

@@ -180,8 +180,8 @@ def _device_line(name: str, row: Comparison, total: float | None) -> Text:
     text = f"  {_text(name)}: {row.verdict}, this stretch's own error {row.error:.3g}{limit}"
     if total is not None:
         text += f"; with what it inherited {total:.3g}"
-    if row.is_bad and row.reason:
-        text += f"\n    {_text(row.reason)}"
+    if row.is_bad and row.told:
+        text += f"\n    {_text(row.told)}"
     return Text(text, style="red" if row.is_bad else "")
 
 
