@@ -501,6 +501,28 @@ def test_a_slice_is_shown_as_it_was_when_it_was_made(
     assert len(shown) < 24
 
 
+def test_the_headline_has_three_states(acccmp_in: Run, house: Path, tmp_path: Path) -> None:
+    (tmp_path / "limits.toml").write_text('[[rule]]\nname = "convrelu:output:0"\nMaxAbsoluteError = 1e-9\n')
+    pair = [house / "net.onnx", *(a.format(house=house) for a in PAIR)]
+    strict_about_one = ["--thresholds", tmp_path / "limits.toml", "-o", "out"]
+    for given, code, headline in (
+        ([], 0, "PASSED"), (strict_about_one, 0, "PASSED with 1 warning"),
+        ([*strict_about_one, "--strict"], 1, "NOT PASSED"),
+    ):
+        ran = acccmp_in("compare", *pair, *given)
+        assert (ran.code, ran.out.splitlines()[0]) == (code, headline)
+        if given:
+            assert f"## {headline}\n" in Path("out/report.md").read_text()
+            assert f"<h1>{headline}</h1>" in Path("out/report.html").read_text()
+
+
+@pytest.mark.parametrize("name", TRIES)
+def test_every_command_helps_with_an_example(name: str, acccmp_in: Run) -> None:
+    ran = acccmp_in(*name.split(), "--help")
+    assert ran.code == 0
+    assert f"Example:\n    acccmp {name} " in ran.out
+
+
 # -- reports -----------------------------------------------------------------------------------------------------
 
 

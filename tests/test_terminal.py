@@ -73,7 +73,7 @@ def test_inner_drift_under_healthy_outputs_is_a_warning_that_is_listed_first() -
     rows = list(report.comparisons)
     rows[21] = replace(rows[21], verdict=Verdict.DRIFT, error=0.02)
     text = shown(replace(report, comparisons=tuple(rows)))
-    assert text.splitlines()[0].strip() == "PASSED"
+    assert text.splitlines()[0].strip() == "PASSED with 1 warning"
     assert "1 port on the way is beyond the limits" in text
     assert text.index(f"first bad layer {rows[21].port}") > 0
 

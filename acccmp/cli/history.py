@@ -10,6 +10,8 @@ from acccmp.cli.options import JSON
 from acccmp.cli.printing import PASSED, one_line, print_json, show
 from acccmp.errors import InputError
 
+SCHEMA = "acccmp.history/1"  # of what `show --json` prints
+
 
 @click.group(short_help="drift of layers over releases")
 def history() -> None:
@@ -28,7 +30,12 @@ def history() -> None:
 @click.option("--release", required=True, help="Name of the release.")
 @click.option("--case", default="default", show_default=True)
 def history_add(file: str, reports: tuple[str, ...], release: str, case: str) -> int:
-    """Keep reports (report.json files of `acccmp compare -o`) as one release."""
+    """Keep reports (report.json files of `acccmp compare -o`) as one release.
+
+    \b
+    Example:
+      acccmp history add drift.db report/report.json --release 2026.11
+    """
     from acccmp.core.reading import read_bytes
     from acccmp.releases import history as past
     from acccmp.reports import report_json
@@ -51,7 +58,14 @@ def history_add(file: str, reports: tuple[str, ...], release: str, case: str) ->
 @click.option("--plot", "plotted", type=click.Path(), help="Draw the port's error over releases into this file.")
 @JSON
 def history_show(file: str, port: str | None, plotted: str | None, as_json: bool) -> int:
-    """Show the releases in FILE and what jumped in the newest, or one PORT over all of them."""
+    """Show the releases in FILE and what jumped in the newest, or one PORT over all of them.
+
+    PORT may also be a device op, or a node of the original that one op stands for.
+
+    \b
+    Example:
+      acccmp history show drift.db conv3:output:0 --plot conv3.png
+    """
     from acccmp.releases import history as past
     from acccmp.reports.report_json import plain
     from acccmp.ui.screens import history_screen, series_screen
@@ -61,7 +75,8 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
             raise InputError("--plot draws one port: acccmp history show FILE PORT --plot OUT.png")
         listed, jumped = past.runs(file), past.latest_jumps(file)
         if as_json:
-            print_json({"runs": [plain(vars(run)) for run in listed], "jumped": [point.port for point in jumped]})
+            runs = [plain(vars(run)) for run in listed]
+            print_json({"schema": SCHEMA, "runs": runs, "jumped": [point.port for point in jumped]})
         else:
             show(history_screen(file, listed, jumped))
         return PASSED
@@ -75,7 +90,8 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
         save_figure(plot_series(port, rows), plotted, "--plot")
     if as_json:
         numbers = ("verdict", "error", "limit", "floor", "jumped")
-        print_json([{**plain(vars(p.run)), **plain({n: getattr(p, n) for n in numbers})} for p in points])
+        told = [{**plain(vars(p.run)), **plain({n: getattr(p, n) for n in numbers})} for p in points]
+        print_json({"schema": SCHEMA, "port": port, "points": told})
     else:
         show(series_screen(port, points))
     return PASSED
@@ -85,7 +101,12 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
 @click.argument("file", type=click.Path())
 @click.option("--csv", "target", type=click.Path(), help="Write here instead of to the standard output.")
 def history_export(file: str, target: str | None) -> int:
-    """Print everything in FILE as CSV."""
+    """Print everything in FILE as CSV.
+
+    \b
+    Example:
+      acccmp history export drift.db --csv drift.csv
+    """
     from acccmp.core.writing import write_text
     from acccmp.releases import history as past
 

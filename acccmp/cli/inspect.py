@@ -49,7 +49,8 @@ def inspect(
     if drawn:
         draw(path, drawn, weights)
     if as_json:
-        print_json({**facts, **({"fits": [fit_facts(fit) for fit in checked]} if checked else {})})
+        told = {"fits": [fit_facts(fit) for fit in checked]} if checked else {}
+        print_json({"schema": "acccmp.inspect/1", **facts, **told})
     elif nodes is not None:
         click.echo("\n".join([*node_lines(facts), *(fit.text for fit in checked)]))
     elif kind.role == "slice":

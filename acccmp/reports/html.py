@@ -114,7 +114,7 @@ def _section(title: str, inside: str) -> str:
 
 def _headline(report: Report) -> str:
     text = summary.headline(report)
-    kind = "good" if text == "PASSED" else "bad"
+    kind = "bad" if report.exit_code else "good"
     return f'<header class="{kind}"><h1>{text}</h1>{bullets(summary.whys(report))}</header>'
 
 

@@ -49,12 +49,16 @@ def worst_title(report: Report, count: int) -> str:
 
 
 def headline(report: Report) -> str:
-    """PASSED or NOT PASSED; where nothing failed, but (almost) nothing was compared either, that."""
+    """PASSED, PASSED with n warnings, or NOT PASSED; where (almost) nothing was compared, though nothing failed, that.
+    """
     if not report.judged:
         return "NOT PASSED: NOTHING WAS COMPARED"
     if not report.passed:
         return "NOT PASSED"
-    return "PASSED" if report.exit_code == 0 else "NOT PASSED: TOO LITTLE WAS COMPARED"
+    if report.exit_code:
+        return "NOT PASSED: TOO LITTLE WAS COMPARED"
+    count = len(report.warnings)
+    return f"PASSED with {count} warning{'s' * (count > 1)}" if count else "PASSED"
 
 
 def whys(report: Report, most: int = 4) -> list[str]:

@@ -64,7 +64,7 @@ def _headline(report: Report) -> Text:
     from rich.text import Text
 
     text = summary.headline(report)
-    return Text(text, "bold green" if text == "PASSED" else "bold red")
+    return Text(text, "bold red" if report.exit_code else "bold yellow" if report.warnings else "bold green")
 
 
 def _facts(pairs: Iterable[tuple[str, str]]) -> RenderableType:
