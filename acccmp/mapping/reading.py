@@ -146,12 +146,11 @@ def _in_order(ref: TensorRef, shape: Shape, layout: str | None, told: _Told) -> 
     notes: tuple[str, ...] = ()
     wanted = shape
     if told.shape is not None and told.shape != shape:
-        if squeezed(told.shape) != squeezed(shape):
-            other = _other_order(told.shape, order, shape)
-            if other is None:
-                return _larger(ref, told.shape, order, shape, told.by)
+        if (other := _other_order(told.shape, order, shape)) is not None:
             notes = (f"golden is in {other} where {told.by} says {order or 'nothing'}",)
             order = other
+        elif squeezed(told.shape) != squeezed(shape):
+            return _larger(ref, told.shape, order, shape, told.by)
         elif layouts.fits(ref.layout, ref.shape, order, shape, ref.groups):
             notes = (f"shapes differ by dimensions of 1: golden {shape_text(shape)}, npu {shape_text(told.shape)}",)
         else:
