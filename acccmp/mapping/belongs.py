@@ -16,7 +16,7 @@ from acccmp.errors import MappingError
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.reading import could_hold, shape_text, sizes_of
 from acccmp.mapping.trace import PASSING
-from acccmp.models.device_graph import CONSTANTS, INPUT_OPS, split_input
+from acccmp.models.device_graph import CONSTANTS, INPUT_OPS, TASKLESS, split_input
 
 ENOUGH = 0.5  # share of names that two of the same model have in common at least
 LEAST = 4  # buffers from which on it means something that none lies where the model has it
@@ -181,7 +181,8 @@ def _check_names(device: DeviceMap, original: Graph | Dump | None, npu: Dump) ->
     """Few names in common with a model are too few; a golden dump may hold a few layers only: then what they name must
     be of other sizes too."""
     ops = _ops(npu)
-    computing = [name for name in ops if name not in npu.ops or npu.ops[name].op_type not in PASSING] or list(ops)
+    silent = PASSING | (TASKLESS - INPUT_OPS)  # what compilers make has names of its own
+    computing = [name for name in ops if name not in npu.ops or npu.ops[name].op_type not in silent] or list(ops)
     known = [name for name in computing if device.by_name[name].origins]
     odd = [name for name in known if not _could_be(device, original, npu, Port(name, "output", 0))]
     if len(known) < ENOUGH * len(computing) and (isinstance(original, Graph) or len(odd) > ENOUGH * len(known)):
