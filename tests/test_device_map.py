@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import device_models as dm
 import numpy as np
@@ -102,7 +103,9 @@ def test_names_of_fused_ops_are_a_mapping_for_compare(
     assert report.first_bad.port == Port("conv1bn1relu1", "output", 0)
     assert report.first_bad.originals == ("conv1", "bn1", "relu1")
     assert report["conv1"] is report.first_bad, "an original answers with the device op that stands for it"
-    assert report["conv1:output:0"].verdict is Verdict.FUSED
+    assert {str(row.port) for row in report.comparisons if row.verdict is Verdict.FUSED} == {
+        "conv1:output:0", "bn1:output:0",
+    }
     judged = {row.port.node for row in report.judged if row.port.side == "output"}
     assert judged == {"x", "conv1bn1relu1", "conv2", "add", "relu2", "pool", "flat", "fc"}
     assert report.coverage == 1
@@ -299,3 +302,138 @@ def test_one_channel_in_another_order_is_read_in_goldens(samples: Path) -> None:
     assert report.passed
     assert not report.warnings
     assert report["trans_TransData_2"].error == 0
+
+
+# -- one build? --------------------------------------------------------------------------------------------------
+
+
+def edited(mapping: Path, folder: Path, change: Any) -> Path:
+    """The mapping with every op as `change` (of its name and its JSON) makes it."""
+    model = json.loads(mapping.read_text())
+    for op in model["graph"][0]["op"]:
+        change(op["name"], op)
+    folder.mkdir(exist_ok=True)
+    (folder / "mapping.json").write_text(json.dumps(model))
+    return folder / "mapping.json"
+
+
+def belongs(*arguments: object) -> tuple[int, str]:
+    """The exit code, and the first line under the headline: how well mapping, original and dump agree."""
+    ran = run_cli("compare", *arguments, "--json")
+    if ran.returncode == 2:
+        return 2, ran.stderr
+    subject = json.loads(ran.stdout)["subject"]
+    assert next(iter(subject)) == "belongs"
+    return ran.returncode, subject["belongs"]
+
+
+def test_line_1_says_that_mapping_and_dump_are_of_one_build(net: Graph, healthy: tuple[Path, Path]) -> None:
+    assert belongs(net.path, healthy[0], "--mapping", healthy[1]) == (
+        0, "15 of 15 dumped ops are the mapping's; 20 of 20 tensors have the shapes and types that it says",
+    )
+    assert belongs(net.path, healthy[0]) == (
+        0, "by names alone: 7 of 7 dumped ops stand for nodes of the original",
+    )
+    screen = run_cli("compare", net.path, healthy[0], "--mapping", healthy[1]).stdout.splitlines()
+    assert next(line for line in screen[2:] if line.strip()).startswith("belongs")
+
+
+def wider(name: str, op: dict[str, Any]) -> None:
+    """conv2 and what follows it have 32 channels, as in another version of the net."""
+    if name in ("conv2", "add", "relu2"):
+        for desc in op["output_desc"]:
+            desc["shape"]["dim"][1] = 3
+            for attr in desc["attr"]:
+                if attr["key"] == "origin_shape":
+                    attr["value"]["list"]["i"][1] = 48
+
+
+def test_a_mapping_of_another_build_is_refused_with_what_contradicts(
+    net: Graph, healthy: tuple[Path, Path], tmp_path: Path,
+) -> None:
+    acccmp.golden_run(net, {"x": X}, tmp_path / "golden")
+    code, said = belongs(tmp_path / "golden", healthy[0], "--mapping", edited(healthy[1], tmp_path, wider))
+    assert code == 2
+    assert "is of another build than the NPU dump" in said
+    assert "the dump's header says shape [1,2,9,7,16], the mapping [1,3,9,7,16]" in said
+    with pytest.raises(MappingError, match="another build"):
+        acccmp.slice_model(net, "conv2", "relu2", dump=healthy[0], mapping=tmp_path / "mapping.json")
+
+
+def as_integers(name: str, op: dict[str, Any]) -> None:
+    if name in ("add", "relu2"):
+        op["output_desc"][0]["dtype"] = "DT_INT32"
+
+
+def test_a_mapping_with_other_kinds_of_numbers_is_refused(
+    net: Graph, healthy: tuple[Path, Path], tmp_path: Path,
+) -> None:
+    code, said = belongs(net.path, healthy[0], "--mapping", edited(healthy[1], tmp_path, as_integers))
+    assert code == 2
+    assert "the dump's header says float16, the mapping int32" in said
+
+
+def one_wider(name: str, op: dict[str, Any]) -> None:
+    if name == "fc":
+        op["output_desc"][0]["dtype"] = "DT_INT32"
+
+
+def test_one_op_that_contradicts_fails_its_row_and_costs_no_other(
+    net: Graph, healthy: tuple[Path, Path], tmp_path: Path,
+) -> None:
+    code, said = belongs(net.path, healthy[0], "--mapping", edited(healthy[1], tmp_path, one_wider))
+    assert code == 1
+    assert "fc:output:0: the dump's header says float16, the mapping int32" in said
+    report = acccmp.compare(net, healthy[0], mapping=tmp_path / "mapping.json")
+    assert report["fc"].verdict is Verdict.DTYPE
+    assert "are they of the same build?" in report["fc"].reason
+    assert report["relu2"].verdict is Verdict.MATCH
+
+
+def test_a_mapping_of_another_version_of_the_model_is_refused(
+    net: Graph, healthy: tuple[Path, Path], tmp_path: Path,
+) -> None:
+    """The same names and other sizes, as exporters make them."""
+    nodes = list(onnx.load(net.path).graph.node)
+    info = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 18, 14]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])]
+    graph = helper.make_graph(nodes, "larger", info[:1], info[1:], list(onnx.load(net.path).graph.initializer))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "larger.onnx")
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 18, 14), np.float32))
+    given = ["--mapping", healthy[1], "--input", f"x={tmp_path / 'x.npy'}"]
+    code, said = belongs(tmp_path / "larger.onnx", healthy[0], *given)
+    assert code == 2
+    assert "is of another version of the model 'larger'" in said
+
+
+@pytest.mark.parametrize(("shift", "told"), [
+    (lambda place: 0, "7 of 7 buffers lie where it has them"),
+    (lambda place: place * place * 64, "none of 7 buffers lies where it has them: another build?"),
+])
+def test_line_1_says_whether_the_buffers_lie_where_the_model_has_them(
+    net: Graph, healthy: tuple[Path, Path], tmp_path: Path, shift: Any, told: str,
+) -> None:
+    addresses = {
+        name: op.addresses["output", 0] for name, op in acccmp.read_dump(healthy[0]).ops.items()
+        if ("output", 0) in op.addresses
+    }
+    places = {name: place for place, name in enumerate(addresses)}
+
+    def with_offsets(name: str, op: dict[str, Any]) -> None:
+        if name in addresses and not name.startswith("trans"):
+            op["output_i"] = [addresses[name] - min(addresses.values()) + shift(places[name])]
+
+    code, said = belongs(net.path, healthy[0], "--mapping", edited(healthy[1], tmp_path, with_offsets))
+    assert code == 0
+    assert said.endswith(told)
+
+
+def test_line_1_says_that_the_dump_calls_its_model_otherwise(net: Graph, tmp_path: Path) -> None:
+    made = acccmp.emulate(net, {"x": X}, tmp_path, tree=True)
+    model = json.loads(made.mapping.read_text())
+    made.mapping.write_text(json.dumps({**model, "name": "release_7"}))
+    code, said = belongs(net.path, made.dump, "--mapping", made.mapping)
+    assert code == 0
+    assert said.endswith("the dump's model is called 'residual', the mapping's 'release_7'")

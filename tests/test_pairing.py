@@ -537,8 +537,9 @@ def test_tensor_that_cannot_hold_golden_is_a_misfit_with_both_shapes() -> None:
 def test_dump_and_mapping_that_disagree_on_the_shape_are_a_misfit() -> None:
     net = mapping(op("a", "Relu", (), [out("a", shape=(1, 2, 5, 7, 16), original=(1, 20, 5, 7))], originals=("a",)))
     row = one(picture(1, 20, 5, 7), stored(picture(1, 20, 6, 7), "NC1HWC0"), net)
-    assert "[1,2,6,7,16]" in row.misfit
-    assert "[1,2,5,7,16]" in row.misfit
+    assert row.verdict is Verdict.SHAPE
+    assert "[1,2,6,7,16]" in row.reason
+    assert "[1,2,5,7,16]" in row.reason
 
 
 def test_dump_and_mapping_that_disagree_on_the_kind_of_number_are_a_wrong_dtype() -> None:

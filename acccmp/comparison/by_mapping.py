@@ -59,17 +59,14 @@ def _op(device: DeviceMap, gold: Golden, dumped: Dumped, node: Node, name: str |
     if name is None and (node.op_type in TASKLESS or device.is_by_name):
         return []
     rows: list[Pair] = []
-    data = [tensor for tensor in node.inputs if tensor]
     inputs = dumped.indices(name, "input")
-    if inputs and len(node.inputs) == inputs[-1] + 1:
-        data = list(node.inputs)
-    if name in dumped.broken and dumped.has_inputs and not inputs:
-        inputs = list(range(len(data)))
+    if name in dumped.broken and dumped.dump.inputs and not inputs:
+        inputs = list(range(sum(1 for tensor in node.inputs if tensor)))
     for index in inputs:
-        trail = device.trail(data[index]) if index < len(data) and data[index] else Trail(
-            None, None, None, "nothing says what feeds it",
-        )
-        rows += _row(device, gold, dumped, node, Port(node.name, "input", index), name, trail)
+        port = Port(node.name, "input", index)
+        tensor = device.tensor(port, dumped.dump.inputs.get(name or "", 0))
+        trail = device.trail(tensor) if tensor else Trail(None, None, None, "nothing says what feeds it")
+        rows += _row(device, gold, dumped, node, port, name, trail)
     before = len(rows)
     for index in range(max([len(node.outputs), *(index + 1 for index in dumped.indices(name, "output"))])):
         port = Port(node.name, "output", index)

@@ -81,11 +81,6 @@ def _trail(dumped: Dumped, device: DeviceMap | None, port: Port) -> Trail:
     if device is None or node is None:
         written = dumped.written_origin(port.node, port.index) if port.side == "output" else None
         return Trail(None, written, None)
-    inputs = [tensor for tensor in node.inputs if tensor]
-    if port.side == "output":
-        way = device.trail(f"{node.name}:{port.index}")
-        return Trail(None, way.written, way.spec, steps=way.steps, coarsest=way.coarsest)
-    if port.index >= len(inputs):
-        return Trail(None, None, None)
-    way = device.trail(inputs[port.index])
-    return Trail(None, None, None, steps=way.steps, coarsest=way.coarsest)
+    tensor = device.tensor(port, dumped.dump.inputs.get(port.node, 0))
+    way = device.trail(tensor) if tensor else Trail(None, None, None)
+    return Trail(None, way.written, way.spec, steps=way.steps, coarsest=way.coarsest)

@@ -64,7 +64,10 @@ def compare(
         if progress is not None:
             progress(len(done), len(pairing.pairs))
     return Report(
-        tuple(done), _subject(golden, npu, mapping, model, thresholds, subject),
+        tuple(done), {
+            **({"belongs": pairing.belongs} if pairing.belongs else {}),
+            **_subject(golden, npu, mapping, model, thresholds, subject),
+        },
         tuple(dict.fromkeys([*notes, *_told(golden, npu, mapping), *pairing.notes, *_limit_notes(done, thresholds)])),
         min_coverage, strict,
     )

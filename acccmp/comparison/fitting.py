@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Origin
-from acccmp.core.graph import TensorSpec
-from acccmp.core.layout import squeezed
 from acccmp.core.tensor import TensorRef
-from acccmp.mapping.reading import read_as, shape_text
+from acccmp.mapping.belongs import contradiction
+from acccmp.mapping.reading import read_as
 from acccmp.mapping.trace import Trail
 from acccmp.reports.pair import Pair, Verdict
 
@@ -25,14 +24,12 @@ def fitted(row: Pair, trail: Trail | None = None, written: Origin | None = None,
     golden, npu, spec = row.golden, row.npu, trail.spec if trail is not None else None
     trail = trail or Trail(None, written, None)
     notes = row.notes
-    if spec is not None and spec.dtype is not None and spec.dtype != npu.dtype and npu.dtype.name != "undefined":
-        told = f"the dump's header says {npu.dtype}, the mapping {spec.dtype}"
-        if spec.dtype.kind != npu.dtype.kind:
-            return replace(row, verdict=Verdict.DTYPE, reason=f"{told}: are they of the same build?")
-        notes = (*notes, told)
-    misfit = _other_build(spec, npu)
-    if misfit:
-        return replace(row, misfit=misfit)
+    if spec is not None and (told := contradiction(npu, spec)):
+        is_dtype = spec.dtype is not None and spec.dtype.kind != npu.dtype.kind
+        reason = f"{told}: are they of the same build?"
+        return replace(row, verdict=Verdict.DTYPE if is_dtype else Verdict.SHAPE, reason=reason)
+    if spec is not None and spec.dtype not in (None, npu.dtype) and npu.dtype.name != "undefined":
+        notes = (*notes, f"the dump's header says {npu.dtype}, the mapping {spec.dtype}")
     if not layouts.is_plain(golden.layout):
         golden, said = _device_golden(golden, npu, trail.written)
         notes = (*notes, *said)
@@ -46,18 +43,6 @@ def fitted(row: Pair, trail: Trail | None = None, written: Origin | None = None,
         row, golden=golden, notes=(*notes, *found.notes), coarsest=trail.coarsest if trail.steps else None,
     )
     return replace(row, npu=found.ref) if found.ref is not None else replace(row, misfit=found.reason)
-
-
-def _other_build(spec: TensorSpec | None, npu: TensorRef) -> str:
-    if spec is None or spec.shape is None or not spec.is_static or npu.dtype.kind == "opaque":
-        return ""
-    stated = tuple(int(n) for n in spec.shape if isinstance(n, int))
-    if squeezed(stated) == squeezed(npu.shape):
-        return ""
-    return (
-        f"the dump's header says shape {shape_text(npu.shape)}, the mapping {shape_text(stated)}: "
-        "are they of the same build?"
-    )
 
 
 def _device_golden(golden: TensorRef, npu: TensorRef, written: Origin | None) -> tuple[TensorRef, tuple[str, ...]]:

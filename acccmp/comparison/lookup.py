@@ -47,11 +47,6 @@ class Dumped:
     def names(self) -> frozenset[str]:
         return frozenset(self.ports) | frozenset(self.broken)
 
-    @cached_property
-    def has_inputs(self) -> bool:
-        """Were input sections dumped at all?"""
-        return any(port.side == "input" for port in self.dump)
-
     def name_of(self, name: str) -> str | None:
         """The name that this dump has for the op `name`, None if it has none or several that could be it."""
         if name in self.ports or name in self.broken:

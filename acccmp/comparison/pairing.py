@@ -43,10 +43,11 @@ def pair(
     """
     dumped = Dumped(npu)
     notes: list[str] = []
+    belongs = ""
     if golden.kind == "npu" and not (mapping is not None and mapping.of_device):
         gold = Golden(golden, model, ())
         if mapping is not None:
-            check_belongs(mapping, model, npu)
+            belongs = check_belongs(mapping, model, npu)
             notes.append("both dumps are of the device: ops are paired by name, the mapping says what they stand for")
         ends = [Port(name, "output", i) for name, i in map(split_input, mapping.graph.outputs)] if mapping else []
         rows = mark_outputs(by_op(gold, dumped, mapping), gold, model, None, ends, notes)
@@ -56,7 +57,7 @@ def pair(
             notes.append("without a mapping, ops are paired by name; fused ops of other names have no partner then")
         asked = mapping.wanted_originals if not mapping.is_by_name else () if npu.flat_names else dumped.names
         gold = Golden(golden, model, asked)
-        check_belongs(mapping, golden if model is None or mapping.is_by_name else model, npu)
+        belongs = check_belongs(mapping, golden if model is None or mapping.is_by_name else model, npu)
         device = mapping.beside(gold)
         rows, told = by_mapping(device, gold, dumped)
         notes += told
@@ -64,7 +65,7 @@ def pair(
     rows = _with_floors(rows, floors or {})
     rows = restrict(rows, valid, gold)
     rows.sort(key=lambda row: (row.order, row.port.side == "output"))
-    return Pairing(tuple(rows), tuple(dict.fromkeys(notes)))
+    return Pairing(tuple(rows), tuple(dict.fromkeys(notes)), belongs)
 
 
 def _with_floors(rows: list[Pair], floors: Mapping[Port, float]) -> list[Pair]:

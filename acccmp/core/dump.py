@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
@@ -190,6 +191,15 @@ class Dump(Mapping[Port, TensorRef]):
 
     def __iter__(self) -> Iterator[Port]:
         return iter(self.refs)
+
+    @cached_property
+    def inputs(self) -> Mapping[str, int]:
+        """Op -> how many of its inputs were dumped, up to the last one."""
+        found: dict[str, int] = {}
+        for port in self.refs:
+            if port.side == "input":
+                found[port.node] = max(port.index + 1, found.get(port.node, 0))
+        return found
 
     def __len__(self) -> int:
         return len(self.refs)

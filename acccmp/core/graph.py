@@ -31,7 +31,8 @@ def shape_text(shape: Sequence[Dim] | None, unknown: str = "of any shape", times
 class TensorSpec:
     """What is known of a tensor without running anything. Unknown stays None, never a guess.
 
-    `shape` None means unknown rank. `origin` and `nbytes` are filled for device models only.
+    `shape` None means unknown rank. `origin`, `nbytes` and `offset` (in the model's memory) are filled for device
+    models only.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TensorSpec:
     layout: str | None = None
     origin: Origin | None = None
     nbytes: int | None = None
+    offset: int | None = None
 
     @property
     def is_static(self) -> bool:

@@ -66,16 +66,17 @@ def slice_model(
     graph = load_original(graph, weights) if isinstance(graph, str | Path) else graph
     device = device_map_of(mapping)
     npu = laid_out(npu_dump_of(dump, options or Options(), "--dump"), device) if dump is not None else None
+    belongs = ""
     if npu is not None or device is not None:
         device = device or by_names(npu or Dump({}), graph)
-        check_belongs(device, graph, npu)
+        belongs = check_belongs(device, graph, npu)
     fed = {name: TensorRef.of(array) for name, array in given_inputs(graph, inputs).items()} if inputs else None
     part = cut(graph, start, end, dump=npu, mapping=device, fed=fed, **cutting)
     if golden is not None:
         kept = _golden_dump(golden)
         ports = {graph.producer(t) or Port(t, "output", 0) for t in (*part.graph.outputs, *part.graph.inputs)}
         part = replace(part, golden=replace(kept, refs={p: kept[p] for p in sorted(ports) if p in kept}))
-    return part
+    return replace(part, log=(belongs, *part.log)) if belongs else part
 
 
 def run_slice(

@@ -98,6 +98,19 @@ class DeviceMap:
         """Device op -> its place."""
         return {node.name: place for place, node in enumerate(self.nodes)}
 
+    def tensor(self, port: Port, inputs: int = 0) -> str:
+        """The device tensor at a port of a dump; "" where the mapping has none.
+
+        `inputs` is how many inputs the dump has of the op: optional ones that were not given may be left out there.
+        """
+        node = self.node(port.node)
+        if node is None:
+            return ""
+        if port.side == "output":
+            return f"{node.name}:{port.index}"
+        tensors = node.inputs if inputs == len(node.inputs) else tuple(filter(None, node.inputs))
+        return tensors[port.index] if port.index < len(tensors) else ""
+
     @cached_property
     def redirect(self) -> Mapping[str, str]:
         """Tensors at the border of sub-graphs -> the tensor on the other side of it."""
@@ -114,13 +127,14 @@ class DeviceMap:
         return found
 
     @cached_property
-    def _specs(self) -> Mapping[str, TensorSpec]:
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Tensors of all graphs of the device model."""
         graphs = [self.graph, *(inner for node in self.nodes for inner in node.subgraphs.values())]
         return {name: spec for graph in reversed(graphs) for name, spec in graph.tensors.items()}
 
     def spec(self, tensor: str) -> TensorSpec | None:
         """What the device model says of a tensor of any of its graphs."""
-        return self._specs.get(tensor)
+        return self.specs.get(tensor) or self.specs.get(self.redirect.get(tensor, ""))
 
     @cached_property
     def hints(self) -> Mapping[str, ModelTensor]:
@@ -238,7 +252,7 @@ class DeviceMap:
     @cached_property
     def wanted_originals(self) -> frozenset[str]:
         """Originals that the outputs of device ops name; all originals where no output names any."""
-        named = {spec.origin.node for spec in self._specs.values() if spec.origin and spec.origin.node}
+        named = {spec.origin.node for spec in self.specs.values() if spec.origin and spec.origin.node}
         own = {
             name for node in self.nodes if node.op_type not in TASKLESS
             for name in (node.origins if node.origins is not None else (node.name,))

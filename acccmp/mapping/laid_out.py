@@ -30,19 +30,9 @@ def laid_out(dump: Dump, mapping: DeviceMap | None) -> Dump:
 
 def _described(dump: Dump, device: DeviceMap) -> Iterator[tuple[Port, TensorSpec]]:
     """The ports of which the device model says how they are stored."""
-    inputs: dict[str, int] = {}
+    inputs = dump.inputs
     for port in dump:
-        if port.side == "input":
-            inputs[port.node] = max(port.index + 1, inputs.get(port.node, 0))
-    for port in dump:
-        node = device.node(port.node)
-        if node is None:
-            continue
-        tensors = node.outputs
-        if port.side == "input":  # optional inputs that are not given may be left out in dumps
-            tensors = node.inputs if inputs[port.node] == len(node.inputs) else tuple(filter(None, node.inputs))
-        tensor = tensors[port.index] if port.index < len(tensors) else ""
-        spec = device.spec(device.redirect.get(tensor, tensor))
+        spec = device.spec(device.tensor(port, inputs.get(port.node, 0)))
         if spec is not None and spec.shape is not None and spec.is_static and spec.layout is not None:
             yield port, spec
 

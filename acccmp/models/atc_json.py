@@ -98,6 +98,7 @@ def _op(op: Any, place: int, graph: str, path: Path, notes: list[str]) -> Device
         tuple(_tensor(desc) for desc in _list(op.get("output_desc"))),
         _attrs(op.get("attr")),
         tuple(text for text in _list(op.get("subgraph_name")) if isinstance(text, str)),
+        offsets=tuple(_number(n) or 0 for n in _list(op.get("output_i"))),
     )
 
 

@@ -67,6 +67,7 @@ class DeviceOp:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     subgraphs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()  # tensors that it owns without reading them as inputs
+    offsets: tuple[int, ...] = ()  # where its outputs lie in the model's memory
     source: Any = field(default=None, repr=False, compare=False)
 
 
@@ -265,15 +266,16 @@ def _outputs(op: DeviceOp, name: str, highest: int) -> list[TensorSpec]:
     elif not descs and op.op_type in INPUT_OPS:
         descs = op.input_descs[:1] or (DeviceTensor(),)
     count = max(len(descs), highest + 1)
-    return [_spec(f"{name}:{i}", descs[i] if i < len(descs) else DeviceTensor(), i) for i in range(count)]
+    offsets = (*op.offsets, *[None] * count)
+    return [_spec(f"{name}:{i}", descs[i] if i < len(descs) else DeviceTensor(), i, offsets[i]) for i in range(count)]
 
 
-def _spec(name: str, desc: DeviceTensor, place: int) -> TensorSpec:
+def _spec(name: str, desc: DeviceTensor, place: int, offset: int | None) -> TensorSpec:
     layout, _ = split_layout(desc.layout)
     shape: tuple[int | None, ...] | None = None
     if desc.shape is not None and -2 not in desc.shape:  # -2 stands for an unknown rank, -1 for an unknown size
         shape = tuple(n if n >= 0 else None for n in desc.shape)
-    return TensorSpec(name, dtype_from(desc.dtype), shape, layout, origin_of(desc, place), desc.nbytes)
+    return TensorSpec(name, dtype_from(desc.dtype), shape, layout, origin_of(desc, place), desc.nbytes, offset)
 
 
 def _layout(value: Any) -> str | None:

@@ -220,6 +220,7 @@ class _Reader:
             text_of(op.name) or f"op_{place}", text_of(op.type), op.id, tuple(text_of(text) for text in op.input),
             tuple(self._desc(desc) for desc in op.input_desc), tuple(self._desc(desc) for desc in op.output_desc),
             plain_attrs(op.attr, self.dictionary), tuple(text_of(name) for name in op.subgraph_name),
+            offsets=tuple(op.output_i),
         )
 
     def _desc(self, desc: Any) -> DeviceTensor:

@@ -50,10 +50,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """All ports in execution order, and what is to be said about the pairing as a whole."""
+    """All ports in execution order, what is to be said about the pairing as a whole, and in a line how well mapping,
+    original and dump agree."""
 
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...] = ()
+    belongs: str = ""
 
 
 class Verdict(StrEnum):
