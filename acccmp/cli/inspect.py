@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from acccmp.cli.options import JSON, WEIGHTS, RunChoice, takes
-from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, show
+from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, say, show
 from acccmp.cli.ways import Way, take
 
 DUMP = Way("where PATH is a dump", ("weights", "inputs", "drawn"))
@@ -50,7 +50,7 @@ def inspect(
     if as_json:
         print_json({**facts, **({"fits": [fit_facts(fit) for fit in checked]} if checked else {})})
     elif nodes is not None:
-        click.echo("\n".join([*node_lines(facts), *(fit.text for fit in checked)]))
+        say(*node_lines(facts), *(line for fit in checked for line in fit.lines))
     else:
         show(screen(facts, checked))
     return PASSED if all(fit.fits for fit in checked) else NOT_PASSED
