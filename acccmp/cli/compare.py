@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
-from acccmp.cli.printing import one_line, print_json, progress, show, width
+from acccmp.cli.printing import print_json, progress, say, show, width
 from acccmp.cli.ways import Way, take
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _deliver(report: Report, delivery: Delivery) -> int:
     if delivery.as_json:
         print_json(report_json.to_json(report))
     elif delivery.level == "line" or (delivery.level == "short" and report.passed and not report.warnings):
-        click.echo(terminal.one_line(report))
+        say(terminal.one_line(report))
     else:
         show(terminal.terminal(report, width(), saved=[str(path) for path in saved]))
     return report.exit_code
@@ -163,12 +163,12 @@ def _deliver_slice(judged: SliceReports, delivery: Delivery) -> int:
     own, full, test = judged.own, judged.full, judged.self_test
     if not delivery.as_json:
         if full is not None:
-            click.echo("against the full model (what this stretch inherited included):")
+            say("against the full model (what this stretch inherited included):")
             _deliver(full, Delivery(inner, delivery.level, False))
-            click.echo("against the slice alone (its own error):")
+            say("against the slice alone (its own error):")
         _deliver(own, delivery)
-        click.echo(one_line(f"self-test: {test.status}{f' ({test.reason})' if test.reason else ''}"))
-        click.echo(f"device: {judged.device}")
+        say(f"self-test: {test.status}{f' ({test.reason})' if test.reason else ''}")
+        say(f"device: {judged.device}")
         return judged.exit_code
     if delivery.out and inner:
         own.save(delivery.out)

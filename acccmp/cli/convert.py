@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from acccmp.cli.options import JOBS, JSON, workers
-from acccmp.cli.printing import COULD_NOT, NOT_PASSED, PASSED, one_line, print_json
+from acccmp.cli.printing import COULD_NOT, NOT_PASSED, PASSED, print_json, say
 from acccmp.cli.ways import Way, take
 from acccmp.errors import InputError
 
@@ -48,11 +48,11 @@ def convert(
             "infinite": result.infinite, "subnormal": result.subnormal, "notes": list(result.notes),
         })
     else:
-        click.echo(f"{len(result.written)} files in {out}")
+        say(f"{len(result.written)} files in {out}")
         for note in result.notes:
-            click.echo(f"note: {note}")
+            say(f"note: {note}")
         for failure in result.failed:
-            click.echo(f"failed: {one_line(f'{failure.path}: {failure.reason}')}", err=True)
+            say(f"failed: {failure.path}: {failure.reason.removeprefix(f'{failure.path}: ')}", err=True)
     if not result.written:
         return COULD_NOT
     return NOT_PASSED if result.failed else PASSED
@@ -71,5 +71,5 @@ def _freeze(paths: Sequence[str], out: str, as_json: bool) -> int:
     if as_json:
         print_json({"written": [str(path) for path in made]})
     else:
-        click.echo("\n".join(str(path) for path in made))
+        say(*map(str, made))
     return PASSED

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from acccmp.cli.options import INPUTS, JSON, by, takes
-from acccmp.cli.printing import PASSED, print_json
+from acccmp.cli.printing import PASSED, print_json, say
 from acccmp.cli.ways import Way, take
 
 
@@ -67,9 +67,9 @@ def emulate(model: str, inputs: dict[str, str], device: Device, seed: int, out: 
     if as_json:
         print_json({"dump": str(made.dump), "mapping": str(made.mapping), "notes": list(made.notes)})
     else:
-        click.echo(f"emulated device dump in {made.dump}\nmapping in {made.mapping}")
+        say(f"emulated device dump in {made.dump}", f"mapping in {made.mapping}")
         for note in made.notes:
-            click.echo(f"note: {note}")
+            say(f"note: {note}")
         if not inputs:
-            click.echo(f"note: fed with random inputs (seed {seed})")
+            say(f"note: fed with random inputs (seed {seed})")
     return PASSED

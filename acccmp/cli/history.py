@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from acccmp.cli.options import JSON
-from acccmp.cli.printing import PASSED, one_line, print_json, show
+from acccmp.cli.printing import PASSED, print_json, say, show, write
 from acccmp.errors import InputError
 
 SCHEMA = "acccmp.history/1"  # of what `show --json` prints
@@ -48,7 +48,7 @@ def history_add(file: str, reports: tuple[str, ...], release: str, case: str) ->
     model = next((r.subject["model"] for r in kept.values() if "model" in r.subject), "")
     past.add(file, kept, release=release, model=model)
     what = "1 report" if len(kept) == 1 else f"{len(kept)} reports"
-    click.echo(one_line(f"{what} kept as {release} in {file}"))
+    say(f"{what} kept as {release} in {file}")
     return PASSED
 
 
@@ -114,5 +114,5 @@ def history_export(file: str, target: str | None) -> int:
     if target:
         write_text(Path(target), text)
     else:
-        click.echo(text, nl=False)
+        write(text)
     return PASSED

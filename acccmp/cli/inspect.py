@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from acccmp.cli.options import JSON, WEIGHTS, RunChoice, takes
-from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, show
+from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, say, show
 from acccmp.cli.ways import Way, take
 
 DUMP = Way("where PATH is a dump", ("weights", "inputs", "drawn"))
@@ -52,7 +52,7 @@ def inspect(
         told = {"fits": [fit_facts(fit) for fit in checked]} if checked else {}
         print_json({"schema": "acccmp.inspect/1", **facts, **told})
     elif nodes is not None:
-        click.echo("\n".join([*node_lines(facts), *(fit.text for fit in checked)]))
+        say(*node_lines(facts), *(line for fit in checked for line in fit.text.splitlines()))
     elif kind.role == "slice":
         folder, manifest = read_manifest(path)
         show(slice_screen(manifest, f"{folder}, made {manifest.made} of {manifest.model.path}"))

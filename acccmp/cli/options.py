@@ -156,4 +156,8 @@ def workers(jobs: int | None) -> Iterator[Executor | None]:
         yield None
         return
     with ThreadPoolExecutor(count) as pool:
-        yield pool
+        try:
+            yield pool
+        except BaseException:  # Ctrl-C does not wait for what has not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

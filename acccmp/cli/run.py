@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from acccmp.cli.options import JSON, Original, takes
-from acccmp.cli.printing import PASSED, print_json
+from acccmp.cli.printing import PASSED, print_json, say
 from acccmp.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def run(model: str, original: Original, out: str, force: bool, as_json: bool) ->
     if as_json:
         print_json({"folder": str(out), "tensors": len(dump), "notes": list(dump.notes)})
     else:
-        click.echo(f"{len(dump)} tensors of {graph.name} in {out}")
+        say(f"{len(dump)} tensors of {graph.name} in {out}")
         for note in dump.notes:
-            click.echo(f"note: {note}")
+            say(f"note: {note}")
     return PASSED
 
 

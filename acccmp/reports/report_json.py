@@ -96,13 +96,13 @@ def _stored_ref(ref: TensorRef | None) -> dict[str, Any] | None:
     }
 
 
-def from_json(text: str | bytes) -> Report:
+def from_json(text: str | bytes, where: object = "report") -> Report:
     """The report that `to_json` wrote, equal in every field but arrays in memory.
 
     What follows from the comparisons (passed, counts, ...) is computed anew, never believed. Raises FormatError for
     text that is no such JSON, or of another schema version.
     """
-    stored = parse_json(text, "report")
+    stored = parse_json(text, where)
     schema = stored.get("schema") if isinstance(stored, dict) else None
     if schema != SCHEMA:
         raise FormatError(f"report: its schema is {schema!r}, this version reads {SCHEMA!r}; compare again to renew it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import html as _html
+import json as _json
 import re
 
 MOST = 200  # characters of a name that a table shows; longer ones lose their middle
@@ -69,6 +70,29 @@ def code(text: object, most: int | None = 120, in_table: bool = True) -> str:
     fence = "`" * (longest + 1)
     pad = " " if shown[:1] in ("`", "") or shown[-1:] == "`" or (shown[:1] == shown[-1:] == " ") else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+# What a runner of a pipeline takes for a command to itself: GitHub's and Azure's, at the beginning of a line and
+# anywhere in it, TeamCity's, and GitLab's sections. The character that makes it one is written as an escape.
+_AT_START = re.compile(r"(?m)^((?:\x1b\[[0-9;]*m|[^\S\n])*):(?=:)")
+_ANYWHERE = re.compile(r"#(?=#(?:\[|vso\[|teamcity\[))|(?<=section)_(?=(?:start|end):)", re.IGNORECASE)
+
+
+def log(text: str) -> str:
+    """For a terminal or the log of a pipeline: lines, in which names went through `visible` before. No line of it is a
+    command to the pipeline, not even where a table broke a name in two."""
+    shown = _AT_START.sub(lambda found: f"{found[1]}\\x3a", text)
+    return _ANYWHERE.sub(lambda found: f"\\x{ord(found[0]):02x}", shown)
+
+
+def json_text(text: str) -> str:
+    """For JSON on a terminal or in such a log: the same values, but what would steer is written as `\\u` escapes."""
+    shown = re.sub(r"##(?=\[|vso\[|teamcity\[)|section_(?=start:|end:)", lambda m: _escaped(m[0]), text, flags=re.I)
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in shown)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\u{ord(c):04x}" if ord(c) < 0x10000 else _json.dumps(c)[1:-1] for c in text)
 
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$])")
