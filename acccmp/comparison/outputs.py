@@ -8,10 +8,9 @@ from fnmatch import fnmatchcase
 
 from acccmp.comparison.lookup import Golden
 from acccmp.core.dump import Port, Side
-from acccmp.core.graph import Graph
+from acccmp.core.graph import Graph, shape_text
 from acccmp.errors import InputError
 from acccmp.mapping.device_map import DeviceMap
-from acccmp.mapping.reading import shape_text
 from acccmp.models.device_graph import split_input
 from acccmp.reports.pair import Pair, Verdict
 

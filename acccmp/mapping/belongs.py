@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping
 
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, Port, flatten_name
-from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.graph import Graph, TensorSpec, shape_text
 from acccmp.core.graph import Shape as OpenShape
 from acccmp.core.layout import squeezed
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import MappingError
 from acccmp.mapping.device_map import DeviceMap
-from acccmp.mapping.reading import could_hold, shape_text, sizes_of
+from acccmp.mapping.reading import could_hold, sizes_of
 from acccmp.mapping.trace import PASSING
 from acccmp.models.device_graph import CONSTANTS, INPUT_OPS, TASKLESS, split_input
 

@@ -14,7 +14,7 @@ import numpy as np
 from acccmp.core import graph as graphs
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Origin
-from acccmp.core.graph import TensorSpec
+from acccmp.core.graph import TensorSpec, shape_text
 from acccmp.core.layout import Shape, squeezed
 from acccmp.core.tensor import Array, TensorRef, TurnedRef
 from acccmp.mapping.trace import Quantisation, Trail
@@ -226,11 +226,6 @@ def _moved(stated: Shape, layout: str | None) -> dict[str, Shape]:
 def _plain(layout: str | None) -> str | None:
     """`layout` if it says something about the order of an original's axes."""
     return layout if layout is not None and layout != "ND" and layouts.is_plain(layout) else None
-
-
-def shape_text(shape: Shape) -> str:
-    """`[1,3,8,8]`."""
-    return f"[{','.join(map(str, shape))}]"
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------
