@@ -135,6 +135,10 @@ def _missing(
         return [replace(base, verdict=Verdict.FUSED, reason="stays in the core's own memory (L1 fusion)")]
     if found.ref is None and (name is not None or not gold.has_in_model(found.port.node)):
         return []
+    if name is None and node.attrs.get("_no_task") is True:
+        feeds = ", ".join(dict.fromkeys(split_input(tensor)[0] for tensor in node.inputs if tensor))
+        return [replace(base, verdict=Verdict.FUSED,
+                        reason=f"has no task of its own: its data lie in the buffers of {feeds or 'others'}")]
     what = "the op was not dumped" if name is None else "this output was not dumped"
     return [replace(base, verdict=Verdict.NO_NPU, reason=what)]
 

@@ -11,9 +11,11 @@ from functools import partial
 from acccmp.comparison.judging import Thresholds, judge, judge_dtypes
 from acccmp.comparison.metrics import Measured, measure
 from acccmp.comparison.pairing import pair
+from acccmp.comparison.random_ops import set_aside
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.layout import squeezed
+from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError, InputError, LayoutError
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.reports.pair import Pair, Verdict
@@ -63,6 +65,7 @@ def compare(
         done.append(row)
         if progress is not None:
             progress(len(done), len(pairing.pairs))
+    done = set_aside(done, model, mapping)
     return Report(
         tuple(done), {
             **({"belongs": pairing.belongs} if pairing.belongs else {}),
@@ -102,7 +105,7 @@ def compare_pair(pair: Pair, thresholds: Thresholds | None = None) -> Comparison
         measured, golden, npu, thresholds, names=_names(pair), op_type=pair.op_type, floor=pair.floor,
         coarsest=pair.coarsest,
     )
-    notes = list(pair.notes)
+    notes = [*pair.notes, *_padding(pair.npu)]
     if squeezed(pair.golden.own_shape) == squeezed(pair.npu.own_shape) and (
         pair.golden.own_shape != pair.npu.own_shape
     ):
@@ -112,6 +115,15 @@ def compare_pair(pair: Pair, thresholds: Thresholds | None = None) -> Comparison
         limit=judged.limit, judged_by=judged.judged_by, max_error_index=measured.max_error_index,
         notes=(*notes, *judged.notes),
     )
+
+
+def _padding(ref: TensorRef) -> list[str]:
+    """What is to be said of the padding of a blocked tensor, which nothing else looks at: it should be all zero."""
+    dirt = ref.dirt()
+    if not dirt.nonzero:
+        return []
+    odd = f", {dirt.nonfinite} of them NaN or Inf" if dirt.nonfinite else ""
+    return [f"{dirt.nonzero} of the {dirt.size} numbers in its padding are not 0{odd}"]
 
 
 def _misfit(pair: Pair) -> str:

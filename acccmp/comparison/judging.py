@@ -215,15 +215,16 @@ class Judgement:
 def judge_dtypes(golden: DType, npu: DType) -> Judgement | None:
     """`dtype` or `not_comparable` for types that cannot be judged against each other; None when they can.
 
-    Widths may differ, kinds (float, int, bool, complex) may not. A quantised integer, or any integer of at most 16
-    bits, against float has no meaning without its scale.
+    Widths may differ, kinds (float, int, bool, complex) may not, but for what a device stores otherwise: bool as
+    8-bit integers, golden's integers as floats. A quantised integer, or any integer of at most 16 bits on the NPU,
+    against float has no meaning without its scale.
     """
     if "opaque" in (golden.kind, npu.kind):
         name = golden.name if golden.kind == "opaque" else npu.name
         if golden.name == npu.name or name in ("resource", "variant", "string", "string_ref"):
             return Judgement(Verdict.NOT_COMPARABLE, f"{name} is not made of numbers")
         return Judgement(Verdict.DTYPE, f"golden is {golden.name}, npu is {npu.name}: no defined meaning as numbers")
-    if golden.kind == npu.kind:
+    if golden.kind == npu.kind or is_converted(golden, npu):
         return None
     side, integer, other = ("npu", npu, golden) if npu.kind == "int" else ("golden", golden, npu)
     if {integer.kind, other.kind} == {"int", "float"} and (integer.quantised or (side == "npu" and npu.bits <= 16)):
@@ -232,6 +233,13 @@ def judge_dtypes(golden: DType, npu: DType) -> Judgement | None:
             f"{side} is {integer.name}, the other side {other.name}: no meaning without its scale and offset",
         )
     return Judgement(Verdict.DTYPE, f"golden is {golden.name}, npu is {npu.name}: not the same kind of number")
+
+
+def is_converted(golden: DType, npu: DType) -> bool:
+    """Does a device store golden's numbers as another kind, one that holds the same values?"""
+    if {golden.kind, npu.kind} == {"bool", "int"}:
+        return {golden.bits, npu.bits} == {8}
+    return golden.kind == "int" and npu.kind == "float" and not golden.quantised
 
 
 def judge(
@@ -272,7 +280,9 @@ def judge(
         notes.append(f"{found.agreeing} NaN or Inf at the same places on both sides; the rest was compared")
     limits = thresholds.limits_for(names, op_type, npu.name)
     own_rule = limits is not None and limits is not thresholds.limits
-    if (npu.kind == "bool" and not own_rule) or (npu.kind == "int" and limits is None):
+    if is_converted(golden, npu):
+        notes.append(f"golden's {golden.name} is {npu.name} on the NPU: compared by value")
+    if (npu.kind == "bool" and not own_rule) or (golden.kind in ("int", "bool") and limits is None):
         return _by_mismatches(found, npu, notes)
     if limits is not None:
         return _by_limits(found, limits, notes)

@@ -7,6 +7,7 @@ end padded). C0 is always taken from the stored shape. Source of the formulas: s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -238,6 +239,35 @@ def read_region(
     rest = [name for name in axes.names if name not in ordered]
     moved = view.transpose([axes.names.index(name) for name in ordered + rest])
     return moved.reshape(rooms)[tuple(cuts)]
+
+
+def padding(
+    stored: Array, layout: str, original_layout: str | None, original: Shape, groups: int = 1,
+) -> list[tuple[int, Array]]:
+    """The padding of a blocked tensor as views of `stored`: (1, view) or, for what two of those share, (-1, view).
+
+    Empty for layouts that are not known axis by axis (grouped filters).
+    """
+    original = _at_least_a_row(layout, original)
+    if layout not in STORED_AS or _is_indexed(layout, groups):
+        return []
+    axes, order = _axes(layout, stored.shape, original_layout, original)
+    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    outside: list[dict[str, slice]] = []
+    for letter, size in zip(order, original, strict=True):
+        block = sizes.get(letter + "0", 0)
+        whole, rest = divmod(size, block) if block else (size, 0)
+        if rest:
+            outside.append({letter + "1": slice(whole, whole + 1), letter + "0": slice(rest, None)})
+        elif not block and size < sizes[letter]:
+            outside.append({letter: slice(size, None)})
+    view = stored.reshape(axes.sizes)
+    found = []
+    for count in range(1, len(outside) + 1):
+        for several in itertools.combinations(outside, count):
+            cuts = {name: cut for one in several for name, cut in one.items()}
+            found.append(((-1) ** (count + 1), view[tuple(cuts.get(name, slice(None)) for name in axes.names)]))
+    return found
 
 
 def regions(shape: Shape, elements: int) -> Iterator[Region]:

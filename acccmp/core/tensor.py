@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -339,6 +339,14 @@ def _nearest_code(flat: Array, table: NDArray[Any]) -> NDArray[np.uint8]:
 # -- the noun ----------------------------------------------------------------------------------------------------
 
 
+class Dirt(NamedTuple):
+    """Numbers in the padding of a blocked tensor; those that are not 0, and those that are NaN or Inf."""
+
+    size: int = 0
+    nonzero: int = 0
+    nonfinite: int = 0
+
+
 @dataclass(frozen=True)
 class TensorRef:
     """Where a tensor is, and how to read it. Name, shape and `repr` never do I/O.
@@ -417,6 +425,18 @@ class TensorRef:
         """One region of `numpy()`, reading little more than that region. Always a copy for file-backed refs."""
         return self._decoded(region)
 
+    def dirt(self) -> Dirt:
+        """What lies in the padding of a blocked tensor. Raises FormatError when the file is too short."""
+        if self.original_shape is None or layouts.is_plain(self.layout) or self.count == math.prod(self.original_shape):
+            return Dirt()
+        parts = layouts.padding(
+            self.stored(), self.layout, self.original_layout, self.original_shape, self.groups,
+        )
+        return Dirt(*(
+            sum(sign * int(count(part)) for sign, part in parts)
+            for count in (np.size, np.count_nonzero, lambda part: np.size(part) - np.count_nonzero(np.isfinite(part)))
+        ))
+
     def blocks(self, elements: int = BLOCK) -> Iterator[Array]:
         """`numpy()` in flat row-major pieces of about `elements` elements, with a small peak memory."""
         for region in layouts.regions(self.own_shape, elements):
@@ -480,6 +500,10 @@ class TurnedRef(TensorRef):
     def raw(self) -> bytes:
         assert self.base is not None
         return self.base.raw()
+
+    def dirt(self) -> Dirt:
+        assert self.base is not None
+        return self.base.dirt()
 
     def _decoded(self, region: Region | None) -> Array:
         assert self.base is not None

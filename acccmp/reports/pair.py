@@ -83,5 +83,7 @@ FATAL = frozenset({Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE, Verdict.OVE
 BAD = FATAL | {Verdict.DRIFT}
 # Bad, and nothing is known of the numbers.
 UNCOMPARED = frozenset({Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE})
-# Not expected of the device at all, so not part of coverage.
+# Not expected of the device at all.
 LISTED = frozenset({Verdict.FUSED, Verdict.INSERTED})
+# Not part of coverage: those, and what cannot be compared by design.
+UNDUE = LISTED | {Verdict.NOT_COMPARABLE}

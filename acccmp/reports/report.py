@@ -14,7 +14,7 @@ from acccmp.core.dump import Port
 from acccmp.core.names import named
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import UnknownName
-from acccmp.reports.pair import BAD, FATAL, JUDGED, LISTED, Pair, Verdict
+from acccmp.reports.pair import BAD, FATAL, JUDGED, LISTED, UNDUE, Pair, Verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -183,8 +183,8 @@ class Report:
 
     @property
     def coverage(self) -> float:
-        """Judged ports / ports that the device should have (fused and inserted ones are only listed); NaN for none."""
-        due = [row for row in self.comparisons if row.verdict not in LISTED]
+        """Judged ports / ports that the device should have and that are comparable by design; NaN for none."""
+        due = [row for row in self.comparisons if row.verdict not in UNDUE]
         return len(self.judged) / len(due) if due else math.nan
 
     @property
@@ -194,7 +194,7 @@ class Report:
             ref = row.golden or row.npu
             return math.prod(ref.own_shape) if ref is not None else 0
 
-        due = sum(size(row) for row in self.comparisons if row.verdict not in LISTED)
+        due = sum(size(row) for row in self.comparisons if row.verdict not in UNDUE)
         return sum(size(row) for row in self.judged) / due if due else math.nan
 
     @cached_property
@@ -231,7 +231,8 @@ class Report:
         if not self.judged:
             return 3
         if not self.passed:
-            return 3 if only_uncovered and not any(row.is_bad for row in self.judged) and not self.outputs else 1
+            unjudged = all(row.verdict in (Verdict.MATCH, Verdict.NOT_COMPARABLE) for row in self.outputs)
+            return 3 if only_uncovered and not any(row.is_bad for row in self.judged) and unjudged else 1
         return 0 if self.coverage >= self.min_coverage else 3
 
     @cached_property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from acccmp.core.dump import Port
 from acccmp.reports.legend import FIRST_BAD, FIRST_UNCOMPARED
-from acccmp.reports.pair import JUDGED, LISTED, UNCOMPARED, Verdict
+from acccmp.reports.pair import JUDGED, LISTED, UNCOMPARED, UNDUE, Verdict
 from acccmp.reports.report import Comparison, Report
 
 
@@ -87,7 +87,7 @@ def whys(report: Report, most: int = 4) -> list[str]:
 
 def coverage(report: Report) -> str:
     """`57 of 60 ports were judged (95 %; 98 % of the elements), at least 90 % wanted`."""
-    due = sum(row.verdict not in LISTED for row in report.comparisons)
+    due = sum(row.verdict not in UNDUE for row in report.comparisons)
     elements = report.element_coverage
     inside = percent(report.coverage) + (f"; {percent(elements)} of the elements" if not math.isnan(elements) else "")
     return (f"{len(report.judged)} of {due} {noun(report)}s were judged ({inside}), at least "
