@@ -309,14 +309,17 @@ def test_each_case_of_a_check_is_fed_with_its_own_input(acccmp_in: Run, house: P
 # -- names -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("option", ["--mapping", "--dump"])
 @pytest.mark.parametrize("name", [
     "convrelu", "convrelu:output:0", "relu", "conv", "relu:output:0", "conv:input:0", "r", "c",
 ])
 def test_a_name_that_a_screen_prints_starts_ends_and_centres_a_slice(
-    name: str, acccmp_in: Run, house: Path,
+    name: str, option: str, acccmp_in: Run, house: Path,
 ) -> None:
-    """A device op (with and without its port), an original node, its port, a tensor."""
-    cut = ["slice", house / "net.onnx", "--mapping", house / "mapping.json", "--json"]
+    """A device op (with and without its port), an original node, its port, a tensor; where the mapping tells what the
+    device op stands for, and where the names of the dump's ops do."""
+    told = house / ("mapping.json" if option == "--mapping" else "device/npu")
+    cut = ["slice", house / "net.onnx", "--json", option, told]
     for given, layers in (
         (["--start", name, "--end", "mul"], ["conv", "relu", "mul"]), (["--start", "conv", "--end", name],
         ["conv", "relu"]), (["--around", name, "--radius", "0"], ["conv", "relu"]),
