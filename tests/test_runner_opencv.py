@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from caffe_nets import random_inputs, random_weights, v1_net, v2_net, write_net
+from caffe_nets import V2_SHAPES, random_inputs, random_weights, v1_net, v2_net, write_net
 from caffe_numpy import execute
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -282,20 +282,32 @@ def test_flat_and_integer_inputs_are_taken_as_what_they_are(shared: Path) -> Non
 
 
 def test_a_net_without_weights_says_where_they_go(tmp_path: Path) -> None:
-    graph = load(v2_net(tmp_path)[0])
+    model, weights = v2_net(tmp_path)
+    weights.unlink()
+    graph = load(model)
     with pytest.raises(RunError, match=r"Zoo has no weights: give the \.caffemodel too \(--weights FILE\)"):
         run(graph, random_inputs(graph))
 
 
 def test_layers_without_their_weights_are_left_out_before_opencv_sees_them(tmp_path: Path) -> None:
     model, _ = v2_net(tmp_path)
-    weights = random_weights({"conv": [(8, 3, 3, 3)], "bn": [(8,), (8,), (1,)], "scale": [(9,), (9,)]})
-    graph = load(*write_net(tmp_path, model.read_text(), weights))
+    shapes = {name: V2_SHAPES[name] for name in V2_SHAPES if name not in ("prelu", "up")}
+    graph = load(*write_net(tmp_path, model.read_text(), random_weights(shapes)))
+    assert graph.notes == tuple(f"net.caffemodel has no weights for the layer {name!r}" for name in ("prelu", "up"))
     captured = run(graph, random_inputs(graph))
-    assert set(by_tensor(graph, captured)) == {"image", "conv", "conv@bn"}
-    assert captured.skipped["conv@scale"] == "the weight scale.1 has shape (9,), (8,) is due"
+    assert set(by_tensor(graph, captured)) == {"image", "conv", "conv@bn", "conv@scale"}
     assert captured.skipped["conv@prelu"] == "none of the 1 weights of prelu (PReLU) are there"
     assert captured.skipped["power"].startswith("below conv@")
+
+
+def test_a_picture_of_another_size_is_told_where_it_no_longer_fits_the_weights(tmp_path: Path) -> None:
+    text = """layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 dim: 3 dim: 4 } } }
+      layer { name: "r" type: "ReLU" bottom: "x" top: "r" }
+      layer { name: "ip" type: "InnerProduct" bottom: "r" top: "ip" inner_product_param { num_output: 5 } }"""
+    graph = load(*write_net(tmp_path, text, random_weights({"ip": [(5, 24), (5,)]})))
+    captured = run(graph, {"x": np.ones((1, 2, 3, 5), "f4")})
+    assert set(by_tensor(graph, captured)) == {"x", "r"}
+    assert captured.skipped["ip"] == "the weight ip.0 has shape (5, 24), (5, 30) is due"
 
 
 def test_a_trained_net_runs_without_its_labels(shared: Path) -> None:

@@ -75,7 +75,10 @@ INPUTS = click.option(
     "--input", "-i", "inputs", multiple=True, callback=_files, metavar="NAME=FILE",
     help="What an input of the model is fed with: .npy, .npz, raw .bin or an image. Once for each input.",
 )
-WEIGHTS = click.option("--weights", "-w", type=click.Path(), help="The caffemodel that belongs to a prototxt.")
+WEIGHTS = click.option(
+    "--weights", "-w", type=click.Path(),
+    help="The caffemodel that belongs to a prototxt; by default the only one beside it that fits.",
+)
 MAPPING = click.option(
     "--mapping", "-m", type=click.Path(),
     help="The device's model: the .om, its JSON (atc --mode=1) or ge_*_Build.pbtxt.",

@@ -84,7 +84,7 @@ def compare_weights(golden: Graph, npu: Graph, *, min_coverage: float = 0.9, not
     rows = [job.row(weight, order) for order, weight in enumerate(mine)]
     rows = _folded_away(rows, job)
     left = [weight.name for weight in theirs if weight.name not in job.used]
-    told = list(notes)
+    told = [*golden.notes, *notes]
     if left:
         told.append(
             f"{len(left)} of {len(theirs)} weights of the NPU side stand for none of the original's (made by the "

@@ -73,7 +73,6 @@ def compare(
         feeds, told = _feeds(graph, inputs, npu_dump, device)
         notes += told
         golden_dump = run(graph, feeds, runner=options.runner)
-        notes += golden_dump.notes
     elif inputs:
         raise InputError("--input feeds a model, but GOLDEN is a dump folder; leave it out or give the model as GOLDEN")
     if graph is None:

@@ -76,7 +76,7 @@ def slice_model(
         kept = _golden_dump(golden)
         ports = {graph.producer(t) or Port(t, "output", 0) for t in (*part.graph.outputs, *part.graph.inputs)}
         part = replace(part, golden=replace(kept, refs={p: kept[p] for p in sorted(ports) if p in kept}))
-    return replace(part, log=(belongs, *part.log)) if belongs else part
+    return replace(part, log=(*graph.notes, *([belongs] if belongs else []), *part.log))
 
 
 def run_slice(

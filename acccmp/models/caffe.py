@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph, Node, Shape, TensorSpec
-from acccmp.core.reading import read_bytes
+from acccmp.core.reading import listed, read_bytes
 from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import caffe_shapes as shapes
@@ -40,22 +40,27 @@ from acccmp.models.caffe_writing import save
 __all__ = ["load", "save", "with_input_shapes"]
 
 MOST_HINTS = 500  # names that a wrong name is compared with, and characters of it: comparing is quadratic in both
+MOST_BESIDE = 100  # caffemodels of a folder that are looked at
+NO_WEIGHTS = "no weights were given (the .caffemodel): the graph can be seen, not run"
 LARGEST_TEXT = 256 << 20  # bytes of a prototxt; real ones have up to a few hundred kB
 
 
 def load(path: str | Path, weights: str | Path | None = None) -> Graph:
     """The Graph of a prototxt, with the weights of a caffemodel if one is given; or of a caffemodel alone.
 
+    A prototxt alone takes the caffemodel that lies beside it, when there is exactly one that fits: a note says which.
     A caffemodel alone holds the net as it was trained: parameters of layers that only forks know are missing then,
     and blobs that only a training layer makes become inputs (the notes say which). Weights stay in their file.
 
-    Raises FormatError for damaged files and nets that contradict themselves, InputError for files in the wrong place.
+    Raises FormatError for damaged files and nets that contradict themselves, InputError for files in the wrong place
+    and for weights that do not fit the net.
     """
     path = Path(path)
     if is_text(first_bytes(path)):
         block = _prototxt(path)
-        stored = None if weights is None else read_caffemodel(Path(weights))
-        return _Builder(block, path, stored).graph()
+        if weights is None:
+            return _with_weights_beside(_Builder(block, path, None))
+        return _Builder(block, path, read_caffemodel(Path(weights))).graph()
     if weights is not None:
         swapped = is_text(first_bytes(Path(weights)))
         raise InputError(
@@ -65,6 +70,38 @@ def load(path: str | Path, weights: str | Path | None = None) -> Graph:
         )
     stored = read_caffemodel(path)
     return _Builder(_regenerated(stored), path, stored, alone=True).graph()
+
+
+def _with_weights_beside(bare: _Builder) -> Graph:
+    """The graph of a prototxt with the only caffemodel of its folder that fits it; without any where several do."""
+    graph = bare.graph()
+    if not bare.bare_layers:
+        return graph
+    folder = bare.path.parent
+    try:
+        found = [entry for entry in listed(folder, folder) if entry.name.endswith(".caffemodel")]
+    except FormatError:  # a folder that may not be listed
+        found = []
+    found = [entry for entry in found if not entry.is_folder and not entry.outside]
+    fitting: dict[str, Graph] = {}
+    for entry in found[:MOST_BESIDE]:
+        try:
+            builder = _Builder(bare.net, bare.path, read_caffemodel(Path(entry.path)))
+            filled = builder.graph()
+        except (FormatError, InputError):
+            continue
+        if not builder.bare_layers:
+            fitting[entry.name] = filled
+    if len(fitting) == 1:
+        ((name, filled),) = fitting.items()
+        taken = f"its weights are those of {name}, the only caffemodel beside it that fits"
+        return replace(filled, notes=(taken, *filled.notes))
+    told = ""
+    if fitting:
+        told = f"; {_named(list(fitting))} beside it fit: say which, --weights FILE"
+    elif found:
+        told = f"; {_named([entry.name for entry in found])} beside it do{'' if found[1:] else 'es'} not fit"
+    return replace(graph, notes=tuple(f"{note}{told}" if note == NO_WEIGHTS else note for note in graph.notes))
 
 
 def _prototxt(path: Path) -> Block:
@@ -169,6 +206,7 @@ class _Builder:
         if not self.layers and not net.strings("input"):
             raise FormatError(f"{self.where}: no Caffe net: it has no layers")
         self.taken = {layer.string("name") for layer in self.layers}
+        self.bare_layers: list[str] = []  # that need weights and have none
         self.counted: dict[str, int] = {}  # name -> the last number that was put behind it
         self.pool = self._stored_by_name()
 
@@ -357,35 +395,44 @@ class _Builder:
         return found.pop(0) if found else None
 
     def _check_weights(self) -> None:
+        """Notes on weights that are missing. InputError when those that were given are of another net."""
+        wrong, needing = self._misfits()
         if self.stored is None:
-            self.notes.append("no weights were given (the .caffemodel): the graph can be seen, not run")
+            self.notes += [NO_WEIGHTS] if needing else []
             return
-        wanting, matched = [], False
+        file = self.stored.path.name
+        missing = [f"{file} has no weights for the layer {name!r}" for name in self.bare_layers]
+        # Of layers that are new in a net, Caffe makes the weights up: a few may be missing.
+        if not self.alone and (wrong or 2 * len(self.bare_layers) > needing):
+            held = [layer.name for layer in self.stored.layers if layer.blobs]
+            told = wrong or [
+                f"it has weights for {_named(held) or 'no layer'}, the net needs them for {_named(self.bare_layers)}"
+            ]
+            more = f" (and {len(told) - 1} more)" if told[1:] else ""
+            raise InputError(f"{file} does not fit {self.where}: {told[0]}{more}; do the two belong together?")
+        self.notes += [*wrong, *missing]
+
+    def _misfits(self) -> tuple[list[str], int]:
+        """What of the stored weights contradicts the net, and how many layers need weights."""
+        wrong: list[str] = []
+        needing = 0
         for node in self.nodes:
             below = [self.specs[tensor].shape for tensor in node.inputs]
             expected = shapes.weight_shapes(node.op_type, node.attrs, below)
             found = [self.weights[name] for name in node.weights]
-            matched |= bool(found)
+            needing += expected is not None or bool(found)
             if expected is None:
                 continue
             if not found:
-                wanting.append(node.name)
-            elif len(found) < len(expected):
-                self.notes.append(
-                    f"{node.name!r} ({node.op_type}) has {len(found)} weights where {len(expected)} are due"
-                )
-            for name, ref, shape in zip(node.weights, found, expected, strict=False):
-                if not shapes.fits(ref.shape, shape):
-                    self.notes.append(f"the weight {name} is stored with shape {ref.shape}, the net needs {shape}")
-        file = self.stored.path.name
-        if wanting and not matched:
-            held = [layer.name for layer in self.stored.layers if layer.blobs]
-            raise InputError(
-                f"{file} has weights for {', '.join(held[:4]) or 'no layer'}{', ...' if len(held) > 4 else ''}, "
-                f"{self.where} needs them for {', '.join(wanting[:4])}{', ...' if len(wanting) > 4 else ''}: "
-                "do the two belong together?"
-            )
-        self.notes += [f"{file} has no weights for the layer {name!r}" for name in wanting]
+                self.bare_layers.append(node.name)
+            elif len(found) < len(expected) or (len(found) > len(expected) and None not in expected):
+                wrong.append(f"{node.name!r} ({node.op_type}) has {len(found)} weights where {len(expected)} are due")
+            wrong += [
+                f"the weight {name} is stored with shape {ref.shape}, the net needs {shape}"
+                for name, ref, shape in zip(node.weights, found, expected, strict=False)
+                if not shapes.fits(ref.shape, shape)
+            ]
+        return wrong, needing
 
     def _note_unknown(self) -> None:
         names = [node.name for node in self.nodes if node.source.stored and unknown_to_schema(node.source.stored)]
@@ -426,6 +473,10 @@ class _Builder:
 def _passes(node: Node, brought: set[str], read: set[str]) -> bool:
     """Does a layer only cut up or copy an input that judging layers read (labels)?"""
     return node.op_type in ("Slice", "Split") and brought.issuperset(node.inputs) and read.isdisjoint(node.outputs)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _is_implicit(name: str, tops: Sequence[str]) -> bool:

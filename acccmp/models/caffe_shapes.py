@@ -700,14 +700,10 @@ def _weights(params: Params, op_type: str, bottoms: Shapes) -> list[Shape | None
 
 
 def fits(stored: Sequence[int], wanted: Shape | None) -> bool:
-    """Is a stored weight of the wanted shape, leading ones apart (old files store four sizes)?"""
+    """Is a stored weight of the wanted shape, sizes of 1 apart (old files store four sizes)?"""
     if wanted is None:
         return True
-    have, want = list(stored), list(wanted)
-    while have and have[0] == 1:
-        have.pop(0)
-    while want and want[0] == 1:
-        want.pop(0)
-    if None in want:
-        have, want = list(stored)[-len(wanted) :], list(wanted)
-    return len(have) == len(want) and all(b is None or a == b for a, b in zip(have, want, strict=True))
+    if None not in wanted:
+        return [size for size in stored if size != 1] == [size for size in wanted if size != 1]
+    have = list(stored)[-len(wanted) :]
+    return len(have) == len(wanted) and all(b is None or a == b for a, b in zip(have, wanted, strict=True))

@@ -58,7 +58,7 @@ def _dump(graph: Graph, captured: Captured, feeds: Feeds) -> Dump:
     where = f"<{captured.runner}>"
     return Dump(
         {port: TensorRef.of(array, _layout(graph, port, array), where) for port, array in captured.tensors.items()},
-        kind="golden", model=graph.name, notes=(*feeds.notes, *captured.notes),
+        kind="golden", model=graph.name, notes=(*graph.notes, *feeds.notes, *captured.notes),
         run=RunFacts(
             captured.runner, captured.version, outputs=_outputs(graph), tensors=_tensors(graph, captured),
             skipped=dict(captured.skipped),
@@ -140,12 +140,13 @@ def _write(
     import time
 
     captured = runner_for(graph, runner).run(graph, feeds.arrays, wanted)
+    told = (*graph.notes, *feeds.notes, *captured.notes)
     stamp = time.time_ns() // 1000 if stamp is None else stamp
     write_text(folder / STARTED, json.dumps({**about, "time_us": stamp}))
     manifest = {
         **about, "runner": {"name": captured.runner, "version": captured.version}, "time_us": stamp,
         "outputs": [str(port) for port in _outputs(graph)], "skipped": dict(captured.skipped),
-        "notes": [*feeds.notes, *captured.notes],
+        "notes": list(told),
     }
     layouts = {port: _layout(graph, port, array) for port, array in captured.tensors.items()}
     dump = arrays.write_golden(
@@ -153,8 +154,7 @@ def _write(
         time_us=stamp,
     )
     remove(folder / STARTED)
-    notes = (*dump.notes, *feeds.notes, *captured.notes, *([again] if again else []))
-    return replace(dump, notes=notes, model=graph.name)
+    return replace(dump, notes=(*dump.notes, *told, *([again] if again else [])), model=graph.name)
 
 
 def _about(graph: Graph, feeds: Feeds, runner: str, wanted: Collection[str] | None) -> dict[str, Any]:
