@@ -42,7 +42,7 @@ def history_add(file: str, reports: tuple[str, ...], release: str, case: str) ->
 
     names = [case if len(reports) == 1 else f"{case} {number}" for number in range(1, len(reports) + 1)]
     kept = {
-        name: report_json.from_json(read_bytes(report, report_json.MOST_BYTES))
+        name: report_json.from_json(read_bytes(report, report_json.MOST_BYTES), report)
         for name, report in zip(names, reports, strict=True)
     }
     model = next((r.subject["model"] for r in kept.values() if "model" in r.subject), "")

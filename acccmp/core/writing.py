@@ -195,6 +195,11 @@ def write_texts(texts: Mapping[Path, str]) -> list[Path]:
     return list(texts)
 
 
+def one_line(text: str) -> str:
+    """A text as one line of a file: what is not printable is written as an escape like `\\n` or `\\x1b`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def append(path: Path, line: str) -> None:
     """One line more at the end of a file, which is made when it is not there: all of the line or none of it.
 

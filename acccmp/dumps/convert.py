@@ -24,7 +24,7 @@ from acccmp.core import reading
 from acccmp.core.dump import DumpedOp, Port, Side
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import DType, TensorRef, decode, dtype_of, encode
-from acccmp.core.writing import append, make_folder, remove, replacing, write_text
+from acccmp.core.writing import append, make_folder, one_line, remove, replacing, write_text
 from acccmp.dumps import arrays, ascend, converted, fftsplus, names, tree
 from acccmp.errors import FormatError, InputError, LayoutError
 
@@ -623,7 +623,8 @@ def _write_bytes(path: Path, pieces: Iterator[bytes]) -> None:
 def _write_lists(out: Path, result: ConvertResult) -> None:
     path = out / FAILED_LIST
     if result.failed:
-        write_text(path, "".join(f"{item.path}\t{item.reason}\n" for item in result.failed))
+        write_text(path, "".join(
+            f"{one_line(item.path)}\t{one_line(item.reason)}\n" for item in result.failed))
     else:
         remove(path)
 

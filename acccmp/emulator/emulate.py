@@ -32,7 +32,7 @@ from acccmp.emulator.fusion import Plan, Step, attribute, plan
 from acccmp.emulator.storage import Storage
 from acccmp.errors import AcccmpError, InputError, RunError
 from acccmp.models.onnx import source_of
-from acccmp.runners.onnxruntime import checked_inputs
+from acccmp.runners.onnxruntime import checked_inputs, external_folder
 
 __all__ = ["TWICE", "Fault", "Twin", "emulate", "floors"]
 
@@ -222,6 +222,8 @@ class Machine:
     def _constant(self, tensor: str, constants: Mapping[str, Array]) -> Array:
         if tensor in constants:
             return constants[tensor]
+        if tensor not in self.graph.weights:
+            raise RunError(f"{self.graph.name}: {tensor!r} is read, but no node, input or weight makes it")
         return np.asarray(self.graph.weights[tensor].numpy(), order="C")
 
     def _folded(self, step: Step, values: Mapping[str, Array], constants: dict[str, Array]) -> dict[str, Array]:
@@ -444,12 +446,8 @@ class _Sessions:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1  # one order of summation, whatever the machine
         options.log_severity_level = 4
-        options.add_session_config_entry(_EXTERNAL_FOLDER, str(own.path.parent))
+        options.add_session_config_entry(*external_folder(own.path.parent))
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-# Where tensors in attributes and bodies that lie in other files are looked for (the step itself comes from memory).
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def _onnxruntime() -> ModuleType:

@@ -171,7 +171,7 @@ def _only_reader(graph: Graph, node: Node) -> Node | None:
     """The node that alone reads what `node` makes, if nothing else wants it."""
     made = [tensor for tensor in node.outputs if tensor]
     wanted = [tensor for tensor in made if graph.consumers(tensor) or tensor in graph.outputs]
-    if wanted != made[:1] or made[0] in graph.outputs:
+    if not made or wanted != made[:1] or made[0] in graph.outputs:
         return None
     readers = graph.consumers(made[0])
     if len(readers) != 1 or made[0] in graph[readers[0].node].captures or graph[readers[0].node].domain:

@@ -24,6 +24,8 @@ Array = NDArray[Any]
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\x00", b"MM\x00*", b"RIFF")
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _LARGEST_IMAGE = 1 << 28  # pixels
+_LARGEST_RANDOM = 1 << 28  # numbers of a random input
+_MOST_AXES = 64  # numpy's own limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,7 @@ def prepare(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
     notes: list[str] = []
     for name in graph.inputs:
         value, spec = given[name], graph.spec(name)
+        _refuse_axes(name, spec)
         if isinstance(value, str | os.PathLike):
             array = _from_file(Path(value), name, spec, notes)
             out.sources[name] = str(value)
@@ -289,6 +292,7 @@ def random_inputs(
     symbols: dict[str, int] = {}
     for name in graph.inputs:
         spec = graph.spec(name)
+        _refuse_axes(name, spec)
         if spec.dtype is None or spec.dtype.numpy is None:
             raise InputError(f"no random input for {name}: its dtype is {spec.dtype or 'not known'}")
         if shapes and name in shapes:
@@ -299,8 +303,15 @@ def random_inputs(
             raise InputError(f"no random input for {name}: its shape is not known; give one")
         else:
             shape = tuple(_size(dim, axis, len(spec.shape), symbols) for axis, dim in enumerate(spec.shape))
+        if math.prod(shape) > _LARGEST_RANDOM:
+            raise InputError(f"no random input for {name}: {told(spec)} has {math.prod(shape)} numbers; give a file")
         out[name] = _random(chance, spec, shape)
     return out
+
+
+def _refuse_axes(name: str, spec: TensorSpec) -> None:
+    if spec.shape is not None and len(spec.shape) > _MOST_AXES:
+        raise InputError(f"the input {name} has {len(spec.shape)} axes; arrays here have at most {_MOST_AXES}")
 
 
 def _size(dim: int | str | None, axis: int, rank: int, symbols: dict[str, int]) -> int:

@@ -147,9 +147,8 @@ def origin_of(desc: DeviceTensor, place: int) -> Origin | None:
     node = attr_text(attrs.get("_datadump_origin_name"))
     layout = _layout(attrs.get("_datadump_origin_format")) or _layout(attrs.get("origin_format"))
     shape = attrs.get("origin_shape")
-    sizes = tuple(int(n) for n in shape) if isinstance(shape, tuple | list) else None
-    if sizes is not None and any(n < 0 for n in sizes):
-        sizes = None
+    listed = tuple(shape) if isinstance(shape, tuple | list) else (None,)
+    sizes = listed if all(isinstance(n, int) and n >= 0 for n in listed) else None
     dtype = dtype_from(attr_text(attrs.get("_datadump_origin_data_type")) or None)
     if dtype is None:
         dtype = dtype_from(attr_text(attrs.get("origin_data_type")) or None)

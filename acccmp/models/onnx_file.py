@@ -100,13 +100,18 @@ def _graph_field(path: Path, buffer: Buffer, field: Field) -> bytes:
         return _copied(buffer, field)
     inner = list(fields(buffer, field.start, field.end))
     raw = [item for item in inner if (item.number, item.wire) == (_RAW, BYTES)]
-    if not raw or raw[-1].size <= INLINE:
+    if not raw or raw[-1].size <= INLINE or not _is_text(path.resolve()):
         return _copied(buffer, field)
     out = b"".join(_copied(buffer, item) for item in inner if item.number not in (_RAW, _EXTERNAL, _LOCATION))
     for key, value in (("location", path.name), ("offset", str(raw[-1].start)), ("length", str(raw[-1].size))):
         entry = bytes_field(_KEY, key.encode()) + bytes_field(_VALUE, value.encode("utf-8", "surrogateescape"))
         out += bytes_field(_EXTERNAL, entry)
     return bytes_field(_INITIALIZER, out + number_field(_LOCATION, 1))
+
+
+def _is_text(path: Path) -> bool:
+    """Can a model name this file as the place of its data? Protobuf's and onnxruntime's texts are UTF-8."""
+    return str(path).encode("utf-8", "replace").decode() == str(path)
 
 
 # -- where external data are -------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def _stored_ref(ref: TensorRef | None) -> dict[str, Any] | None:
 
 
 def from_json(text: str | bytes, where: object = "report") -> Report:
-    """The report that `to_json` wrote, equal in every field but arrays in memory.
+    """The report that `to_json` wrote, equal in every field but arrays in memory. `where` begins what is said of it.
 
     What follows from the comparisons (passed, counts, ...) is computed anew, never believed. Raises FormatError for
     text that is no such JSON, or of another schema version.
@@ -105,18 +105,18 @@ def from_json(text: str | bytes, where: object = "report") -> Report:
     stored = parse_json(text, where)
     schema = stored.get("schema") if isinstance(stored, dict) else None
     if schema != SCHEMA:
-        raise FormatError(f"report: its schema is {schema!r}, this version reads {SCHEMA!r}; compare again to renew it")
+        raise FormatError(f"{where}: its schema is {schema!r}, this version reads {SCHEMA!r}; compare again to renew it")
     rows = []
-    for place, row in enumerate(_item(stored, "comparisons", list, "report")):
-        rows.append(row_of(row, f"report: comparison {place}"))
-    subject = _item(stored, "subject", dict, "report")
+    for place, row in enumerate(_item(stored, "comparisons", list, str(where))):
+        rows.append(row_of(row, f"{where}: comparison {place}"))
+    subject = _item(stored, "subject", dict, str(where))
     return Report(
         tuple(rows),
-        {key: _of(value, str, f"report: subject {key}") for key, value in subject.items()},
-        _texts(stored, "notes", "report"),
-        _number(stored, "min_coverage", "report"),
-        _item(stored, "strict", bool, "report"),
-        _texts(stored, "extra_failures", "report"),
+        {key: _of(value, str, f"{where}: subject {key}") for key, value in subject.items()},
+        _texts(stored, "notes", str(where)),
+        _number(stored, "min_coverage", str(where)),
+        _item(stored, "strict", bool, str(where)),
+        _texts(stored, "extra_failures", str(where)),
     )
 
 
@@ -136,8 +136,8 @@ def row_of(stored: Any, where: str) -> Comparison:
         op_type=_item(stored, "op_type", str, where),
         originals=_texts(stored, "originals", where),
         npu_ops=_texts(stored, "npu_ops", where),
-        order=_item(stored, "order", int, where),
-        group=_item(stored, "group", int, where),
+        order=_whole(stored, "order", where),
+        group=_whole(stored, "group", where),
         is_output=_item(stored, "is_output", bool, where),
         floor=_number(stored, "floor", where),
         address=_optional(stored, "address", int, where),
@@ -221,6 +221,13 @@ def number_of(value: Any, where: str) -> float:
         return float(value)
     except OverflowError:
         raise FormatError(f"{where} is too large a number") from None
+
+
+def _whole(stored: dict[str, Any], key: str, where: str) -> int:
+    value: int = _item(stored, key, int, where)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise FormatError(f"{where}: {key} is {value:.3e}, too large a number")
+    return value
 
 
 def _size(stored: dict[str, Any], key: str, where: str) -> int:

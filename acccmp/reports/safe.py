@@ -11,6 +11,8 @@ import html as _html
 import json as _json
 import re
 
+from acccmp.core.writing import one_line
+
 MOST = 200  # characters of a name that a table shows; longer ones lose their middle
 
 
@@ -20,7 +22,7 @@ def visible(text: object, most: int | None = MOST) -> str:
     Longer than `most` characters, it loses its middle, and says how long it was and which hash it has, so that two
     long names stay different. None: nothing is cut.
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+    shown = one_line(str(text))
     return shown if most is None or len(shown) <= most else _without_middle(shown, most)
 
 

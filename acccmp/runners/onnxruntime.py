@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -314,8 +315,7 @@ def _session(ort: Any, graph: Graph, plan: _Plan, asked: Sequence[str], feeds: M
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    folder = str(follow_links(model, source_of(graph).path))
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    options.add_session_config_entry(*external_folder(follow_links(model, source_of(graph).path)))
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common parent below Exception
@@ -324,6 +324,12 @@ def _session(ort: Any, graph: Graph, plan: _Plan, asked: Sequence[str], feeds: M
             raise
         model.ir_version = int(newest[1])  # a newer exporter; the operators are those of the opset all the same
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def external_folder(folder: Path) -> tuple[str, str]:
+    """The setting of a session that says where the data of a model lie that comes from memory itself. (Where a name is
+    no text for onnxruntime, `acccmp.models.onnx_file` leaves no data in the file.)"""
+    return "session.model_external_initializers_file_folder_path", str(folder).encode("utf-8", "replace").decode()
 
 
 def _fetched(tensor: str, made: Collection[str]) -> str:
