@@ -64,7 +64,13 @@ def test_the_documented_package_is_used_by_every_command(project: Path) -> None:
         said.append(ran.stdout)
     assert "a toy network" in said[0]
     assert "3 tensors of net" in said[1]
-    assert all("PASSED" in text for text in said[2:])
+    assert all("PASSED" in text for text in said[2:4])
+    assert "self-test: passed" in said[4]
+    assert "ATC takes no model of format 'toynet'" in said[4]
+    script = next((project / "slices").glob("*/reproduce.py"))
+    alone = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (alone.returncode, len(alone.stderr.splitlines())) == (2, 1)
+    assert "nothing here runs a toynet model" in alone.stderr
     told = json.loads((project / "golden" / "manifest.json").read_text())
     assert told["runner"] == {"name": "toyrun", "version": np.__version__}
 

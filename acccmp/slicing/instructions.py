@@ -30,6 +30,8 @@ def is_plain(name: str) -> bool:
 
 def why_not_converted(part: Slice, inputs: Iterable[Input], self_test: SelfTest) -> str:
     """Why this slice must not or cannot be converted for the device; "" if it can."""
+    if part.graph.format not in FRAMEWORK:
+        return f"ATC takes no model of format {part.graph.format!r}"
     bare = [node.name for node in part.graph.nodes if part.graph.format == "caffe" and _lacks_weights(part.graph, node)]
     if bare:
         more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
