@@ -37,6 +37,7 @@ FACTORS: dict[str, tuple[float, ...]] = {
     "bitflip": (5, 9, 12, 14, 15), "noise": (0.002, 0.01, 0.05, 0.5), "bn-eps": (1e-4, 1e-3, 1e-1),
     "bad-weight": (0.06, 0.25),
 }
+DEVICE = {"summation": 1}  # not the one that the floors come from
 # The words of a sentence -> what it is called in the table.
 SENTENCES = {
     "is 0$": "every element is 0", "^every element": "every element is V", "golden x": "golden x F",
@@ -75,9 +76,9 @@ def measure(count: int, seed: int = 1) -> Iterator[Said]:
     with tempfile.TemporaryDirectory() as folder:
         for place, (network, fault) in enumerate(drawn(count, seed)):
             if network.name not in healthy:
-                healthy[network.name] = judged(network, [], Path(folder) / network.name, with_floors=True)
+                healthy[network.name] = judged(network, [], Path(folder) / network.name, True, DEVICE)
             try:
-                report = explained(judged(network, [fault], Path(folder) / str(place), with_floors=True))
+                report = explained(judged(network, [fault], Path(folder) / str(place), True, DEVICE))
             except InputError:
                 continue  # this kind does not fit this op
             planted = plan(network.device).step_of(fault.op).name

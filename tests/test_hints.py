@@ -107,7 +107,7 @@ def test_beside_what_could_not_be_compared_nothing_is_said_of_its_numbers(
     assert "suspect" not in told
 
 
-def test_of_forty_drawn_faults_every_sentence_that_was_said_is_true() -> None:
+def test_of_forty_drawn_faults_every_sentence_that_was_said_is_true(tf: Any) -> None:
     found = list(measure(40, seed=3))
     said: Counter[Any] = Counter(item.sentence for item in found)
     assert len(said) >= 6  # five sentences and silence
