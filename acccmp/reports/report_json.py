@@ -105,7 +105,8 @@ def from_json(text: str | bytes, where: object = "report") -> Report:
     stored = parse_json(text, where)
     schema = stored.get("schema") if isinstance(stored, dict) else None
     if schema != SCHEMA:
-        raise FormatError(f"{where}: its schema is {schema!r}, this version reads {SCHEMA!r}; compare again to renew it")
+        told = f"{where}: its schema is {schema!r}, this version reads {SCHEMA!r}"
+        raise FormatError(f"{told}; compare again to renew it")
     rows = []
     for place, row in enumerate(_item(stored, "comparisons", list, str(where))):
         rows.append(row_of(row, f"{where}: comparison {place}"))
