@@ -483,9 +483,7 @@ def _changed(dump: Dump) -> list[Broken]:
     return found
 
 
-def read_flat_golden(
-    folder: Path, files: Iterable[str], notes: Iterable[str] = (), inside: reading.FilePath | None = None,
-) -> Dump:
+def read_flat_golden(folder: Path, files: Iterable[str], inside: reading.FilePath | None = None) -> Dump:
     """Read golden npy files that no manifest describes: op names stay flattened (`flat_names`).
 
     Of several files for one output the newest wins. `input_X.i` is an input of X when X has an output among the
@@ -521,7 +519,7 @@ def read_flat_golden(
             refs[port] = read_npy(path, inside or folder)
         except FormatError as error:
             broken[port] = Broken(port.node, str(path), str(error), "", port)
-    told = list(notes)
+    told = []
     if twice:
         told.append(f"{folder}: {len(twice)} files are older than others of the same tensor: {_few(twice)}")
     if strange:

@@ -73,7 +73,7 @@ def merge(contents: Sequence[FileContent]) -> tuple[list[FileContent], list[str]
             sliced.setdefault(names.unsliced(content.op.name), []).append((content, told))
     notes: list[str] = []
     for name, pieces in sliced.items():
-        plain.append(_merged(name, pieces, notes))
+        plain.append(_merged(name, pieces))
     if sliced:
         notes.append(f"{len(sliced)} ops were put together from {sum(map(len, sliced.values()))} slices")
     return plain, notes
@@ -102,7 +102,7 @@ def _thread(content: FileContent) -> int:
     return content.op.thread or 0
 
 
-def _merged(name: str, pieces: list[tuple[FileContent, Mapping[str, Any]]], notes: list[str]) -> FileContent:
+def _merged(name: str, pieces: list[tuple[FileContent, Mapping[str, Any]]]) -> FileContent:
     newest: dict[int, tuple[FileContent, Mapping[str, Any]]] = {}
     for content, told in sorted(pieces, key=lambda piece: piece[0].op.time):
         newest[_thread(content)] = (content, told)
@@ -112,9 +112,8 @@ def _merged(name: str, pieces: list[tuple[FileContent, Mapping[str, Any]]], note
     axes = [_cut_axis(cut) for cut in cuts] if isinstance(cuts, list) else []
     if all(axis is None for axis in axes):
         last = max((content for content, _ in ordered), key=lambda content: content.op.time)
-        if len(ordered) > 1:
-            notes.append(f"{name}: its slices are cut along no axis; only the newest of {len(ordered)} was used")
-        return _renamed(last, name)
+        note = f"{name}: its slices are cut along no axis; only the newest of {len(ordered)} was used"
+        return replace(_renamed(last, name), notes=(*last.notes, *([note] if len(ordered) > 1 else [])))
     wanted = told.get("slice_instance_num")
     missing = "" if wanted == len(ordered) else f"{len(ordered)} of its {wanted} slices are there"
     op = replace(first.op, name=name, time=max(content.op.time for content, _ in ordered))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def _ranks(root: Path, inside: bool = True) -> Iterator[Path]:
 
 
 def load(path: Path, choice: Choice) -> Dump:
-    return _read(*_find(path, choice))
+    folder, notes = _find(path, choice)
+    dump = _read(folder)
+    return replace(dump, notes=(*notes, *dump.notes))
 
 
 def _find(root: Path, choice: Choice) -> tuple[Path, list[str]]:
@@ -85,7 +88,7 @@ def _part(folder: Path, root: Path, word: str) -> str:
     return ""
 
 
-def _read(folder: Path, notes: list[str]) -> Dump:
+def _read(folder: Path) -> Dump:
     """Read the folder of one rank: ops in the order of `dump.json`, arguments numbered in the order of their names.
 
     Parameters and their gradients are counted in a note. Raises FormatError when `dump.json` is damaged, and
@@ -118,9 +121,8 @@ def _read(folder: Path, notes: list[str]) -> Dump:
                 refs[port] = _tensor(path, described.get(name), folder)
             except FormatError as error:
                 broken.append(Broken(op, path, str(error), "", port))
-    if others:
-        notes = [*notes, f"{tensors}: {len(others)} files are parameters, gradients or other things and were not read"]
-    return Dump(refs, ops, tuple(broken), folder, "npu", "", False, tuple(notes))
+    note = f"{tensors}: {len(others)} files are parameters, gradients or other things and were not read"
+    return Dump(refs, ops, tuple(broken), folder, notes=(note,) if others else ())
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acccmp import kinds
 from acccmp.core import reading
-from acccmp.core.dump import Broken, Dump, DumpedOp, Port
+from acccmp.core.dump import Broken, Dump, DumpedOp, Overflow, Port
 from acccmp.core.identify import Found, identify
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.tensor import TensorRef
@@ -76,12 +76,13 @@ def ascend_dump(path: Path, choice: tree.Choice) -> Dump:
     """A device's file, a folder of such files, or the one folder that is read of a tree; it may be of another kind."""
     if path.is_file():
         content = ascend.read_file(path, names.real_name(path.name, names.read_mapping(path.parent)))
-        return _overflow_only(content, path) if opdebug.is_overflow(content.op) else _from_contents([content], path, ())
+        return _overflow_only(content, path) if opdebug.is_overflow(content.op) else _from_contents([content], path)
     leaf, notes = tree.find_leaf(path, choice)
     found = None if leaf == path else identify(leaf)
     if found is None or found.kind.role != "dump" or found.kind.name == "ascend":
-        return _with_place(_folder(leaf, path, notes), path, leaf)
-    dump = _read(leaf, found, tree.Choice())
+        dump = _folder(leaf, path)
+    else:
+        dump = _read(leaf, found, tree.Choice())
     return _with_place(replace(dump, notes=(*notes, *dump.notes)), path, leaf)
 
 
@@ -163,37 +164,32 @@ def _begins_like_a_dump(path: Path, root: Path) -> bool:
     return True
 
 
-def _folder(folder: Path, root: Path, notes: Iterable[str]) -> Dump:
+def _folder(folder: Path, root: Path) -> Dump:
     """The dump in `folder`, which lies in the folder `root` that was given: no file is read that lies outside of it."""
     listed = converted.read(folder)
     if listed is not None:
-        return _listed_folder(folder, listed, notes)
+        return _listed_folder(folder, listed)
     files = _sort(folder, root)
-    told = list(notes)
-    if unnamed := names.mapping_problem(folder):
-        told.append(unnamed)
-    stray = [*files.stray, *files.models]
-    if not files.dumps and not files.converted:
-        if files.npy:
-            if stray or files.npz:
-                told.append(_ignored(folder, [*stray, *files.npz]))
-            return arrays.read_flat_golden(folder, files.npy, told, root)
-        raise InputError(_nothing(folder, files))
+    unnamed = names.mapping_problem(folder)
+    stray = [*files.stray, *files.models, *files.npz]
     if files.dumps:
-        stray += [*files.converted, *files.npy, *files.npz]
-        dump = _device_folder(folder, root, files.dumps, told)
+        stray += [*files.converted, *files.npy]
+        dump = _device_folder(folder, root, files.dumps)
+    elif files.converted:
+        stray += files.npy
+        dump = _converted_folder(folder, root, files.converted)
+    elif files.npy:
+        dump = arrays.read_flat_golden(folder, files.npy, root)
     else:
-        stray += [*files.npy, *files.npz]
-        dump = _converted_folder(folder, root, files.converted, told)
-    if stray:
-        dump = replace(dump, notes=(*dump.notes, _ignored(folder, sorted(stray))))
-    return dump
+        raise InputError(_nothing(folder, files))
+    ignored = [_ignored(folder, sorted(stray))] if stray else []
+    return replace(dump, notes=(*([unnamed] if unnamed else []), *dump.notes, *ignored))
 
 
-def _listed_folder(folder: Path, listed: converted.Converted, notes: Iterable[str]) -> Dump:
+def _listed_folder(folder: Path, listed: converted.Converted) -> Dump:
     """Converted tensors with the list of what the device had."""
     lost = [_Lost(item.name, item.content.op.path, item.reason) for item in listed.sources if item.reason]
-    dump = _from_files(folder, (item.content for item in listed.sources if not item.reason), lost, notes)
+    dump = _from_files(folder, (item.content for item in listed.sources if not item.reason), lost)
     known = {*listed.files, converted.LIST, names.MAPPING_FILE, "convert_failed_file_list.txt"}
     stray = [entry.name for entry in reading.listed(folder) if entry.name not in known and not entry.is_folder]
     told = (*dump.notes, _ignored(folder, stray)) if stray else dump.notes
@@ -238,7 +234,7 @@ def _nothing(folder: Path, files: _Sorted) -> str:
     return f"{folder}: an empty folder, no dump in it"
 
 
-def _device_folder(folder: Path, root: Path, files: Iterable[tuple[str, str]], notes: list[str]) -> Dump:
+def _device_folder(folder: Path, root: Path, files: Iterable[tuple[str, str]]) -> Dump:
     contents: list[ascend.FileContent] = []
     lost: list[_Lost] = []
     for name, real in files:
@@ -247,7 +243,7 @@ def _device_folder(folder: Path, root: Path, files: Iterable[tuple[str, str]], n
             contents.append(ascend.read_file(path, real, root))
         except FormatError as error:
             lost.append(_Lost(real, path, str(error).removeprefix(f"{path}: ")))
-    return _from_files(folder, contents, lost, notes)
+    return _from_files(folder, contents, lost)
 
 
 @dataclass(frozen=True)
@@ -259,9 +255,7 @@ class _Lost:
     reason: str
 
 
-def _from_files(
-    folder: Path, files: Iterable[ascend.FileContent], lost: Iterable[_Lost], notes: Iterable[str],
-) -> Dump:
+def _from_files(folder: Path, files: Iterable[ascend.FileContent], lost: Iterable[_Lost]) -> Dump:
     """One Dump of what the files of a folder hold; overflow reports are told apart."""
     broken: list[Broken] = []
     unread: dict[str, int] = {}  # flat op name -> time of its newest unreadable file
@@ -274,7 +268,7 @@ def _from_files(
             unread[told.op_name] = max(told.time, unread.get(told.op_name, 0))
     contents: list[ascend.FileContent] = []
     overflow: list[ascend.FileContent] = []
-    notes = list(notes)
+    notes = []
     for content in files:
         (overflow if opdebug.is_overflow(content.op) else contents).append(content)
     outdated = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) > c.op.time]
@@ -283,25 +277,23 @@ def _from_files(
         notes.append(f"{folder}: {len(outdated)} files are older than unreadable ones of the same op and were not "
                      f"used: {few(left_out)}")
         contents = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) <= c.op.time]
-    dump = _from_contents(contents, folder, notes, broken)
+    dump = _from_contents(contents, folder, broken)
+    found: tuple[Overflow, ...] = ()
+    reported = []
     if overflow:
         found = opdebug.read_all(overflow, [content.op for content in contents])
         first = f", the first: {found[0]}" if found else ""
-        dump = replace(
-            dump, overflows=found,
-            notes=(*dump.notes, f"{folder}: {len(found)} overflows reported{first}"),
-        )
-    return dump
+        reported.append(f"{folder}: {len(found)} overflows reported{first}")
+    return replace(dump, overflows=found, notes=(*notes, *dump.notes, *reported))
 
 
 def _from_contents(
-    contents: Iterable[ascend.FileContent], path: Path, notes: Iterable[str], broken: Iterable[Broken] = (),
+    contents: Iterable[ascend.FileContent], path: Path, broken: Iterable[Broken] = (),
 ) -> Dump:
     """One Dump of many files: FFTS+ slices merged, the newest file of an op kept, in the order of their times."""
-    told = list(notes)
     merged, merge_notes = fftsplus.merge(list(contents))
-    told += merge_notes
-    kept = _newest(merged, path, told, lambda content: content.op)
+    kept, older = _newest(merged, path)
+    told = [*merge_notes, *older]
     refs: dict[Port, TensorRef] = {}
     ops: dict[str, DumpedOp] = {}
     bad = list(broken)
@@ -318,27 +310,28 @@ def _from_contents(
 
 
 def _newest(
-    contents: list[ascend.FileContent], path: Path, notes: list[str],
-    op_of: Callable[[ascend.FileContent], DumpedOp],
-) -> list[ascend.FileContent]:
-    """Of several files of one op the newest, as the vendor does; a note counts the others. Sorted by time."""
+    contents: list[ascend.FileContent], path: Path,
+) -> tuple[list[ascend.FileContent], tuple[str, ...]]:
+    """Of several files of one op the newest, as the vendor does, sorted by time; and a note that counts the others."""
     by_name: dict[str, list[ascend.FileContent]] = {}
     for content in contents:
-        by_name.setdefault(op_of(content).name, []).append(content)
+        by_name.setdefault(content.op.name, []).append(content)
     older: list[str] = []
     tasks: list[str] = []
     kept = []
     for name, same in by_name.items():
-        same.sort(key=lambda content: (op_of(content).time, op_of(content).path))
+        same.sort(key=_age)
         kept.append(same[-1])
-        older += [os.path.basename(op_of(content).path) for content in same[:-1]]
-        if len({op_of(content).task for content in same}) > 1:
+        older += [os.path.basename(content.op.path) for content in same[:-1]]
+        if len({content.op.task for content in same}) > 1:
             tasks.append(name)
-    if older:
-        twice = f"; different tasks share the name {few(tasks)}" if tasks else ""
-        notes.append(f"{path}: {len(older)} files are older than others of the same op and were not used: "
-                     f"{few(older)}{twice}")
-    return sorted(kept, key=lambda content: (op_of(content).time, op_of(content).path))
+    twice = f"; different tasks share the name {few(tasks)}" if tasks else ""
+    told = f"{path}: {len(older)} files are older than others of the same op and were not used: {few(older)}{twice}"
+    return sorted(kept, key=_age), (told,) if older else ()
+
+
+def _age(content: ascend.FileContent) -> tuple[int, str]:
+    return content.op.time, content.op.path
 
 
 def _in_format(ref: TensorRef, told: names.ConvertedName) -> TensorRef:
@@ -347,7 +340,7 @@ def _in_format(ref: TensorRef, told: names.ConvertedName) -> TensorRef:
     return replace(ref, layout=layout) if layout in FORMAT_NUMBERS and ref.layout == "ND" else ref
 
 
-def _converted_folder(folder: Path, root: Path, files: Iterable[str], notes: list[str]) -> Dump:
+def _converted_folder(folder: Path, root: Path, files: Iterable[str]) -> Dump:
     """Tensors that were converted from device dumps, one npy or bin each; names stay flattened."""
     mapping: Mapping[str, str] = names.read_mapping(folder)
     refs: dict[Port, TensorRef] = {}
@@ -371,4 +364,4 @@ def _converted_folder(folder: Path, root: Path, files: Iterable[str], notes: lis
             refs[port] = _in_format(arrays.read_array(path, root), told)
         except (FormatError, InputError) as error:
             broken[port] = Broken(op.name, path, str(error), op.op_type, port)
-    return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, tuple(notes), bare=True)
+    return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, bare=True)

@@ -120,8 +120,8 @@ def find_leaf(root: Path, choice: Choice) -> tuple[Path, list[str]]:
                      f"{_few(str(leaf.path.relative_to(root)) or '.' for leaf in others)}")
         leaves = placed
     chosen = _asked_for(root, leaves, choice)
-    leaf = _newest_complete(root, chosen, notes)
-    return leaf.path, notes
+    leaf, told = _newest_complete(root, chosen)
+    return leaf.path, [*notes, *told]
 
 
 def find_leaves(root: Path) -> tuple[list[Leaf], list[str]]:
@@ -200,8 +200,10 @@ def _answers(leaf: Leaf, key: str, root: Path) -> tuple[str, ...]:
     return (str(getattr(leaf.place, key)),)
 
 
-def _newest_complete(root: Path, leaves: Sequence[Leaf], notes: list[str]) -> Leaf:
-    """The newest complete leaf; InputError where two models or devices of its run could be meant."""
+def _newest_complete(root: Path, leaves: Sequence[Leaf]) -> tuple[Leaf, list[str]]:
+    """The newest complete leaf, and what is to be said about the others; InputError where two models or devices of its
+    run could be meant."""
+    notes = []
     runs = sorted({leaf.place.run for leaf in leaves})
     if len(runs) > 1 and not any(leaf.is_placed for leaf in leaves):
         raise InputError(f"{root}: holds {len(runs)} folders of dumps ({_few(run or '.' for run in runs)}) that are no "
@@ -229,7 +231,7 @@ def _newest_complete(root: Path, leaves: Sequence[Leaf], notes: list[str]) -> Le
     if others:
         notes.append(f"{root}: {_label(chosen)} was read, of {len(leaves)} that are there (also "
                      f"{_few(_label(leaf) for leaf in ranked if leaf is not chosen)})")
-    return chosen
+    return chosen, notes
 
 
 def _age(leaf: Leaf) -> tuple[str, int, int, int, str]:

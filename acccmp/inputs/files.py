@@ -63,12 +63,14 @@ def prepare(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
         value, spec = given[name], graph.spec(name)
         _refuse_axes(name, spec)
         if isinstance(value, str | os.PathLike):
-            array = _from_file(Path(value), name, spec, notes)
+            array, told_of_file = _from_file(Path(value), name, spec)
+            notes += told_of_file
             out.sources[name] = str(value)
         else:
             array = np.asarray(value)
             out.sources[name] = "<array>"
-        out.arrays[name] = _fitted(array, name, spec, out.sources[name], notes)
+        out.arrays[name], told_of_shape = _fitted(array, name, spec, out.sources[name])
+        notes += told_of_shape
     _agree(graph, out.arrays)
     return replace(out, notes=tuple(notes))
 
@@ -80,8 +82,7 @@ def says_its_size(start: bytes, path: Path) -> bool:
 
 def read_one(path: Path, spec: TensorSpec) -> Array:
     """A file as the array of one input; see `prepare`, also for what is raised."""
-    notes: list[str] = []
-    return _fitted(_from_file(path, spec.name, spec, notes), spec.name, spec, str(path), notes)
+    return _fitted(_from_file(path, spec.name, spec)[0], spec.name, spec, str(path))[0]
 
 
 def told(spec: TensorSpec) -> str:
@@ -102,26 +103,26 @@ def _input_name(graph: Graph, name: str) -> str:
 # -- files -------------------------------------------------------------------------------------------------------
 
 
-def _from_file(path: Path, name: str, spec: TensorSpec, notes: list[str]) -> Array:
+def _from_file(path: Path, name: str, spec: TensorSpec) -> tuple[Array, tuple[str, ...]]:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, where a file for the input {name} is wanted")
     if not path.exists():
         raise InputError(f"{path}: no such file (for the input {name})")
     start = reading.first_bytes(path, 12)
     if start.startswith(b"\x93NUMPY"):
-        return _numbers(arrays.read_npy(path), spec)
+        return _numbers(arrays.read_npy(path), spec), ()
     if start.startswith(b"PK\x03\x04"):
-        return _member(path, name, spec)
+        return _member(path, name, spec), ()
     if _is_image(start):
-        return _image(path, name, spec, notes)
+        return _image(path, name, spec)
     if path.suffix == ".txt":
         values: Array = arrays.read_txt(path).numpy()
         if spec.dtype is not None and spec.dtype.numpy is not None:
             values = values.astype(spec.dtype.numpy)
-        return values
+        return values, ()
     if path.suffix in (".npy", ".npz"):
         raise FormatError(f"{path}: is no {path.suffix[1:]} file, whatever its name says")
-    return _raw(path, name, spec)
+    return _raw(path, name, spec), ()
 
 
 def _is_image(start: bytes) -> bool:
@@ -183,7 +184,8 @@ def _filled(shape: Sequence[int | str | None], count: int) -> tuple[int, ...] | 
     return tuple(dim if isinstance(dim, int) else size for dim in shape)
 
 
-def _image(path: Path, name: str, spec: TensorSpec, notes: list[str]) -> Array:
+def _image(path: Path, name: str, spec: TensorSpec) -> tuple[Array, tuple[str, ...]]:
+    """The pixels, and a note that says what was not done to them."""
     shape = spec.shape
     if shape is None or len(shape) not in (3, 4):
         raise InputError(f"{path}: an image, but the input {name} is {told(spec)}; give it as npy")
@@ -222,27 +224,26 @@ def _image(path: Path, name: str, spec: TensorSpec, notes: list[str]) -> Array:
         if spec.dtype.name == "int8":
             raise InputError(f"{path}: pixel values 0 to 255 do not fit the int8 input {name}; give it as npy")
         values = values.astype(spec.dtype.numpy)
-    notes.append(
-        f"{name}: the pixels of {path} as {'NCHW' if first else 'NHWC'}, {_CHANNELS[int(str(channels))]} order, 0 to "
-        "255, neither scaled nor shifted"
+    order = f"{'NCHW' if first else 'NHWC'}, {_CHANNELS[int(str(channels))]} order"
+    return np.asarray(values, order="C"), (
+        f"{name}: the pixels of {path} as {order}, 0 to 255, neither scaled nor shifted",
     )
-    return np.asarray(values, order="C")
 
 
 # -- fitting -----------------------------------------------------------------------------------------------------
 
 
-def _fitted(array: Array, name: str, spec: TensorSpec, source: str, notes: list[str]) -> Array:
+def _fitted(array: Array, name: str, spec: TensorSpec, source: str) -> tuple[Array, tuple[str, ...]]:
+    """The array in the input's dtype and shape, and a note where its own shape was another one."""
     array = _of_dtype(array, name, spec, source)
     shape = spec.shape
     if shape is None or _matches(array.shape, shape):
-        return array
+        return array, ()
     found = shape_text(array.shape)
     filled = _filled(shape, array.size)
     if filled is None or not array.size:
         raise InputError(f"{source}: has the shape {found} ({array.size} elements), the input {name} is {told(spec)}")
-    notes.append(f"{name}: {source} has the shape {found} and is read as {shape_text(filled)}")
-    return array.reshape(filled)
+    return array.reshape(filled), (f"{name}: {source} has the shape {found} and is read as {shape_text(filled)}",)
 
 
 def _matches(found: tuple[int, ...], wanted: Sequence[int | str | None]) -> bool:

@@ -68,11 +68,10 @@ def decode(model: Any, path: Path) -> Decoded:
                 "make one with `atc --mode=1 --om=MODEL.om --json=OUT.json`"
             )
         raise FormatError(f'{path}: not a compiled model as JSON: there is no list "graph" in it')
-    notes: list[str] = []
     try:
         attrs = _attrs(model.get("attr"))
         parts = [(str(graph.get("name", "")), [
-            _op(op, place, str(graph.get("name", "")), path, notes) for place, op in enumerate(_list(graph.get("op")))
+            _op(op, place, str(graph.get("name", "")), path) for place, op in enumerate(_list(graph.get("op")))
         ]) for graph in graphs]
     except RecursionError:
         raise FormatError(f"{path}: not a model: attributes are nested too deeply") from None
@@ -80,19 +79,16 @@ def decode(model: Any, path: Path) -> Decoded:
         str(model.get("name") or parts[0][0] or path.stem), tuple(parts[0][1]),
         {name: tuple(ops) for name, ops in parts[1:]}, attrs,
         {"version": _number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
-        tuple(notes),
+        tuple(f"op {op.name} has no type in {path.name}" for _, ops in parts for op in ops if not op.op_type),
     )
 
 
-def _op(op: Any, place: int, graph: str, path: Path, notes: list[str]) -> DeviceOp:
+def _op(op: Any, place: int, graph: str, path: Path) -> DeviceOp:
     if not isinstance(op, dict) or not isinstance(op.get("name"), str) or not op["name"]:
         raise FormatError(f"{path}: op {place} of graph {graph!r} has no name")
     op_type = op.get("type")
-    if not isinstance(op_type, str) or not op_type:
-        notes.append(f"op {op['name']} has no type in {path.name}")
-        op_type = ""
     return DeviceOp(
-        op["name"], op_type, _number(op.get("id")) or 0,
+        op["name"], op_type if isinstance(op_type, str) else "", _number(op.get("id")) or 0,
         tuple(text for text in _list(op.get("input")) if isinstance(text, str)),
         tuple(_tensor(desc) for desc in _list(op.get("input_desc"))),
         tuple(_tensor(desc) for desc in _list(op.get("output_desc"))),

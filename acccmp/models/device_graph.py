@@ -182,8 +182,9 @@ def _graph(
 ) -> Graph:
     """One graph of the model; `above` are the graphs that this one is inside of (a loop of owners is cut)."""
     ordered = sorted(ops, key=lambda op: op.id)
-    notes: list[str] = []
-    unique, aliases = _unique_names(ordered, notes)
+    unique, aliases = _unique_names(ordered)
+    twice = ", ".join(sorted(aliases)[:5])
+    notes = (f"op names used more than once (a suffix @2 tells them apart): {twice}",) if twice else ()
     reads = _highest_index(ordered)
     nodes: list[Node] = []
     tensors: dict[str, TensorSpec] = {}
@@ -212,21 +213,18 @@ def _graph(
     first_inputs = tuple(tensor for _, tensor in sorted(inputs, key=lambda pair: pair[0]))
     return Graph(
         name, "om", tuple(nodes), first_inputs, tuple(dict.fromkeys(outputs)), tensors,
-        dict(weights), aliases, path, {"model": name}, tuple(notes), source,
+        dict(weights), aliases, path, {"model": name}, notes, source,
     )
 
 
-def _unique_names(ops: Sequence[DeviceOp], notes: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+def _unique_names(ops: Sequence[DeviceOp]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     seen: dict[str, list[str]] = {}
     unique = []
     for op in ops:
         used = seen.setdefault(op.name, [])
         used.append(op.name if not used else f"{op.name}@{len(used) + 1}")
         unique.append(used[-1])
-    twice = {name: tuple(names) for name, names in seen.items() if len(names) > 1}
-    if twice:
-        notes.append(f"op names used more than once (a suffix @2 tells them apart): {', '.join(sorted(twice)[:5])}")
-    return unique, twice
+    return unique, {name: tuple(names) for name, names in seen.items() if len(names) > 1}
 
 
 def _highest_index(ops: Sequence[DeviceOp]) -> dict[str, int]:

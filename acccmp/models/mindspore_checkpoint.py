@@ -101,10 +101,12 @@ def read(path: Path) -> Graph:
             raise FormatError(f"{path}: {_without_tensors(buffer)}")
     notes: list[str] = []
     refs: dict[str, TensorRef] = {}
-    for tag, pieces in _tensors(message, notes):
-        ref = _ref(path, tag, pieces, notes)
-        if ref is not None:
+    for tag, pieces in _tensors(message):
+        ref = _ref(path, pieces)
+        if isinstance(ref, TensorRef):
             refs[tag] = ref
+        else:
+            notes.append(f"{tag} is left out: {ref}")
     if has_checksum:
         notes.append("the file ends with a checksum (CRC-32)")
     state = sum(1 for name in refs if name.startswith(("moments.", "moment1.", "moment2.", "accum.")))
@@ -154,7 +156,7 @@ class _Piece:
     payload: Payload
 
 
-def _tensors(message: Any, notes: list[str]) -> Iterator[tuple[str, list[_Piece]]]:
+def _tensors(message: Any) -> Iterator[tuple[str, list[_Piece]]]:
     """Tag and pieces of each tensor: pieces are values of one tag, one behind the other, until the shape is full."""
     waiting: list[_Piece] = []
     last = ""
@@ -194,16 +196,15 @@ def _shape(piece: _Piece) -> tuple[int, ...]:
     return () if piece.dims == (0,) and piece.payload.size else piece.dims
 
 
-def _ref(path: Path, tag: str, pieces: list[_Piece], notes: list[str]) -> TensorRef | None:
+def _ref(path: Path, pieces: list[_Piece]) -> TensorRef | str:
+    """The tensor of these pieces; or why there is none."""
     first = pieces[0]
     dtype, shape = _dtype(first.kind), _shape(first)
     size = sum(piece.payload.size for piece in pieces)
     if dtype is None:
-        notes.append(f"{tag} is left out: its type {first.kind!r} is no type of numbers")
-        return None
+        return f"its type {first.kind!r} is no type of numbers"
     if any(n < 0 for n in shape) or dtype.nbytes(math.prod(shape)) > size:
-        notes.append(f"{tag} is left out: {shape} {dtype} in {size} bytes")
-        return None
+        return f"{shape} {dtype} in {size} bytes"
     ref = TensorRef(str(path), dtype, shape, first.payload.offset, size)
     if len(pieces) == 1:
         return ref

@@ -91,10 +91,7 @@ def read(path: Path) -> Graph:
             raise FormatError(f"{path}: not a MindIR model, or damaged: {error}") from None
     if not model.HasField("graph") or not (model.graph.node or model.graph.parameter):
         raise FormatError(f"{path}: not a MindIR model: there is no graph in it")
-    notes: list[str] = []
-    if model.HasField("little_endian") and not model.little_endian:
-        notes.append("the weights are stored big-endian: they are left out")
-    reader = _Model(path, model, notes)
+    reader = _Model(path, model)
     graph = reader.graph(model.graph, 0)
     meta = {
         "MindIR": _text(model.ir_version), "MindIR number": model.mind_ir_version or "",
@@ -102,18 +99,19 @@ def read(path: Path) -> Graph:
     }
     return Graph(
         graph.name or path.stem, "mindspore", graph.nodes, graph.inputs, graph.outputs, graph.tensors,
-        graph.weights, graph.aliases, path, meta, tuple(dict.fromkeys(notes)),
+        graph.weights, graph.aliases, path, meta, tuple(dict.fromkeys(reader.notes)),
     )
 
 
 class _Model:
     """What all graphs of a file share: primitives, functions, where weights may lie."""
 
-    def __init__(self, path: Path, model: Any, notes: list[str]) -> None:
-        self.path, self.notes = path, notes
+    def __init__(self, path: Path, model: Any) -> None:
+        self.path = path
         self.primitives = {_text(p.name): p for p in model.primitives}
         self.functions = {_text(g.name): g for g in model.functions}
         self.little = not model.HasField("little_endian") or model.little_endian
+        self.notes = [] if self.little else ["the weights are stored big-endian: they are left out"]
         self.built: dict[str, Graph] = {}
 
     def graph(self, proto: Any, depth: int) -> Graph:

@@ -65,10 +65,10 @@ def _read(archive: reading.Archive, path: Path) -> Archive:
     meta = meta if isinstance(meta, dict) else {}
     if not meta:
         notes.append("the archive says nothing about inputs and outputs (data/model_0/model_meta.json)")
-    ops, graphs, attrs = _graph(archive, base, path, notes)
+    ops, graphs, attrs, told = _graph(archive, base, path)
     return Archive(
         str(meta.get("name") or ""), ops, attrs | {"atc_cmdline": str(manifest.get("atc_command") or "")}, graphs,
-        _io(meta), _constants(archive, root, path), root, tuple(notes),
+        _io(meta), _constants(archive, root, path), root, (*notes, *told),
     )
 
 
@@ -89,9 +89,9 @@ def _bytes(archive: reading.Archive, name: str, path: Path) -> bytes | None:
 
 
 def _graph(
-    archive: reading.Archive, base: str, path: Path, notes: list[str],
-) -> tuple[tuple[DeviceOp, ...], dict[str, tuple[DeviceOp, ...]], dict[str, Any]]:
-    """Ops of the graph kept for debugging; without one, names and originals alone."""
+    archive: reading.Archive, base: str, path: Path,
+) -> tuple[tuple[DeviceOp, ...], dict[str, tuple[DeviceOp, ...]], dict[str, Any], tuple[str, ...]]:
+    """Ops of the graph kept for debugging; without one, names and originals alone, and a note."""
     from acccmp.models import build_pbtxt
 
     folder = f"{base}debug/"
@@ -101,17 +101,15 @@ def _graph(
         raw = _bytes(archive, name, path)
         if raw:
             found = build_pbtxt.ops_of(raw.decode("utf-8", "replace"), path)
-            return found.ops, dict(found.graphs), dict(found.attrs)
+            return found.ops, dict(found.graphs), dict(found.attrs), ()
     listed = _json(archive, f"{folder}op_attr.json", path)
     if not isinstance(listed, dict):
-        notes.append("the graph is not in the archive (no debug files): no op can be traced to the original")
-        return (), {}, {}
-    notes.append("the archive keeps the ops' attributes only: no edges, no shapes")
+        return (), {}, {}, ("the graph is not in the archive (no debug files): no op can be traced to the original",)
     ops = []
     for place, (name, attrs) in enumerate(listed.items()):
         plain = {key: _attr(value) for key, value in attrs.items()} if isinstance(attrs, dict) else {}
         ops.append(DeviceOp(str(name), str(plain.get("type") or ""), place, attrs=plain))
-    return tuple(ops), {}, {}
+    return tuple(ops), {}, {}, ("the archive keeps the ops' attributes only: no edges, no shapes",)
 
 
 def _attr(value: Any) -> Any:

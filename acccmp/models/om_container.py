@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acccmp.core.wire import BYTES, Buffer, fields
@@ -125,7 +125,7 @@ def open_container(buffer: Buffer, path: Path, start: int = 0, end: int | None =
         notes.append("the payload is encrypted: nothing but the header can be read")
         return Container("encrypted", path, start, end, header, notes=tuple(notes))
     if header.model_type == BUNDLE_TYPE:
-        return _bundle(buffer, path, start, end, header, notes, depth)
+        return replace(_bundle(buffer, path, start, end, header, depth), notes=tuple(notes))
     first = _table(buffer, body, end, header.is_wide)
     if first is None:
         if there and buffer[body] == 0x0A:  # field 1 of a protobuf message: no table, the message itself
@@ -209,7 +209,7 @@ def _table(buffer: Buffer, at: int, end: int, wide: bool, from_table: bool = Fal
 
 
 def _bundle(
-    buffer: Buffer, path: Path, start: int, end: int, header: Header, notes: list[str], depth: int,
+    buffer: Buffer, path: Path, start: int, end: int, header: Header, depth: int,
 ) -> Container:
     table = _table(buffer, start + HEADER_SIZE, end, True, from_table=True)
     if table is None:
@@ -217,7 +217,7 @@ def _bundle(
     inner = []
     for place, part in enumerate(p for p in table if p.type == BUNDLE_MODEL):
         inner.append(_inner(buffer, path, f"model {place}", "bundle", part.offset, part.offset + part.size, depth))
-    return Container("bundle", path, start, end, header, (table,), None, tuple(inner), tuple(notes))
+    return Container("bundle", path, start, end, header, (table,), None, tuple(inner))
 
 
 def _submodels(buffer: Buffer, path: Path, table: tuple[Partition, ...], depth: int) -> Iterator[Inner]:

@@ -46,10 +46,12 @@ def read(
     for place, op in enumerate(model.op):
         owned = []
         for name, weight in _weights(op):
-            ref = _ref(name, weight, path, notes)
-            if ref is not None:
+            ref = _ref(weight, path)
+            if isinstance(ref, TensorRef):
                 weights[name] = ref
                 owned.append(name)
+            else:
+                notes.append(f"the weight {name} {ref}")
         ops.append(_op(op, place, tuple(owned)))
     return model, ops, weights, notes
 
@@ -86,24 +88,22 @@ def _weights(op: Any) -> Iterator[tuple[str, Any]]:
                     yield f"{op.name}:{part}", getattr(getattr(op, params), part)
 
 
-def _ref(name: str, weight: Any, path: Path, notes: list[str]) -> TensorRef | None:
+def _ref(weight: Any, path: Path) -> TensorRef | str:
+    """The weight; or why it is left out."""
     payload = Payload.of(weight.data)
     dtype = BY_GE.get(weight.data_type)
     layout = FORMATS.get(weight.format, "ND")
     original = tuple(weight.shape.dim)
     if dtype is None or not payload.size or any(n <= 0 for n in original):
-        notes.append(f"the weight {name} has no bytes or no known type: it is left out")
-        return None
+        return "has no bytes or no known type: it is left out"
     stored = original
     if not layouts.is_plain(layout):
         try:
             stored = layouts.stored_shape(layout, "NCHW", original, C0)
         except LayoutError as error:
-            notes.append(f"the weight {name} is left out: {error}")
-            return None
+            return f"is left out: {error}"
     if dtype.nbytes(_count(stored)) > payload.size:
-        notes.append(f"the weight {name} is left out: {stored} {dtype} in {payload.size} bytes")
-        return None
+        return f"is left out: {stored} {dtype} in {payload.size} bytes"
     ref = TensorRef(str(path), dtype, stored, payload.offset, payload.size, layout)
     return ref if stored == original else ref.seen_as(original, "NCHW" if len(original) == 4 else None)
 

@@ -81,13 +81,12 @@ def load(path: str | os.PathLike[str]) -> Graph:
     if not model.HasField("graph"):
         raise FormatError(f"{path}: an ONNX model without a graph; it may be cut off")
     _check_texts(model, path)
-    notes: list[str] = []
-    inferred = _infer(model, path, notes)
-    builder = _Builder(model, path, notes)
+    inferred, why_not = _infer(model, path)
+    builder = _Builder(model, path)
     graph = builder.graph(model.graph, inferred.graph, path.stem, set())
     source = OnnxSource(model, path, builder.types)
     return replace(
-        graph, path=path, source=source, notes=tuple(notes),
+        graph, path=path, source=source, notes=(*why_not, *builder.notes),
         meta={
             "graph_name": model.graph.name, "ir_version": int(model.ir_version),
             "opset": {item.domain: int(item.version) for item in model.opset_import},
@@ -134,8 +133,8 @@ def _texts_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
                 yield from _texts_of_graph(graph)
 
 
-def _infer(model: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
-    """The model with every value type that ONNX's own shape inference finds."""
+def _infer(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The model with every value type that ONNX's own shape inference finds, and a note where it finds none."""
     import onnx
     import onnx.shape_inference
 
@@ -166,11 +165,10 @@ def _infer(model: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelPr
                 inferred = onnx.shape_inference.infer_shapes(
                     inferred, check_type=False, strict_mode=False, data_prop=data_prop,
                 )
-            return inferred
+            return inferred, ()
         except Exception as error:  # errors of the C++ side have no common parent below Exception
             why = why or str(error).strip().splitlines()[0][:200]
-    notes.append(f"shapes could not be inferred: {why}")
-    return copy
+    return copy, (f"shapes could not be inferred: {why}",)
 
 
 def _open_ends(graph: onnx.GraphProto) -> bool:
@@ -197,9 +195,9 @@ def _dims_of(kind: onnx.TypeProto) -> list[int]:
 class _Builder:
     """Turns the protos of one file into Graphs; bodies of functions are made once each."""
 
-    def __init__(self, model: onnx.ModelProto, path: Path, notes: list[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, path: Path) -> None:
         self.path = path
-        self.notes = notes
+        self.notes: list[str] = []
         self.types: dict[str, onnx.TypeProto] = {}
         self.symbols = _symbols(model)
         self.opsets = {item.domain or "ai.onnx": int(item.version) for item in model.opset_import}
@@ -234,7 +232,8 @@ class _Builder:
     def nodes(
         self, protos: Sequence[onnx.NodeProto], inferred: Sequence[onnx.NodeProto], known: set[str], where: str,
     ) -> tuple[tuple[Node, ...], dict[str, tuple[str, ...]]]:
-        order = _execution_order(protos, known, f"{self.path}: {where}", self.notes)
+        order, told = _execution_order(protos, known, f"{self.path}: {where}")
+        self.notes += told
         names, aliases = _unique_names(protos)
         made = known | {t for proto in protos for t in proto.output if t}
         matching = len(inferred) == len(protos)
@@ -454,9 +453,9 @@ def _free_name(name: str, taken: Collection[str]) -> str:
 
 
 def _execution_order(
-    protos: Sequence[onnx.NodeProto], known: set[str], where: str, notes: list[str],
-) -> list[int]:
-    """Places of the nodes such that producers come first, as near to the file's order as possible.
+    protos: Sequence[onnx.NodeProto], known: set[str], where: str,
+) -> tuple[list[int], tuple[str, ...]]:
+    """Places of the nodes such that producers come first, as near to the file's order as possible, and what is odd.
 
     Raises FormatError for tensors that are made twice, and for cycles.
     """
@@ -469,12 +468,10 @@ def _execution_order(
                 made[tensor] = place
     needs = [{made[t] for t in _reads(proto) if t in made} - {place} for place, proto in enumerate(protos)]
     lost = dict.fromkeys(t for proto in protos for t in proto.input if t and t not in made and t not in known)
-    if lost:
-        notes.append(f"{where} reads tensors that nothing makes: {', '.join(list(lost)[:5])}")
+    notes = (f"{where} reads tensors that nothing makes: {', '.join(list(lost)[:5])}",) if lost else ()
     if any(place in needs[place] or (needs[place] and max(needs[place]) > place) for place in range(len(protos))):
-        notes.append(f"{where}: its nodes were not in the order of execution and are sorted")
-        return _sorted(needs, where)
-    return list(range(len(protos)))
+        return _sorted(needs, where), (*notes, f"{where}: its nodes were not in the order of execution and are sorted")
+    return list(range(len(protos))), notes
 
 
 def _sorted(needs: Sequence[set[int]], where: str) -> list[int]:
