@@ -48,6 +48,7 @@ class Result:
     def __init__(self) -> None:
         self._parts: list[_Part] = []
         self._made: list[Path] = []  # folders that were not there before, the outermost first
+        self._begun: list[Path] = []  # names that were about to be made: an interrupt may come at once
         self._at: object = ""  # what was begun last, which a full disk is told of
 
     def file(self, path: Path) -> BinaryIO:
@@ -62,7 +63,7 @@ class Result:
             raise InputError(f"{path}: cannot be written: {what} there; give another name")
         self._make(path.parent)
         while True:
-            work = _new_name(path.parent)
+            work = self._new_name(path.parent)
             file = open(work, "xb", opener=lambda name, flags: os.open(name, flags | _NO_LINK, 0o666))  # noqa: SIM115
             if _locked(file.fileno(), work):
                 self._parts.append(_Part(work, file.fileno(), path, file))
@@ -79,13 +80,17 @@ class Result:
 
     def _new_folder(self, parent: Path, path: Path | None) -> Path:
         while True:
-            work = _new_name(parent)
+            work = self._new_name(parent)
             work.mkdir()
             handle = os.open(work, os.O_RDONLY | _NO_LINK)
             if _locked(handle, work):
                 self._parts.append(_Part(work, handle, path))
                 return work
             os.close(handle)
+
+    def _new_name(self, parent: Path) -> Path:
+        self._begun.append(_new_name(parent))
+        return self._begun[-1]
 
     def _make(self, folder: Path) -> None:
         missing = []
@@ -130,6 +135,9 @@ class Result:
                 else:
                     part.work.unlink(missing_ok=True)
                     part.file.close()
+        for work in [] if done else self._begun:
+            with suppress(OSError):
+                shutil.rmtree(work) if work.is_dir() else work.unlink(missing_ok=True)
         for new in [] if done else reversed(self._made):
             with suppress(OSError):
                 new.rmdir()
