@@ -175,3 +175,22 @@ def test_the_chip_is_the_one_that_the_mapping_was_compiled_for(tmp_path: Path) -
         assert ran.returncode == 0, ran.stderr
         chips[name] = argument(json.loads(ran.stdout)["atc"], "soc_version")
     assert chips == {"soc": "Ascend310P3", "line": "Ascend910B4", "emulated": "YOUR_CHIP"}
+
+
+def test_a_slice_of_a_model_with_external_weights_is_written_proven_and_judged(tmp_path: Path) -> None:
+    model = onnx.load(residual_net(tmp_path / "net.onnx").path)
+    (tmp_path / "big").mkdir()
+    onnx.save(model, tmp_path / "big" / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    graph = load(tmp_path / "big" / "net.onnx")
+    x = np.random.default_rng(2).standard_normal((1, 3, 9, 7)).astype(np.float32)
+    made = emulate(graph, {"x": x}, tmp_path / "device")
+    ran = run_cli("slice", graph.path, "-s", "conv2", "-e", "relu2", "--dump", made.dump, "--mapping", made.mapping,
+                  "-o", tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    folder = next((tmp_path / "out").iterdir())
+    assert (folder / "dump.onnx.data").exists()
+    part = load(folder)
+    again = emulate(part, bundled_inputs(*read_manifest(folder), part), tmp_path / "again")
+    ran = run_cli("compare", folder, again.dump, "--mapping", again.mapping)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.endswith("self-test: passed\ndevice: agrees\n")

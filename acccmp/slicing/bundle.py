@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from importlib.resources import files
@@ -21,6 +21,7 @@ import numpy as np
 from acccmp.core import reading
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
+from acccmp.core.identify import identify
 from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
 from acccmp.core.writing import replacing, together, write_bytes, write_texts
 from acccmp.dumps.arrays import sha256, write_golden, write_npy
@@ -142,15 +143,15 @@ def read_manifest(folder: str | Path) -> tuple[Path, Manifest]:
 def load(folder: str | Path) -> Graph:
     """The sub-model in the folder of a slice. Raises InputError when there is none, FormatError when it is damaged."""
     path, manifest = read_manifest(folder)
-    return _loaded(path / Path(written.file).name for written in manifest.slice.files)
+    return _loaded([path / Path(written.file).name for written in manifest.slice.files])
 
 
-def _loaded(files: Iterable[Path]) -> Graph:
-    """The model among these files, with its weights."""
-    found = sorted(files, key=lambda path: path.suffix == ".caffemodel")
-    if not found:
+def _loaded(files: Sequence[Path]) -> Graph:
+    """The model, which is the first of these files, with its weights where its format keeps them apart."""
+    if not files:
         raise FormatError("the manifest of the slice names no model file; write the slice again")
-    return load_model(*found[:2])
+    apart = identify(files[0]).kind.weights
+    return load_model(files[0], files[1] if apart and len(files) > 1 else None)
 
 
 def _free(path: Path) -> Path:
@@ -253,7 +254,7 @@ def _with_plain_inputs(graph: Graph) -> tuple[Graph, dict[str, str]]:
     return graph, {}
 
 
-def _names_in_file(graph: Graph, written: Iterable[Path]) -> list[tuple[str, str, str]]:
+def _names_in_file(graph: Graph, written: Sequence[Path]) -> list[tuple[str, str, str]]:
     """Each input (tensor, name, layer) in the order of the sub-model's file, which is that of the compiled model: what
     it is called there (Caffe's keep the blob's name, whatever its version), and the layer that makes it (an Input
     layer, a Placeholder; for ONNX the name again)."""
