@@ -177,14 +177,24 @@ def test_original_cast_is_an_op_like_any_other() -> None:
     assert beside(found)["cast:output:0"] == "cast:output:0"
 
 
-def test_inserted_op_that_computes_is_not_traced() -> None:
+def test_quantised_tensor_without_a_scale_is_not_comparable() -> None:
     net = mapping(
         DATA, op("a", "Relu", ["x:0"], [out("a")], originals=("a",)),
         op("quant", "AscendQuant", ["a:0"], [out()], originals=()),
     )
     found = rows(golden({"a": ONE}), npu({"a": ONE, "quant": ONE}), net)
-    assert found["quant:output:0"].verdict is Verdict.INSERTED
-    assert "AscendQuant" in found["quant:output:0"].reason
+    assert found["quant:output:0"].verdict is Verdict.NOT_COMPARABLE
+    assert found["quant:output:0"].reason == "quantised by quant, and nothing tells its scale"
+
+
+def test_inserted_op_that_computes_is_not_traced() -> None:
+    net = mapping(
+        DATA, op("a", "Relu", ["x:0"], [out("a")], originals=("a",)),
+        op("pad", "PadD", ["a:0"], [out()], originals=()),
+    )
+    found = rows(golden({"a": ONE}), npu({"a": ONE, "pad": ONE}), net)
+    assert found["pad:output:0"].verdict is Verdict.INSERTED
+    assert "PadD" in found["pad:output:0"].reason
 
 
 def test_inserted_transpose_is_compared_in_goldens_order() -> None:

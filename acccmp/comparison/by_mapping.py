@@ -9,6 +9,7 @@ from acccmp.comparison.fitting import fitted
 from acccmp.comparison.lookup import Dumped, Found, Golden, why
 from acccmp.core.dump import Port, flatten_name
 from acccmp.core.graph import Node
+from acccmp.core.tensor import DTYPES
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.names import by_names
 from acccmp.mapping.trace import Trail
@@ -112,7 +113,9 @@ def _row(
                             reason=f"comes from {found.port.node}, outside of the model")]
         return [replace(base, verdict=Verdict.NO_GOLDEN,
                         reason=found.reason or f"no golden tensor for {found.port}")]
-    return [fitted(base, trail, layout=gold.layout(found.port))]
+    row = fitted(base, trail, layout=gold.layout(found.port))
+    made_by = node.name if port.side == "output" else split_input(trail.visited[0])[0]
+    return [replace(row, coarsest=DTYPES["int8"]) if made_by in device.after_quantisation else row]
 
 
 def _base(device: DeviceMap, dumped: Dumped, node: Node, port: Port, name: str | None) -> Pair:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Origin
-from acccmp.core.tensor import TensorRef
+from acccmp.core.tensor import DequantisedRef, TensorRef
 from acccmp.mapping.belongs import contradiction
 from acccmp.mapping.reading import read_as
 from acccmp.mapping.trace import Trail
@@ -42,7 +42,17 @@ def fitted(row: Pair, trail: Trail | None = None, written: Origin | None = None,
     row = replace(
         row, golden=golden, notes=(*notes, *found.notes), coarsest=trail.coarsest if trail.steps else None,
     )
-    return replace(row, npu=found.ref) if found.ref is not None else replace(row, misfit=found.reason)
+    if found.ref is None:
+        return replace(row, misfit=found.reason)
+    if not trail.is_quantised or golden.dtype.kind == "int":
+        return replace(row, npu=found.ref)
+    rule = trail.quantisation
+    if rule is None:
+        steps = ", ".join(trail.steps[:3]) or row.port.node
+        return replace(row, verdict=Verdict.NOT_COMPARABLE, reason=f"quantised by {steps}, and nothing tells its scale")
+    told = f"dequantised: (q - {rule.offset:g}) / {rule.scale:g}"
+    npu = DequantisedRef.of_codes(found.ref, rule.scale, rule.offset) if found.ref.dtype.kind == "int" else found.ref
+    return replace(row, npu=npu, notes=(*row.notes, told), quantised=False)
 
 
 def _device_golden(golden: TensorRef, npu: TensorRef, written: Origin | None) -> tuple[TensorRef, tuple[str, ...]]:

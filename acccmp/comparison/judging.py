@@ -24,6 +24,7 @@ FIXED: Mapping[str, float] = {
     "float64": 1e-3, "float32": 1e-3, "complex64": 1e-3, "complex128": 1e-3,
     "float16": 5e-2, "complex32": 5e-2, "bfloat16": 2e-1,
     "hifloat8": 2e-1, "float8_e5m2": 2e-1, "float8_e4m3fn": 2e-1, "float8_e8m0": 5e-1,
+    "int8": 2e-1,  # of what comes from numbers that were quantised
     "float6_e3m2": 3e-1, "float6_e2m3": 3e-1, "float4_e2m1": 5e-1, "float4_e1m2": 5e-1,
 }
 FLOOR_FACTOR = 4.0

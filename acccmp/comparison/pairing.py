@@ -17,6 +17,7 @@ from acccmp.comparison.lookup import Dumped, Golden
 from acccmp.comparison.outputs import mark_outputs, restrict
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
+from acccmp.core.tensor import DTYPES
 from acccmp.mapping.belongs import check_belongs
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.names import by_names
@@ -63,6 +64,8 @@ def pair(
         notes += told
         rows = mark_outputs(rows, gold, model, device, [], notes)
     rows = _with_floors(rows, floors or {})
+    if coarse := sum(row.coarsest is DTYPES["int8"] and row.verdict is None for row in rows):
+        notes.append(f"{coarse} ports depend on numbers that were stored as int8: their limits are fixed")
     rows = restrict(rows, valid, gold)
     rows.sort(key=lambda row: (row.order, row.port.side == "output"))
     return Pairing(tuple(rows), tuple(dict.fromkeys(notes)), belongs)
@@ -74,7 +77,7 @@ def _with_floors(rows: list[Pair], floors: Mapping[Port, float]) -> list[Pair]:
     found = []
     for row in rows:
         port = row.golden_port
-        if port is not None and floors:
+        if port is not None and floors and row.coarsest is not DTYPES["int8"]:  # storage alone explains less
             floor = floors.get(port, flattened.get(port._replace(node=flatten_name(port.node)), math.nan))
             row = replace(row, floor=floor)
         found.append(row)

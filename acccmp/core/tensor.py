@@ -514,6 +514,45 @@ class TurnedRef(TensorRef):
 
 
 @dataclass(frozen=True)
+class DequantisedRef(TensorRef):
+    """The real numbers that the integers of `base` stand for: (q - offset) / scale, as float32.
+
+    Where they lie and how they are stored is the base's.
+    """
+
+    base: TensorRef | None = field(default=None, repr=False)
+    scale: float = 1.0
+    zero: float = 0.0
+
+    @classmethod
+    def of_codes(cls, base: TensorRef, scale: float, zero: float) -> DequantisedRef:
+        """What `base` stands for when q = round(x * scale) + zero was stored."""
+        return cls(
+            base.path, DTYPES["float32"], base.shape, base.offset, base.size, base.layout, base.original_shape,
+            base.original_layout, base.groups, base.fortran, None, base, scale, zero,
+        )
+
+    @property
+    def own_shape(self) -> Shape:
+        assert self.base is not None
+        return self.base.own_shape
+
+    def raw(self) -> bytes:
+        assert self.base is not None
+        return self.base.raw()
+
+    def dirt(self) -> Dirt:
+        assert self.base is not None
+        return self.base.dirt()
+
+    def _decoded(self, region: Region | None) -> Array:
+        assert self.base is not None
+        codes = self.base.stored() if region is None else self.base.read(region)
+        real: Array = ((codes.astype(np.float64) - self.zero) / self.scale).astype(np.float32)
+        return real
+
+
+@dataclass(frozen=True)
 class ConvertedRef(TensorRef):
     """A tensor of a device whose numbers were converted into a plain array: its blocks undone, or in a wider type.
 

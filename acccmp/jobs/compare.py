@@ -20,7 +20,7 @@ from acccmp.emulator.emulate import TWICE, floors
 from acccmp.errors import AcccmpError, InputError
 from acccmp.jobs.feeding import _feeds
 from acccmp.jobs.sources import Options, device_map_of, npu_dump_of
-from acccmp.mapping.compose import compose, compose_unfused
+from acccmp.mapping.compose import compose, compose_unfused, with_scales
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.laid_out import laid_out
 from acccmp.models.load import load
@@ -57,6 +57,7 @@ def compare(
     options = replace(options or Options(), **changes)
     device = device_map_of(mapping)
     npu_dump = laid_out(npu_dump_of(npu, options), device)
+    device = with_scales(device, npu_dump)
     notes: list[str] = []
     if device is not None and device.graph.compiled.soc == "emulated":
         notes.append("the NPU dump is of an emulated device: nothing here was measured on an NPU")

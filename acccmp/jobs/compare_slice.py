@@ -19,6 +19,7 @@ from acccmp.errors import FormatError
 from acccmp.jobs.compare import _floors, compare, stored_precision
 from acccmp.jobs.slice import Reference, self_test
 from acccmp.jobs.sources import Options, device_map_of, npu_dump_of
+from acccmp.mapping.compose import with_scales
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.laid_out import laid_out
 from acccmp.reports.pair import BAD
@@ -70,6 +71,7 @@ def compare_slice(
     (path, manifest), graph = read_manifest(folder), load(folder)
     device = device_map_of(mapping)
     npu_dump = laid_out(npu_dump_of(npu, options), device)
+    device = with_scales(device, npu_dump)
     feeds = bundled_inputs(path, manifest, graph)
     own = compare(graph, npu_dump, mapping=device, inputs=feeds or None, thresholds=thresholds, options=options)
     own = _of_slice(replace(own, subject={**own.subject, "golden": f"{path} (the slice alone)"}), manifest, graph)

@@ -27,6 +27,7 @@ from acccmp.jobs.compare import _floors, stored_precision
 from acccmp.jobs.feeding import feeds_from_dump, given_inputs
 from acccmp.jobs.sources import Options, device_map_of, load_original, npu_dump_of
 from acccmp.mapping.belongs import check_belongs
+from acccmp.mapping.compose import with_scales
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.laid_out import laid_out
 from acccmp.mapping.names import by_names
@@ -66,6 +67,7 @@ def slice_model(
     graph = load_original(graph, weights) if isinstance(graph, str | Path) else graph
     device = device_map_of(mapping)
     npu = laid_out(npu_dump_of(dump, options or Options(), "--dump"), device) if dump is not None else None
+    device = with_scales(device, npu) if npu is not None else device
     belongs = ""
     if npu is not None or device is not None:
         device = device or by_names(npu or Dump({}), graph)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from acccmp.core.dump import Origin
-from acccmp.core.graph import Graph
+from acccmp.core.dump import Dump, Origin
+from acccmp.core.graph import Graph, Node
 from acccmp.mapping.device_map import DeviceMap
+from acccmp.mapping.trace import QUANTISING
 
 
 def compose(mapping: DeviceMap, rule: DeviceMap) -> DeviceMap:
@@ -30,7 +32,34 @@ def compose(mapping: DeviceMap, rule: DeviceMap) -> DeviceMap:
         names = node_origins(origin.node)
         return replace(origin, node=names[0] if len(names) == 1 else "")
 
-    return replace(mapping, graph=_rewritten(mapping.graph, node_origins, tensor_origin))
+    def told(node: Node) -> Mapping[str, Any]:
+        named = (name for name in (node.name, *(node.origins or ())) if name in rule.graph)
+        return next((attrs for name in named if "scale" in (attrs := rule.graph[name].attrs)), {})
+
+    scaled = _scaled(mapping.graph, told)
+    return replace(mapping, graph=_rewritten(scaled, node_origins, tensor_origin))
+
+
+def with_scales(mapping: DeviceMap | None, npu: Dump) -> DeviceMap | None:
+    """`mapping` with the scales of quantising ops that the headers of a dump tell and it does not."""
+    def told(node: Node) -> Mapping[str, Any]:
+        return npu.ops[node.name].attrs if node.name in npu.ops else {}
+
+    return replace(mapping, graph=_scaled(mapping.graph, told)) if mapping is not None else None
+
+
+def _scaled(graph: Graph, told: Callable[[Node], Mapping[str, Any]]) -> Graph:
+    """The graph with `scale`, `offset` and `sqrt_mode` of quantising ops as `told` where it lacks them."""
+    def attrs(node: Node) -> Mapping[str, Any]:
+        if node.op_type not in QUANTISING or "scale" in node.attrs:
+            return node.attrs
+        found = told(node)
+        return {**node.attrs, **{key: found[key] for key in ("scale", "offset", "sqrt_mode") if key in found}}
+
+    return replace(graph, nodes=tuple(
+        replace(node, attrs=attrs(node), subgraphs={n: _scaled(inner, told) for n, inner in node.subgraphs.items()})
+        for node in graph.nodes
+    ))
 
 
 def compose_unfused(mapping: DeviceMap, unfused: DeviceMap) -> DeviceMap:

@@ -16,7 +16,7 @@ from acccmp.core.dump import Port, flatten_name
 from acccmp.core.graph import Graph, ModelTensor, Node, TensorSpec
 from acccmp.core.names import op_of
 from acccmp.errors import InputError, UnknownName
-from acccmp.mapping.trace import Trail, trail
+from acccmp.mapping.trace import QUANTISING, Trail, trail
 from acccmp.models.device_graph import INPUT_OPS, TASKLESS, all_nodes, split_input
 
 _QUANT = re.compile(r"_quant_layer|/AscendQuant|/AscendWeightQuant|\.quant|\.weight_quant")
@@ -267,7 +267,7 @@ class DeviceMap:
             names = " ".join([node.name, *(node.origins or ())])
             spec = self.spec(node.outputs[0]) if node.outputs else None
             dtype = spec.dtype if spec is not None else None
-            if (node.op_type == "AscendQuant" or _QUANT.search(names)) and (dtype is None or dtype.name == "int8"):
+            if (node.op_type in QUANTISING or _QUANT.search(names)) and (dtype is None or dtype.name == "int8"):
                 made.add(node.name)
             elif node.op_type == "AscendDequant" or _DEQUANT.search(names):
                 continue
@@ -276,6 +276,18 @@ class DeviceMap:
             ):
                 made.add(node.name)
         return frozenset(made)
+
+    @cached_property
+    def after_quantisation(self) -> frozenset[str]:
+        """Ops whose numbers come, near or far, from those that were stored as 8-bit integers."""
+        found: set[str] = set()
+        for node in self.nodes:
+            spec = self.spec(node.outputs[0]) if node.outputs else None
+            is_int8 = spec is not None and spec.dtype is not None and spec.dtype.name == "int8"
+            feeds = (split_input(self.redirect.get(tensor, tensor))[0] for tensor in node.inputs if tensor)
+            if node.op_type in QUANTISING or (is_int8 and node.name in self.quantised) or found.intersection(feeds):
+                found.add(node.name)
+        return frozenset(found)
 
     # -- tensors -------------------------------------------------------------------------------------------------
 
@@ -294,7 +306,7 @@ class DeviceMap:
             ports = [(Port(node.name, "input", i), tensor) for i, tensor in enumerate(node.inputs) if tensor]
             ports += [(Port(node.name, "output", i), tensor) for i, tensor in enumerate(node.outputs) if tensor]
             for port, tensor in ports:
-                way = self.trail(tensor, through_quantisation=True)
+                way = self.trail(tensor)
                 if way.key is not None:
                     found[port] = way
         return found
@@ -317,6 +329,6 @@ class DeviceMap:
             found[original] = (*found.get(original, ()), port)
         return found
 
-    def trail(self, tensor: str, *, through_quantisation: bool = False) -> Trail:
+    def trail(self, tensor: str) -> Trail:
         """The way from a device tensor back to its original; see `acccmp.mapping.trace`."""
-        return trail(self, tensor, through_quantisation=through_quantisation)
+        return trail(self, tensor)

@@ -9,14 +9,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from acccmp.core import graph as graphs
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Origin
 from acccmp.core.graph import TensorSpec, shape_text
 from acccmp.core.layout import Shape, squeezed
-from acccmp.core.tensor import Array, TensorRef, TurnedRef
+from acccmp.core.tensor import Array, DequantisedRef, TensorRef, TurnedRef
 from acccmp.mapping.trace import Quantisation, Trail
 
 
@@ -249,5 +247,5 @@ def dequantised(
         return array, {}
     if rule is None:
         return array, {"quantised": {"scale": None, "note": "the mapping holds no scale for this tensor"}}
-    real = ((array.astype(np.float64) - rule.offset) / rule.scale).astype(wanted.numpy)
+    real = DequantisedRef.of_codes(ref, rule.scale, rule.offset).numpy().astype(wanted.numpy)
     return real, {"quantised": {"scale": rule.scale, "offset": rule.offset}}

@@ -63,10 +63,9 @@ class Trail:
     quantisation: Quantisation | None = None
 
 
-def trail(device: DeviceMap, tensor: str, *, through_quantisation: bool = False) -> Trail:
+def trail(device: DeviceMap, tensor: str) -> Trail:
     """The way from a device tensor back to its original (specs, 5.3: the written name first, then back through
-    what the compiler made). `through_quantisation` goes on through quantising ops, too, that are none of the
-    original's."""
+    what the compiler made, quantising ops that are none of the original's included)."""
     way = _Way(device, tensor)
     while True:
         while tensor in device.redirect and tensor not in way.visited:
@@ -81,7 +80,9 @@ def trail(device: DeviceMap, tensor: str, *, through_quantisation: bool = False)
             return way.end(None, f"the mapping has no op {name}")
         spec = device.spec(tensor)
         way.pass_by(node, spec)
-        goes_on = through_quantisation and node.op_type in QUANTISING
+        goes_on = node.op_type in QUANTISING and not any(
+            map(device.known.knows, (name,) if node.origins is None else node.origins)
+        )
         if spec is not None and spec.origin is not None and spec.origin.node:
             if not goes_on or device.known.knows(spec.origin.node):
                 return way.end((spec.origin.node, spec.origin.index))
@@ -188,6 +189,6 @@ def quantisation(node: Node) -> Quantisation | None:
         scale, offset = float(node.attrs["scale"]), float(node.attrs.get("offset") or 0.0)
     except (KeyError, TypeError, ValueError):
         return None
-    if node.attrs.get("sqrt_mode"):
+    if str(node.attrs.get("sqrt_mode", "")).lower() in ("1", "true"):
         scale *= scale  # the scale is stored as its square root then
     return Quantisation(scale, offset) if 0 < abs(scale) < float("inf") and abs(offset) < float("inf") else None

@@ -491,7 +491,7 @@ def _spec(tensor: str, shape: Shape | None, dtype: DType = FLOAT32) -> TensorSpe
 def _specs(op_type: str, outputs: Sequence[str], made: Sequence[Shape | None]) -> dict[str, TensorSpec]:
     """The specs of what a layer of this type makes."""
     return {
-        tensor: _spec(tensor, shape, DTYPES["int32"] if (op_type, place) in shapes.INTEGERS else FLOAT32)
+        tensor: _spec(tensor, shape, DTYPES[shapes.INTEGERS.get((op_type, place), "float32")])
         for place, (tensor, shape) in enumerate(zip(outputs, made, strict=True))
     }
 

@@ -575,7 +575,7 @@ def _unknown(params: Params, bottoms: Shapes, tops: int) -> Shapes:
 SAME = (
     "ReLU", "PReLU", "ELU", "Sigmoid", "TanH", "AbsVal", "Power", "Exp", "Log", "BNLL", "Threshold", "Dropout",
     "BatchNorm", "Scale", "Bias", "LRN", "MVN", "Softmax", "Swish", "Clip", "Normalize", "Split", "BN", "ReLU6",
-    "ShuffleChannel", "HardSwish", "Mish",
+    "ShuffleChannel", "HardSwish", "Mish", "Quant", "DeQuant", "AntiQuant",
 )
 LOSSES = (
     "SoftmaxWithLoss", "EuclideanLoss", "HingeLoss", "ContrastiveLoss", "InfogainLoss", "MultinomialLogisticLoss",
@@ -626,8 +626,11 @@ RULES: dict[str, Callable[[Params, Shapes, int], Shapes]] = {
     "Parameter": _parameter,
 }
 
-# Tops that hold whole numbers: (type, place). Every other blob is float32.
-INTEGERS = frozenset({("YoloV2DetectionOutput", 1), ("YoloV3DetectionOutput", 1), ("SSDDetectionOutput", 0)})
+# Tops that hold whole numbers: (type, place) -> dtype. Every other blob is float32.
+INTEGERS = {
+    ("YoloV2DetectionOutput", 1): "int32", ("YoloV3DetectionOutput", 1): "int32", ("SSDDetectionOutput", 0): "int32",
+    ("Quant", 0): "int8",
+}
 
 
 def top_shapes(op_type: str, attrs: Mapping[str, Any], bottoms: Shapes, tops: int) -> tuple[Shapes, str]:

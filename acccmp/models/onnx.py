@@ -155,6 +155,11 @@ def _infer(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, tuple[s
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
             tensor.raw_data = raw
+    for node in copy.graph.node:
+        if node.op_type in _QUANTISED:  # for shapes they are casts
+            del node.input[1:], node.attribute[:]
+            node.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.FLOAT))
+            node.op_type, node.domain = "Cast", ""
     why = ""
     for data_prop in (True, False):
         try:
@@ -221,6 +226,7 @@ class _Builder:
         known = outer | set(weights) | {v.name for v in proto.input}
         nodes, aliases = self.nodes(proto.node, inferred.node, known, name)
         _bind_types(nodes, specs, self.opsets)
+        _set_quantised(nodes, specs)
         _hint_layouts(nodes, specs)
         return Graph(
             name, "onnx", nodes, inputs, tuple(dict.fromkeys(v.name for v in proto.output if v.name)), specs, weights,
@@ -582,6 +588,26 @@ _ELEMENTWISE = frozenset({
     "Round", "Erf", "Sign", "Identity", "Cast", "Dropout", "PRelu", "QuantizeLinear", "DequantizeLinear",
 })
 _SPATIAL = {3: "NCL", 4: "NCHW", 5: "NCDHW"}
+
+
+# What AMCT's operators make: integers up to the next operator that makes real numbers of them again.
+_QUANTISED = {
+    "AscendQuant": "int8", "AscendWeightQuant": "int8", "AscendDequant": "float32", "AscendAntiQuant": "float32",
+}
+_SUMS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # of 8-bit integers they are sums of 32 bits
+
+
+def _set_quantised(nodes: Sequence[Node], specs: dict[str, TensorSpec]) -> None:
+    """Give AMCT's operators, and what lies between them, the types of a quantised network."""
+    integers: dict[str, str] = {}
+    for node in nodes:
+        name = _QUANTISED.get(node.op_type)
+        if name is None and (found := [integers[tensor] for tensor in node.inputs if tensor in integers]):
+            name = "int32" if node.op_type in _SUMS else found[0]
+        for tensor in node.outputs if name is not None else ():
+            specs[tensor] = replace(specs.get(tensor) or TensorSpec(tensor), dtype=DTYPES[name or ""])
+            if name != "float32":
+                integers[tensor] = name or ""
 
 
 def _hint_layouts(nodes: Sequence[Node], specs: dict[str, TensorSpec]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from acccmp.core.dump import Port
 from acccmp.core.reading import parse_json
-from acccmp.core.tensor import DTYPES, ConvertedRef, TensorRef, TurnedRef
+from acccmp.core.tensor import DTYPES, ConvertedRef, DequantisedRef, TensorRef, TurnedRef
 from acccmp.errors import FormatError
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import SCHEMA, Comparison, Report
@@ -86,6 +86,8 @@ def _stored_ref(ref: TensorRef | None) -> dict[str, Any] | None:
         return None
     if isinstance(ref, TurnedRef):
         return {**(_stored_ref(ref.base) or {}), "axes": list(ref.axes)}
+    if isinstance(ref, DequantisedRef):
+        return {**(_stored_ref(ref.base) or {}), "scale": ref.scale, "zero": ref.zero}
     converted = {"base": _stored_ref(ref.base), "stored_as": ref.stored_as} if isinstance(ref, ConvertedRef) else {}
     return {
         "path": ref.path, "dtype": ref.dtype.name, "shape": list(ref.shape), "offset": ref.offset, "size": ref.size,
@@ -177,11 +179,13 @@ def _ref(row: dict[str, Any], key: str, where: str) -> TensorRef | None:
     base = _ref(stored, "base", where) if key != "base" else None
     if base is not None:
         ref = ConvertedRef(**vars(ref), base=base, stored_as=_item(stored, "stored_as", str, where))
-    if axes is None:
-        return ref
-    if sorted(_dims(axes, where)) != list(range(len(ref.own_shape))):
-        raise FormatError(f"{where}: the axes {axes} do not fit the shape {ref.own_shape}")
-    return TurnedRef.turned(ref, tuple(axes))
+    if axes is not None:
+        if sorted(_dims(axes, where)) != list(range(len(ref.own_shape))):
+            raise FormatError(f"{where}: the axes {axes} do not fit the shape {ref.own_shape}")
+        ref = TurnedRef.turned(ref, tuple(axes))
+    if "scale" in stored:
+        ref = DequantisedRef.of_codes(ref, _number(stored, "scale", where), _number(stored, "zero", where))
+    return ref
 
 
 def _item(stored: dict[str, Any], key: str, kind: type, where: str) -> Any:
