@@ -27,6 +27,7 @@ _WHERE = {
     "emulate": "acccmp.emulator.emulate",
     "compare": "acccmp.jobs.compare",
     "slice_model": "acccmp.jobs.slice",
+    "DeviceMap": "acccmp.mapping.device_map",
     "Graph": "acccmp.core.graph",
     "Node": "acccmp.core.graph",
     "TensorSpec": "acccmp.core.graph",
@@ -42,7 +43,7 @@ _WHERE = {
 }
 
 __all__ = [
-    "AcccmpError", "Comparison", "Dump", "Graph", "Node", "Port", "Report", "Slice",
+    "AcccmpError", "Comparison", "DeviceMap", "Dump", "Graph", "Node", "Port", "Report", "Slice",
     "TensorRef", "TensorSpec", "Thresholds", "Verdict", "__version__",
     "compare", "emulate", "golden_run", "load", "read_dump", "read_inputs", "run", "slice_model",
 ]
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from acccmp.inputs.files import read_inputs
     from acccmp.jobs.compare import compare
     from acccmp.jobs.slice import slice_model
+    from acccmp.mapping.device_map import DeviceMap
     from acccmp.models.load import load
     from acccmp.reports.pair import Verdict
     from acccmp.reports.report import Comparison, Report

@@ -88,10 +88,16 @@ class DeviceMap:
 
     def node(self, name: str) -> Node | None:
         """The device op of this name, which may be flattened; None if there is none or if it could be several."""
-        if name not in self.by_name:
-            found = [node for node in self.nodes if flatten_name(node.name) == name]
-            return found[0] if len(found) == 1 else None
-        return self.by_name[name]
+        found = self._flattened.get(name, ())
+        return self.by_name.get(name) or (found[0] if len(found) == 1 else None)
+
+    @cached_property
+    def _flattened(self) -> Mapping[str, tuple[Node, ...]]:
+        found: dict[str, tuple[Node, ...]] = {}
+        for node in self.nodes:
+            key = flatten_name(node.name)
+            found[key] = (*found.get(key, ()), node)
+        return found
 
     @cached_property
     def order(self) -> Mapping[str, int]:
