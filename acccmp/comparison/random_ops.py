@@ -47,7 +47,7 @@ def _draws(node: Node) -> bool:
     if node.op_type == "DummyData":  # Caffe's: it draws where its filler does
         fillers = node.attrs.get("dummy_data_param", {}).get("data_filler", ())
         return any(filler.get("type", "constant") != "constant" for filler in fillers)
-    kind = node.attrs.get("original_type", node.op_type)  # what a device model hands on to the original's framework
+    kind = str(node.attrs.get("original_type", node.op_type))  # what a device hands on to the host
     return kind in RANDOM or any(_draws(inner) for graph in node.subgraphs.values() for inner in graph.nodes)
 
 

@@ -133,7 +133,7 @@ class _Names:
 
     def _joined_name(self, text: str, taken: Collection[str]) -> Collection[str]:
         """The nodes whose names make up `text`, with those between them; none where it can be cut in several ways."""
-        if self.model is None:
+        if self.model is None or not text:
             return ()
         found: set[frozenset[str]] = set()
         for count, parts in enumerate(self._cuts(text, taken)):
@@ -143,23 +143,33 @@ class _Names:
                 found.add(frozenset(joined))
         return found.pop() if len(found) == 1 else ()
 
+    @cached_property
+    def _lengths(self) -> tuple[int, ...]:
+        return tuple(sorted({len(name) for name in self._flat}))
+
     def _cuts(self, text: str, taken: Collection[str]) -> Iterator[tuple[str, ...]]:
         """The ways to cut `text` into names of nodes."""
-        lengths = sorted({len(name) for name in self._flat})
-        following: dict[int, list[tuple[int, str]]] = {len(text): []}  # places from which the end can be reached
-        for start in reversed(range(len(text))):
-            steps = [
-                (start + n, node) for n in lengths if start + n in following
+        steps: dict[int, list[tuple[int, str]]] = {}
+        waiting = [0]
+        while waiting:
+            start = waiting.pop()
+            if start in steps:
+                continue
+            steps[start] = [
+                (start + n, node) for n in self._lengths if start + n <= len(text)
                 and (node := self._flat.get(text[start : start + n])) is not None and node not in taken
             ]
-            if steps:
-                following[start] = steps
-        waiting: list[tuple[int, tuple[str, ...]]] = [(0, ())] if 0 in following else []
-        while waiting:
-            start, parts = waiting.pop()
+            waiting += [end for end, _ in steps[start]]
+        alive = {len(text)}  # places from which the end can be reached
+        for start in sorted(steps, reverse=True):
+            steps[start] = [(end, node) for end, node in steps[start] if end in alive]
+            alive |= {start} if steps[start] else set()
+        ways: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+        while ways:
+            start, parts = ways.pop()
             if start == len(text):
                 yield parts
-            waiting += [(end, (*parts, node)) for end, node in following[start]]
+            ways += [(end, (*parts, node)) for end, node in steps[start]]
 
     def _joined(self, members: set[str], taken: Collection[str]) -> set[str]:
         """`members` with the nodes on short ways between them; empty where they do not hang together.
