@@ -16,6 +16,7 @@ from test_dump_fftsplus import AUTOMATIC, new, report, slices
 from acccmp import cli
 from acccmp.core import layout as L
 from acccmp.core.dump import Dump, Port
+from acccmp.core.tensor import DTYPES, ConvertedRef, TensorRef
 from acccmp.dumps.convert import convert
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import emulate
@@ -195,6 +196,34 @@ def test_a_second_conversion_into_one_folder_keeps_the_first_ones_facts(tmp_path
     convert(one, tmp_path / "alone")
     (ref,) = read_dump(tmp_path / "alone").values()
     assert (ref.layout, ref.shape) == ("NC1HWC0", (1, 2, 3, 5, 16))
+
+
+# -- one tensor --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lies", ["stored", "NCHW", "NHWC", "HWCN"])
+@pytest.mark.parametrize("stored", ["NC1HWC0", "FRACTAL_Z", "FRACTAL_NZ", "C1HWNC0", "NHWC"])
+@pytest.mark.parametrize("own", ["NCHW", "NHWC", "HWCN"])
+def test_an_array_reads_as_the_devices_tensor_in_every_order_and_part(own: str, stored: str, lies: str) -> None:
+    x = np.random.default_rng(5).standard_normal((2, 3, 5, 18)).astype("<f2")
+    blocks = L.to_stored(x, own, stored)
+    ref = TensorRef("", DTYPES["float16"], blocks.shape, 0, None, stored, x.shape, own, array=blocks)
+    if lies == "stored":
+        base = TensorRef.of(blocks.astype("<f4"), stored)
+    elif stored == "FRACTAL_NZ":
+        base = TensorRef.of(x.astype("<f4"))
+    else:
+        base = TensorRef.of(L.to_stored(x, own, lies).astype("<f4"), lies)
+    found = ConvertedRef.lying_in(base, ref.dtype, ref.shape, stored, x.shape, own)
+    assert found.numpy().dtype == x.dtype
+    assert np.array_equal(found.numpy(), x)
+    assert found.raw() == ref.raw()
+    part = (slice(1, 2), slice(0, 2), slice(2, 5), slice(3, 17))
+    assert np.array_equal(found.read(part), x[part])
+    assert np.array_equal(np.concatenate(list(found.blocks(50))), x.reshape(-1))
+    for order in ("NCHW", "NHWC", "HWCN", None):
+        if L.fits(stored, ref.shape, order, x.shape):
+            assert np.array_equal(found.seen_as(x.shape, order).numpy(), ref.seen_as(x.shape, order).numpy())
 
 
 # -- damage ------------------------------------------------------------------------------------------------------

@@ -90,6 +90,11 @@ def is_plain(layout: str) -> bool:
     return layout in PLAIN
 
 
+def is_positional(layout: str) -> bool:
+    """Are its blocks of the last axes, whatever their names?"""
+    return STORED_AS.get(layout, "").startswith("...")
+
+
 def letters(layout: str | None, rank: int, stored: str = "NCHW") -> str | None:
     """Axis letters of an original tensor of `rank` in `layout`; None when they cannot be told.
 

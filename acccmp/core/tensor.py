@@ -589,19 +589,31 @@ class ConvertedRef(TensorRef):
     def _decoded(self, region: Region | None) -> Array:
         assert self.base is not None
         assert self.dtype.numpy is not None
-        if region is not None and self.own_shape == self.base.shape and self._is_in_order(self.base.layout):
-            return self.base.read(region).astype(self.dtype.numpy, copy=False)
+        found = None if region is None else self._region(self.base, region)
+        if found is not None:
+            return found.astype(self.dtype.numpy, copy=False)
         values = self.base.numpy().astype(self.dtype.numpy, copy=False)
         if (self.base.layout, self.base.shape) != (self.stored_as, self.shape):
             c0 = self.shape[-1] if self.shape else 1
             values = layouts.to_stored(values, self.base.layout, self.stored_as, c0, self.groups)
         return np.ascontiguousarray(self._cut(values.reshape(-1)[: self.count].reshape(self.shape), region))
 
-    def _is_in_order(self, layout: str) -> bool:
-        """Is the tensor's own order that of `layout`?"""
-        own = self.layout if self.original_shape is None else self.original_layout
+    def _region(self, base: TensorRef, region: Region) -> Array | None:
+        """A region without going by way of what the device stored, where only the order of the axes is another one."""
+        if (base.layout, base.shape) == (self.stored_as, self.shape):
+            seen = replace(base, layout=self.layout, groups=self.groups)
+            return seen.seen_as(self.original_shape, self.original_layout).read(region)
         rank = len(self.own_shape)
-        return own == layout or layouts.letters(own, rank) == layouts.letters(layout, rank)
+        own = layouts.letters(self.layout if self.original_shape is None else self.original_layout, rank)
+        held = layouts.letters(base.layout, rank)
+        if layouts.is_positional(self.stored_as) or own == held:
+            return base.read(region) if base.shape == self.own_shape else None
+        if own is None or held is None or sorted(own) != sorted(held) or len(base.shape) != rank:
+            return None
+        if tuple(base.shape[held.index(letter)] for letter in own) != self.own_shape:
+            return None
+        there = base.read(tuple(region[own.index(letter)] for letter in held))
+        return np.ascontiguousarray(there.transpose([held.index(letter) for letter in own]))
 
 
 _CODES: dict[int, Any] = {8: "u1", 16: "<u2", 32: "<u4", 64: "<u8", 128: "<c16"}

@@ -414,8 +414,8 @@ def _own_order(ref: TensorRef) -> str | None:
         *layouts.candidates(ref.layout, ref.shape, shape), *([] if len(shape) > 3 else ["ND"]),
     ]
     fitting = [name for name in orders if layouts.fits(ref.layout, ref.shape, name, shape, ref.groups)]
-    if fitting and layouts.STORED_AS.get(ref.layout, "").startswith("..."):
-        return "ND"  # its blocks are of the last two axes, whatever their names
+    if fitting and layouts.is_positional(ref.layout):
+        return "ND"
     return fitting[0] if len(set(fitting)) == 1 else None
 
 
