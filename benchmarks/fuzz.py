@@ -521,7 +521,6 @@ def _ready() -> None:
     import pkgutil
 
     import onnxruntime  # noqa: F401
-    import scipy.stats  # noqa: F401
 
     import acccmp
 
