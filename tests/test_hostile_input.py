@@ -128,6 +128,21 @@ def test_b2_a_listed_golden_that_is_a_pipe_is_unreadable_and_no_other(tmp_path: 
     assert all("is a named pipe" in row["reason"] for row in bad)
 
 
+def test_b2_a_models_own_data_that_are_a_pipe_are_not_waited_for(tmp_path: Path, resnet: Path, tf: Any) -> None:
+    onnx.save(onnx.load(resnet / "resnet.onnx"), tmp_path / "m.onnx", save_as_external_data=True, location="m.data",
+              size_threshold=0)
+    (tmp_path / "m.data").unlink()
+    os.mkfifo(tmp_path / "m.data")
+    for command in (("inspect", "m.onnx"), ("emulate", "m.onnx", "-o", "out")):
+        assert "'m.data', which is a named pipe" in line_of(acccmp(*command, cwd=tmp_path))
+    saved = saved_model(tf, tmp_path / "saved")
+    data = next((saved / "variables").glob("*.data-*"))
+    data.unlink()
+    os.mkfifo(data)
+    said = acccmp("convert", saved, "--to", "pb", "-o", tmp_path / "out", seconds=300)
+    assert f"{data.name}: is a named pipe" in line_of(said)
+
+
 # -- B3: links ---------------------------------------------------------------------------------------------------
 
 
@@ -522,15 +537,20 @@ def test_b12_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, resne
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_b12_freezing_on_a_full_disk_names_the_file_and_leaves_nothing(tf: Any, tmp_path: Path) -> None:
+def saved_model(tf: Any, folder: Path) -> Path:
+    """A SavedModel with a variable."""
     graph = tf.Graph()
     with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
         x = tf.compat.v1.placeholder(tf.float32, [1, 64], name="x")
         w = tf.compat.v1.get_variable("w", [64, 64])
         y = tf.matmul(x, w, name="y")
         session.run(tf.compat.v1.global_variables_initializer())
-        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "saved"), {"x": x}, {"y": y})
-    freeze = ("convert", tmp_path / "saved", "--to", "pb", "-o", tmp_path / "out")
+        tf.compat.v1.saved_model.simple_save(session, str(folder), {"x": x}, {"y": y})
+    return folder
+
+
+def test_b12_freezing_on_a_full_disk_names_the_file_and_leaves_nothing(tf: Any, tmp_path: Path) -> None:
+    freeze = ("convert", saved_model(tf, tmp_path / "saved"), "--to", "pb", "-o", tmp_path / "out")
     said = acccmp(*freeze, first=files_of(0.005), seconds=300)
     assert "saved.pb: cannot be written: File too large" in line_of(said)
     assert not (tmp_path / "out").exists()
