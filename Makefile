@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint wheel measure bench samples clean
+.PHONY: demo test test-all lint wheel fuzz measure bench samples clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m acccmp.demo
@@ -26,6 +26,10 @@ lint: $(VENV)/.all
 # The package as users get it: built, installed with nothing but what it asks for, used.
 wheel: $(VENV)/.made
 	.ci/wheel $(BIN)/python
+
+# 20,000 damaged files of every kind through the command (about an hour); COUNT and SEED make it another run.
+fuzz: $(VENV)/.all
+	$(BIN)/python benchmarks/fuzz.py --count $(or $(COUNT),20000) --seed $(or $(SEED),1)
 
 # The long measurements behind the figures in the documentation (an hour or so).
 measure: $(VENV)/.all

@@ -28,7 +28,7 @@ MEASUREMENTS: dict[str, list[str]] = {
                        for dump in ("npu", "npu_faulty", "golden")), "--count", "1000",
     ],
     "damage-compare": ["damage_compare.py", "1000"],
-    "mutated-models": ["mutate_models.py", "2000"],
+    "fuzz": ["fuzz.py", "--count", "20000"],
     "device-files": ["device_files.py"],
     "big-om": ["big_om.py"],
     "false-alarms": ["false_alarms.py", "100"],

@@ -282,12 +282,13 @@ def test_a_file_that_may_not_be_read(say: Say, resnet: Sample) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         locked, hidden = Path(folder) / "locked", Path(folder) / "hidden.onnx"
+        golden = shutil.copytree(resnet.golden, Path(folder) / "golden")  # this clone may be closed to others as well
         locked.mkdir()
         shutil.copy(resnet.model, locked / "model.onnx")
         shutil.copy(resnet.model, hidden)
         commands = [
             (*command, file) for file in (hidden, locked / "model.onnx", locked)
-            for command in (("inspect",), ("compare", resnet.golden), ("slice", *CUT[:4], "-o", "/proc/none"))
+            for command in (("inspect",), ("compare", golden), ("slice", *CUT[:4], "-o", "/proc/none"))
         ][:-1]  # a folder is no model anyway
         for command in commands:
             say(*command)  # imports what it needs

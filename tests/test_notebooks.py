@@ -35,11 +35,24 @@ def executed() -> dict[str, Any]:
 
 
 def texts(notebook: Any) -> str:
-    """All text that the cells printed or returned."""
-    return "\n".join(
-        str(out.get("text") or out.get("data", {}).get("text/plain", ""))
-        for cell in notebook.cells for out in cell.get("outputs", ())
-    )
+    """All text that the cells printed or returned. A busy machine tears what one cell printed into several outputs:
+    those of one stream that follow each other are one."""
+    told: list[tuple[str, str]] = []
+    for cell in notebook.cells:
+        for place, out in enumerate(cell.get("outputs", ())):
+            stream, text = out.get("name", ""), str(out.get("text") or out.get("data", {}).get("text/plain", ""))
+            if place and stream and told[-1][0] == stream:
+                told[-1] = (stream, told[-1][1] + text)
+            else:
+                told.append((stream, text))
+    return "\n".join(text for _, text in told)
+
+
+def test_torn_streams_are_put_together_again() -> None:
+    torn = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[
+        nbformat.v4.new_output("stream", text=text) for text in ("passed - 220 po", "rts unchanged", "\n")
+    ])])
+    assert texts(torn) == "passed - 220 ports unchanged\n"
 
 
 def test_there_are_three() -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
+from acccmp.core.reading import is_number
 from acccmp.core.tensor import DType, TensorRef
 
 Side = Literal["input", "output"]
@@ -29,7 +30,7 @@ class Port(NamedTuple):
     def parse(cls, text: str) -> Port:
         """The inverse of `str`; names may contain ':'. ValueError if `text` is not a port."""
         parts = text.rsplit(":", 2)
-        if len(parts) != 3 or parts[1] not in ("input", "output") or not parts[2].isdigit():
+        if len(parts) != 3 or parts[1] not in ("input", "output") or not is_number(parts[2]):
             raise ValueError(f"not a port: {text!r} (wanted NAME:input|output:INDEX)")
         return cls(parts[0], parts[1], int(parts[2]))  # type: ignore[arg-type]
 

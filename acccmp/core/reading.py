@@ -110,7 +110,7 @@ def read_bytes(path: FilePath, most: int, inside: FilePath | None = None) -> byt
     """All of a file of at most `most` bytes. Raises FormatError as `opened`."""
     with opened(path, inside, most) as file:
         try:
-            return file.read(most)
+            return file.read(size_of(file))  # a buffer of `most` bytes would be made first
         except OSError as error:
             raise FormatError(f"{os.fspath(path)}: {_refused(path, error)}") from error
 
@@ -251,6 +251,11 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
         raise FormatError(f"{where}: not TOML: {str(error).partition(';')[0]}") from None
     _plain(found, where)
     return found
+
+
+def is_number(text: str) -> bool:
+    """Is it a whole number from 0 on that `int` reads, and that fits into 64 bits?"""
+    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def _plain(value: Any, where: object) -> None:

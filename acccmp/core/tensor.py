@@ -451,7 +451,10 @@ class TensorRef:
         if self.array is not None:
             return self._cut(self.array.reshape(self.shape), region)
         if self.count == 0:
-            return self._cut(np.zeros(self.shape, self.dtype.numpy), region)
+            try:
+                return self._cut(np.zeros(self.shape, self.dtype.numpy), region)
+            except ValueError:
+                raise FormatError(f"{self.path}: no array can have the shape {list(self.shape)}") from None
         with self._map() as raw:
             if self.dtype.bits < 8:
                 whole = decode(raw, self.dtype, self.count).reshape(self.shape)

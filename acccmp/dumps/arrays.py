@@ -44,7 +44,7 @@ _LARGEST_MANIFEST = 256 << 20
 
 
 @dataclass(frozen=True)
-class _Header:
+class NpyHeader:
     """An npy header: numpy's dtype (None: nothing we can hold), shape, order, and where the data begin."""
 
     dtype: np.dtype[Any] | None
@@ -69,7 +69,7 @@ def read_npy(path: str | os.PathLike[str], inside: reading.FilePath | None = Non
 
 def _npy_ref(path: str, file: IO[bytes], size: int, base: int) -> TensorRef:
     """The array whose npy bytes are the next `size` ones of `file`, which begin at byte `base` of `path`."""
-    header = _npy_header(path, file, size)
+    header = npy_told(path, file, size)
     if header.dtype is None:
         raise FormatError(f"{path}: holds {header.descr}, which is no array of numbers (nothing is unpickled)")
     if len(header.shape) > 32:
@@ -97,7 +97,8 @@ def _npy_ref(path: str, file: IO[bytes], size: int, base: int) -> TensorRef:
     return TensorRef(path, row, shape, base + header.start, need, fortran=header.fortran and len(shape) > 1)
 
 
-def _npy_header(path: str, file: IO[bytes], size: int) -> _Header:
+def npy_told(path: str, file: IO[bytes], size: int) -> NpyHeader:
+    """The header of the npy file whose `size` bytes come next. FormatError where it is damaged."""
     start = file.read(8)
     if start[:6] != NPY or len(start) < 8:
         raise FormatError(f"{path}: not an npy file (it begins with {start[:6]!r})")
@@ -127,7 +128,7 @@ def _npy_header(path: str, file: IO[bytes], size: int) -> _Header:
     if dtype is not None and (dtype.hasobject or dtype.kind in "OSUmM" or dtype.itemsize == 0):
         dtype = None
     descr = "Python objects" if "O" in str(told["descr"]) else f"the data type {told['descr']!s:.40}"
-    return _Header(dtype, shape, fortran, 8 + len(raw) + length, descr if dtype is None else str(dtype))
+    return NpyHeader(dtype, shape, fortran, 8 + len(raw) + length, descr if dtype is None else str(dtype))
 
 
 @dataclass(frozen=True)

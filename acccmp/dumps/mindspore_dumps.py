@@ -50,10 +50,10 @@ def parse_name(name: str, path: str = "") -> DumpName | None:
         return None
     dtype = _dtype(parts[-2])
     rest = parts[:-2] if dtype is not None else parts[:-1]
-    if len(rest) < 8 or rest[-3] not in _SIDES or not rest[-2].isdigit() or not rest[-1]:
+    if len(rest) < 8 or rest[-3] not in _SIDES or not reading.is_number(rest[-2]) or not rest[-1]:
         return None
     *front, task, stream, time, side, index, layout = rest
-    if len(front) < 2 or not all(part.isdigit() and len(part) < 20 for part in (task, stream, time)):
+    if len(front) < 2 or not all(reading.is_number(part) and len(part) < 20 for part in (task, stream, time)):
         return None
     op_name = ".".join(front[1:])
     op = DumpedOp(op_name, front[0], path, int(time), int(task), int(stream))
@@ -167,7 +167,7 @@ _KEYS = frozenset({
 
 def _row(row: dict[str, str]) -> tuple[Statistics | None, int]:
     side = _SIDES.get(row["IO"].lower())
-    if side is None or not row["Slot"].isdigit() or not row["Op Name"]:
+    if side is None or not reading.is_number(row["Slot"]) or not row["Op Name"]:
         return None, 0
     values = {}
     for key, text in row.items():
@@ -179,8 +179,8 @@ def _row(row: dict[str, str]) -> tuple[Statistics | None, int]:
     size, time = row.get("Data Size", ""), row.get("Timestamp", "")
     return Statistics(
         Port(row["Op Name"], side, int(row["Slot"])), _dtype(row.get("Data Type", "")), _shape(row.get("Shape", "")),
-        int(size) if size.isdigit() else None, row["Op Type"], values,
-    ), int(time) if time.isdigit() and len(time) < 20 else 0
+        int(size) if reading.is_number(size) else None, row["Op Type"], values,
+    ), int(time) if reading.is_number(time) and len(time) < 20 else 0
 
 
 def _shape(text: str) -> tuple[int, ...] | None:
@@ -188,4 +188,4 @@ def _shape(text: str) -> tuple[int, ...] | None:
     if not text:
         return None
     parts = [part for part in text.strip("()[]").replace("x", ",").split(",") if part.strip()]
-    return tuple(int(p) for p in parts) if all(p.strip().isdigit() and len(p) < 19 for p in parts) else None
+    return tuple(int(p) for p in parts) if all(reading.is_number(p.strip()) and len(p) < 19 for p in parts) else None

@@ -60,7 +60,7 @@ def _find(root: Path, choice: Choice) -> tuple[Path, list[str]]:
     notes = [f"{folder}: a link that leads out of {root} was not followed" for folder in _ranks(root, False)]
     places = _kept(root, places, [place[0] for place in places], "step", choice.step)
     places = _kept(root, places, [place[1] for place in places], "device", choice.device)
-    step = max((place[0] for place in places), key=lambda text: int(text) if text.isdigit() else -1)
+    step = max((place[0] for place in places), key=lambda text: int(text) if reading.is_number(text) else -1)
     chosen = [place for place in places if place[0] == step]
     if len(chosen) > 1:
         ranks = ", ".join(place[1] or "-" for place in chosen)
@@ -149,7 +149,7 @@ def _described(data: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _natural(text: str) -> list[Any]:
     """A sort key by which argument 10 comes after argument 9, and positions before names."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in text.split(".")]
+    return [(0, int(part), "") if reading.is_number(part) else (1, 0, part) for part in text.split(".")]
 
 
 def _tensor(path: str, told: Mapping[str, Any] | None, folder: Path) -> TensorRef:

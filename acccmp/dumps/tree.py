@@ -157,14 +157,14 @@ def place_of(root: Path, leaf: Path) -> Place:
         device = _DEVICE.fullmatch(rest[0]) if rest else None
         if device is not None and len(rest) == 1:
             return Place(run, device[1])
-        if device is not None and len(rest) == 4 and rest[2].isdigit() and rest[3].isdigit():
+        if device is not None and len(rest) == 4 and reading.is_number(rest[2]) and reading.is_number(rest[3]):
             return Place(run, device[1], rest[1], rest[2], rest[3])
         return Place(run)
-    if len(parts) >= 5 and parts[-1].isdigit() and parts[-2].isdigit():
+    if len(parts) >= 5 and reading.is_number(parts[-1]) and reading.is_number(parts[-2]):
         device = _DEVICE.fullmatch(parts[-4])
         if device is not None:
             return Place(_first(inside, 4), device[1], parts[-3], parts[-2], parts[-1])
-    if inside.isdigit():  # a model's steps, without the folders above
+    if reading.is_number(inside):  # a model's steps, without the folders above
         return Place(step=inside)
     return Place("" if inside == "." else inside)
 
@@ -238,8 +238,8 @@ def _age(leaf: Leaf) -> tuple[str, int, int, int, str]:
     """Newest last: by time folder, model id, step, newest file."""
     run, model_id, step = leaf.place.run, leaf.place.model_id, leaf.place.step
     return (
-        run if _TIME.fullmatch(run) else "", int(model_id) if model_id.isdigit() else 0,
-        int(step) if step.isdigit() else 0, max(leaf.ops.values(), default=0), str(leaf.path),
+        run if _TIME.fullmatch(run) else "", int(model_id) if reading.is_number(model_id) else 0,
+        int(step) if reading.is_number(step) else 0, max(leaf.ops.values(), default=0), str(leaf.path),
     )
 
 

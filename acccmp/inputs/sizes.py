@@ -17,6 +17,7 @@ import numpy as np
 from acccmp.core.graph import TensorSpec, shape_text
 from acccmp.core.layout import PLAIN
 from acccmp.core.tensor import DTYPES, DType, decode, dtype_of
+from acccmp.dumps.arrays import npy_told
 from acccmp.errors import FormatError
 
 MOST_READINGS = 6
@@ -71,18 +72,12 @@ class Held:
 def npy_header(sample: bytes, path: Path) -> Held | None:
     if not sample.startswith(b"\x93NUMPY"):
         return None
-    stream = io.BytesIO(sample)
+    told = npy_told(str(path), io.BytesIO(sample), len(sample))
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, kind = read(stream)
-    except (ValueError, OSError, SyntaxError) as error:
-        raise FormatError(f"{path}: an npy file with a damaged header: {error}") from None
-    try:
-        dtype = dtype_of(kind)
+        dtype = None if told.dtype is None else dtype_of(told.dtype)
     except (KeyError, TypeError):
         dtype = None
-    return Held(tuple(shape), dtype, stream.tell(), path.name, str(kind))
+    return Held(told.shape, dtype, told.start, path.name, told.descr)
 
 
 # -- the size explainer ------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from acccmp.models.device_graph import DeviceOp, DeviceTensor
 
 LARGEST = 1 << 29  # bytes of text
 
-_DESC = re.compile(r"(input|output)_desc_(.+):(\d+)$", re.DOTALL)
+_DESC = re.compile(r"(input|output)_desc_(.+):([0-9]{1,9})$", re.DOTALL)
 _MOST_DESCS = 65536
 
 

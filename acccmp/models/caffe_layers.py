@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from acccmp.core.reading import is_number
 from acccmp.errors import FormatError
 from acccmp.models import caffe_shapes as shapes
 from acccmp.models.caffe_text import Block, quoted, unquoted
@@ -71,7 +72,7 @@ def _v1_numbers() -> Mapping[int, str]:
 
 def v2_type(v1: str) -> str:
     """The V2 name of a V1 type: `INNER_PRODUCT` (or its number) gives `InnerProduct`; a fork's word stays as it is."""
-    name = _v1_numbers().get(int(v1), f"V1_{v1}") if v1.isdigit() else v1
+    name = _v1_numbers().get(int(v1), f"V1_{v1}") if is_number(v1) else v1
     if name in V1_NAMES:
         return V1_NAMES[name]
     return "".join(part.capitalize() for part in name.split("_")) if name in _v1_numbers().values() else name
@@ -98,14 +99,14 @@ def _known(scalar: str, about: Any) -> Any:
     """The value of a scalar that the schema describes. ValueError if it is of another kind."""
     if about.enum_type is not None:
         names = about.enum_type.values_by_number
-        return names[int(scalar)].name if scalar.isdigit() and int(scalar) in names else scalar
+        return names[int(scalar)].name if is_number(scalar) and int(scalar) in names else scalar
     if about.cpp_type in (about.CPPTYPE_FLOAT, about.CPPTYPE_DOUBLE):
         return float(scalar if scalar.lower().lstrip("-") in ("inf", "infinity") else scalar.rstrip("fF"))
     if about.cpp_type == about.CPPTYPE_BOOL:
         return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[scalar.lower()]
     if about.cpp_type == about.CPPTYPE_STRING:
         return unquoted(scalar)
-    return int(scalar, 8) if scalar.lstrip("-").startswith("0") and scalar.strip("-0").isdigit() else int(scalar, 0)
+    return int(scalar, 8) if scalar.lstrip("-").startswith("0") and is_number(scalar.strip("-0")) else int(scalar, 0)
 
 
 def values(block: Block, about: Any, where: str) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def cores_of(twins: Twins) -> int | None:
     """Cores that the model was made for, by its kernels; None where nothing is said."""
     found = [
         int(kernel[key]) for function in twins.functions for kernel in function.kernels
-        for key in ("Model Parallelism", "Core limit") if kernel.get(key, "").isdigit()
+        for key in ("Model Parallelism", "Core limit") if reading.is_number(kernel.get(key, ""))
     ]
     return max(found, default=None)
 
@@ -203,7 +203,7 @@ class _Reader:
         if key in ("Input number", "Output number", "Function number"):
             self._close()
             where = f"{len(self.functions) - 1} {key}" if key != "Function number" else key
-            if value.isdigit():
+            if reading.is_number(value):
                 self.announced[where] = int(value)
         elif self.record is not None:
             self.record[1][key] = value
@@ -239,7 +239,7 @@ class _Reader:
 
     def _shape(self, text: str | None) -> tuple[int, ...] | None:
         parts = (text or "").split()
-        if not parts or len(parts) > 16 or not all(part.isdigit() and len(part) < 19 for part in parts):
+        if not parts or len(parts) > 16 or not all(reading.is_number(part) and len(part) < 19 for part in parts):
             self.notes.append(f"the shape {text!r} cannot be read")
             return None
         return tuple(map(int, parts))

@@ -13,6 +13,7 @@ from typing import Any
 
 from acccmp.core.dump import Origin
 from acccmp.core.graph import Compiled, Graph, ModelIO, Node, TensorSpec
+from acccmp.core.reading import is_number
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 
 NO_IO = ModelIO()
@@ -110,7 +111,7 @@ def dtype_from(what: str | int | None) -> DType | None:
     if isinstance(what, int):
         return BY_PROTO.get(what)
     text = what.removeprefix("DT_")
-    if text.isdigit():
+    if is_number(text):
         return BY_PROTO.get(int(text))
     return DTYPES.get(_DTYPE_TEXTS.get(text, text.lower()))
 
@@ -120,13 +121,13 @@ def split_layout(text: str | None) -> tuple[str | None, int]:
     if not text:
         return None, 1
     name, _, groups = text.partition(":")
-    return name, int(groups) if groups.isdigit() and int(groups) > 0 else 1
+    return name, int(groups) if is_number(groups) and int(groups) > 0 else 1
 
 
 def split_input(text: str) -> tuple[str, int]:
     """`producer:index` cut at the last ':'; without an index it is 0."""
     name, colon, index = text.rpartition(":")
-    if not colon or not index.lstrip("-").isdigit():
+    if not colon or not is_number(index.lstrip("-")):
         return text, 0
     return name, int(index)
 

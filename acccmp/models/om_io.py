@@ -15,6 +15,7 @@ from typing import Any
 from acccmp.core.dump import Port
 from acccmp.core.graph import Dims, Gear, ModelIO, ModelTensor
 from acccmp.core.layout import FORMATS
+from acccmp.core.reading import is_number
 from acccmp.core.tensor import BY_GE, DType
 from acccmp.models.device_graph import (
     INPUT_OPS,
@@ -128,7 +129,7 @@ def _output_name(text: str) -> tuple[Port, str]:
     """`Cast_9:0:logits` is output 0 of Cast_9, called logits; `Cast_9:0` has no name; names may contain ':'."""
     parts = text.split(":")
     for place in range(1, len(parts)):
-        if parts[place].isdigit():
+        if is_number(parts[place]):
             return Port(":".join(parts[:place]), "output", int(parts[place])), ":".join(parts[place + 1:])
     return Port(text, "output", 0), ""
 
@@ -234,7 +235,7 @@ def _aipp(op: DeviceOp, ops: Sequence[DeviceOp]) -> dict[str, Any]:
 def parse_aipp_record(text: str) -> dict[str, Any]:
     """`FORMAT:DTYPE:name:size:dimnum:d0,d1,..` as facts; {} for anything else. The name may contain ':'."""
     parts = text.split(":")
-    if len(parts) < 6 or not parts[-3].isdigit() or not parts[-2].isdigit():
+    if len(parts) < 6 or not is_number(parts[-3]) or not is_number(parts[-2]):
         return {}
     dims = _dims(parts[-1])
     return {

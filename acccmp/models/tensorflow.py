@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph, Node, TensorSpec
+from acccmp.core.reading import is_number
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError
 from acccmp.models.tensorflow_files import Parsed, TensorFlowGraph, read
@@ -345,8 +346,8 @@ class _Library:
                 if parts[0] in arguments:
                     return parts[0]
                 raise FormatError(f"{where}: {reader!r} reads {reference!r}, but there is no node {parts[0]!r}")
-            of, index = kinds[parts[0]], int(parts[2]) if len(parts) > 2 and parts[2].isdigit() else 0
-            if len(parts) == 2 and parts[1].isdigit():
+            of, index = kinds[parts[0]], int(parts[2]) if len(parts) > 2 and is_number(parts[2]) else 0
+            if len(parts) == 2 and is_number(parts[1]):
                 at = int(parts[1])
             elif len(parts) > 1 and parts[1] in of:
                 at = of.index(parts[1]) + index

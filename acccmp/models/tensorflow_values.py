@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from acccmp.core.graph import Shape
+from acccmp.core.reading import is_number
 from acccmp.core.tensor import DTYPES, DType, TensorRef, code_table, decode
 from acccmp.errors import FormatError
 
@@ -57,7 +58,7 @@ def shape_of(proto: Any) -> Shape | None:
 def split_name(reference: str) -> tuple[str, int]:
     """`node:1` -> (node, 1); `node` means its output 0."""
     name, colon, index = reference.rpartition(":")
-    if colon and index.isdigit() and len(index) < 7:
+    if colon and is_number(index) and len(index) < 7:
         return name, int(index)
     return reference, 0
 

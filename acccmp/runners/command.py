@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
-from acccmp.core.reading import walked
+from acccmp.core.reading import is_number, walked
 from acccmp.core.writing import make_folder, scratch, write_text
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError, RunError
@@ -166,7 +166,7 @@ def _written(output: Path) -> Iterator[tuple[list[str], NDArray[Any]]]:
             raise RunError(f"the command wrote a damaged file: {error}") from error
         stem = str(path.relative_to(output))[: -len(".npy")]
         parts = stem.rsplit(".", 2)
-        vendor = len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit()
+        vendor = len(parts) == 3 and is_number(parts[1]) and is_number(parts[2])
         yield [stem, *([f"{parts[0]}:output:{parts[1]}"] if vendor else [])], array
 
 

@@ -1,0 +1,35 @@
+"""Damaged files through the command: what once went wrong does not again, and a seeded piece of `make fuzz` stays calm.
+
+Both run in a process of their own: a process that has run models cannot be forked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def fuzz(*arguments: str) -> list[str]:
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "fuzz.py"), *arguments], capture_output=True, text=True,
+        errors="replace", timeout=1200, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout.splitlines()
+
+
+def test_what_once_went_wrong_does_not_again() -> None:
+    lines = fuzz("--corpus")
+    assert len(lines) > 45
+    assert all(line.startswith("ok ") for line in lines)
+
+
+def test_a_piece_of_the_long_run_has_no_exceptions_takes_no_time_and_no_memory() -> None:
+    lines = fuzz("--count", "250", "--seed", "11", "--jobs", "1")
+    total = next(line for line in lines if line.startswith("all ")).split()
+    cases, read, refused, exceptions, slow, large = map(int, total[1:7])
+    assert cases >= 250
+    assert min(read, refused) > 50, "both happen, or nothing was damaged"
+    assert exceptions == slow == large == 0
