@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 from encoder import Writer
-from faults import EPS, INSERTED_TOO, KINDS, SETUP, Site, alike, wrong_input
+from faults import INSERTED_TOO, PLANTED, SETUP, alike
+from faults_input import wrong_input
 from habits import HABITS, Array
 from nets import FEEDS, NETS, Net
 from program import Program, Run, Twist, compiled, exact_outputs, relative, run, run_op
+from site_of_fault import EPS, KINDS, Site
 
 LIST = Path(__file__).with_name("list.json")
 NET_SEEDS = (1, 2, 3)
 SUMS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "ReduceMean", "InstanceNormalization", "Add", "Sub")
-ALL_KINDS = (*KINDS, *sorted(SETUP))
+ALL_KINDS = (*PLANTED, *sorted(SETUP))
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def play(case: Case) -> Played:
             raise ValueError(f"{case.name}: the input {case.op} cannot have the fault {case.kind}")
         wrong, params = found
         size = relative(fed[case.op], wrong)
-        answer.update(params=params, visible=size > 0, size=float(f"{size:.4g}"))
+        readers = [op.name for op in program.ops if f"{case.op}:0" in op.inputs]
+        answer.update(params=params, visible=size > 0, size=float(f"{size:.4g}"), also=readers)
         return Played(case, program, fed, healthy, run(program, {**fed, case.op: wrong}), Twist(params), answer)
     result = planted(case)
     if result is None or not result[2]["visible"]:
@@ -191,7 +194,7 @@ def draw(seed: int, per_kind: int, healthy_per_pair: int) -> list[Case]:
                 used.update([net, habit, name + net, name + habit])
         if have < per_kind:
             raise ValueError(f"only {have} cases of {name} could be drawn")
-    healthy = []
+    healthy: list[Case] = []
     for net in NETS:
         for habit in HABITS:
             for _ in range(healthy_per_pair):
@@ -214,7 +217,7 @@ def _drawn(rng: np.random.Generator, name: str, net: str, habit: str, kind: str)
     if kind in SETUP:
         case = Case(**{**asdict(case), "op": program.net.inputs[0]})
         return case if wrong_input(kind, feed(net, case.input_seed, case.gain)[case.op], rng) else None
-    wanted = ("compute", "cast", "trans") if kind in INSERTED_TOO and rng.random() < 0.2 else ("compute",)
+    wanted = ("cast", "trans") if kind in INSERTED_TOO and rng.random() < 0.25 else ("compute",)
     ops = [op for op in program.ops if op.kind in wanted]
     ops = [ops[int(i)] for i in rng.permutation(len(ops))]
     if rng.random() < 0.85:  # small tensors come last

@@ -115,7 +115,7 @@ def check_against_reference(played: Played, folder: Path, dumps: dict[str, reade
             true, mine = env[tensor].astype(np.float64), output.values.astype(np.float64)
             if true.shape != mine.shape:
                 raise Problem(f"{name}: shape {mine.shape}, the original has {true.shape}")
-            away = float(np.linalg.norm(true - mine) / max(np.linalg.norm(true), 1e-30))
+            away = float(np.linalg.norm(true - mine)) / max(float(np.linalg.norm(true)), 1e-30)
             share = away / ALLOWED[played.case.habit] if output.values.dtype.kind == "f" else away * 100
             worst = max(worst, share)
             if share > 1 or not np.isfinite(share):

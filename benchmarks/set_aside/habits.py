@@ -109,7 +109,7 @@ class Habit:
     def total(self, x: Array, axes: tuple[int, ...], keepdims: bool = True) -> Array:
         """Sum over axes as the vector unit does it: by halves, each half sum rounded to the type of reductions."""
         if self.reduction == "float64":
-            return np.sum(x, axis=axes, keepdims=keepdims, dtype=np.float64)
+            return np.asarray(np.sum(x, axis=axes, keepdims=keepdims, dtype=np.float64))
         axes = tuple(axis % x.ndim for axis in axes)
         rest = [axis for axis in range(x.ndim) if axis not in axes]
         lines = np.transpose(x, [*axes, *rest]).reshape(-1, *(x.shape[axis] for axis in rest))
