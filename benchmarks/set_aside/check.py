@@ -21,7 +21,7 @@ from cases import Case, Played
 from onnx.reference import ReferenceEvaluator
 
 # Relative Euclidean distance that a healthy op of each habit may be away from float64: about twice the worst seen.
-ALLOWED = {"half": 2e-3, "quick": 1.5e-2, "brain": 1.5e-2, "tensor32": 1e-3}
+ALLOWED = {"half": 2e-3, "quick": 2e-3, "brain": 1.5e-2, "tensor32": 1e-3}
 BY_RUNTIME = {"Resize", "MaxPool", "AveragePool", "ConvTranspose"}
 
 

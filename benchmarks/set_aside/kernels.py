@@ -93,9 +93,9 @@ def instance_norm(h: Habit, args: list[Any], attrs: Attrs) -> list[Array]:
 
 
 def mean_of(h: Habit, x: Array, axes: tuple[int, ...], keepdims: bool = True) -> Array:
-    """Every element is divided first, so that a sum in float16 cannot overflow."""
+    """The sum is divided last: dividing every element first would push small ones below what float16 holds."""
     count = math.prod(x.shape[axis] for axis in axes)
-    return h.total(h.vec(x * h.vec(np.asarray(1.0 / count))), axes, keepdims)
+    return h.vec(h.total(x, axes, keepdims) * h.vec(np.asarray(1.0 / count)))
 
 
 def matmul(h: Habit, args: list[Any], _: Attrs) -> list[Array]:
