@@ -42,6 +42,7 @@ Twice = Callable[[Graph, Mapping[str, Array], Storage], Iterator[tuple[Port, Arr
 # What runs a model of a format exactly and with narrow storage.
 TWICE = {
     "onnx": "acccmp.emulator.emulate:run_twice", "tensorflow": "acccmp.emulator.stored_tensorflow:run_twice",
+    "caffe": "acccmp.emulator.stored_caffe:run_twice",
 }
 
 
@@ -102,7 +103,7 @@ def floors(
     storage = Storage(precision, flush_subnormals=flush_subnormals)
     twice: Twice = plugins.attribute(TWICE[graph.format])
     found = {
-        port: distance(exact, storage.round(npu))
+        port: distance(exact, npu)
         for port, exact, npu in twice(graph, inputs, storage) if exact.dtype.kind == "f"
     }
     return {port: math.nan if math.isinf(floor) else floor for port, floor in found.items()}
@@ -111,10 +112,10 @@ def floors(
 def run_twice(
     graph: Graph, inputs: Mapping[str, Array], storage: Storage,
 ) -> Iterator[tuple[Port, Array, Array]]:
-    """Every output port and model input: exactly, and as the device would (not yet rounded)."""
+    """Every output port and model input: exactly, and as the device would store it."""
     machine = Machine(graph, plan(graph))
     feeds = checked_inputs(graph, inputs)
-    yield from ((Port(tensor, "output", 0), feeds[tensor], feeds[tensor]) for tensor in graph.inputs)
+    yield from ((Port(tensor, "output", 0), feeds[tensor], storage.round(feeds[tensor])) for tensor in graph.inputs)
     for golden, npu in machine.run_twice(feeds, storage):
         for node in golden.step.nodes:
             for index, tensor in enumerate(node.outputs):
@@ -190,7 +191,7 @@ class Machine:
         self.left = {tensor: values.get(tensor, feeds.get(tensor, np.empty(0))) for tensor in self.graph.outputs}
 
     def run_twice(self, feeds: Mapping[str, Array], storage: Storage) -> Iterator[tuple[Done, Done]]:
-        """Each step run exactly and run as the device would (not yet rounded), inner tensors of fused ops included.
+        """Each step run exactly and run as the device would, inner tensors of fused ops stored as well.
 
         What the model itself has as float16 is exact in float32: its own rounding is no less an error.
         """
@@ -200,7 +201,7 @@ class Machine:
         for place, step in enumerate(self.plan.steps):
             if step.folded:
                 made = self._folded(step, exact, constants)
-                yield Done(step, {}, made), Done(step, {}, made)
+                yield Done(step, {}, made), Done(step, {}, {name: storage.round(made[name]) for name in made})
             else:
                 inner = tuple(tensor for node in step.nodes for tensor in node.outputs if tensor)
                 plain = Step(step.name, step.nodes)
@@ -211,9 +212,10 @@ class Machine:
                     alone = Step(f"{step.name} unfolded", (step.nodes[0], *step.norms[:-1]))
                     unfolded = self._feeds(alone, values, constants, storage, [])
                     npu.update(self._sessions.run(alone, unfolded, [], tuple(step.hidden)))
+                npu = {tensor: storage.round(array) for tensor, array in npu.items()}
                 yield Done(step, {}, golden), Done(step, ready, npu)
                 exact.update({tensor: golden[tensor] for tensor in step.makes})
-                values.update({tensor: storage.round(npu[tensor]) for tensor in step.makes})
+                values.update({tensor: npu[tensor] for tensor in step.makes})
             self._forget(values, constants, place)
             self._forget(exact, {}, place)
 

@@ -39,8 +39,8 @@ _HALF, _FLOAT = (data_type_number(DTYPES[name]) for name in ("float16", "float32
 def run_twice(
     graph: Graph, inputs: Mapping[str, Array], storage: Storage,
 ) -> Iterator[tuple[Port, Array, Array]]:
-    """Each floating tensor as the original has it and as the device would (results not yet rounded), inner tensors of
-    fused ops included.
+    """Each floating tensor as the original has it and as the device would store it, inner tensors of fused ops
+    included.
 
     What the model itself has as float16 is float32 in both: its own rounding is no less an error. A SavedModel, or a
     graph with functions, is frozen first. Raises as the runner does.
@@ -60,7 +60,7 @@ def run_twice(
         rounded = {name: storage.round(np.asarray(array)) for name, array in inputs.items()}
         for port, array in run(device, rounded, wanted).tensors.items():
             tensor = device.tensor(port) or port.node
-            yield original.producer(tensor) or graph.producer(tensor) or port, exact[tensor], array
+            yield original.producer(tensor) or graph.producer(tensor) or port, exact[tensor], storage.round(array)
 
 
 def _loaded(message: Any, path: Path) -> Graph:

@@ -14,22 +14,22 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
+from acccmp.core.wire import bytes_field
 from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
 from acccmp.models import caffe_writing
 from acccmp.models.caffe import with_input_shapes
 from acccmp.models.caffe_layers import EVALUATION, NOT_INPUTS
 from acccmp.models.caffe_shapes import Params, defaults, fits, weight_shapes
 from acccmp.models.caffe_text import Block, quoted
-from acccmp.models.caffe_weights import caffemodel
+from acccmp.models.caffe_weights import LAYER_FIELDS, StoredBlob, caffemodel
 from acccmp.runners import detectors
-from acccmp.runners.runner import Captured, installed
+from acccmp.runners.runner import Captured, Part, installed
 
 Arrays = dict[str, np.ndarray]
 
@@ -74,28 +74,24 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] 
     Raises MissingExtra without OpenCV 4, InputError for inputs that are missing, unknown or of a wrong shape,
     UnknownName for wanted tensors that are not there, RunError when the graph has no weights at all.
     """
+    return run_parts([Part(graph, inputs, wanted)])[0]
+
+
+def run_parts(parts: Sequence[Part]) -> list[Captured]:
+    """`run` for several parts at once, each on inputs of its own: one net of all that OpenCV can run of them.
+
+    Parts may overlap, and be fed with different values of one tensor. Raises as `run` does.
+    """
     cv2 = _opencv()
-    feeds = _feeds(graph, inputs)
-    graph = replace(graph, nodes=tuple(map(_respelled, graph.nodes)), source=replace(graph.source, generation="V2"))
-    graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in feeds.items()})
-    todo, bare = _runnable(graph, _needed(graph, wanted))
-    todo, unfed = _fed(graph, todo, feeds)
+    runs = [_Run(part) for part in parts]
     with _quiet(cv2):
-        made, skipped = _computed(cv2, graph.keep(node.name for node in todo), feeds, {**bare, **unfed})
-    made, odd = _in_caffes_shapes(graph, made)
-    notes = [*odd, *detectors.notes([node for node in graph.nodes if not made.keys().isdisjoint(node.outputs)])]
-    keep = None if wanted is None else set(wanted)
-    tensors: dict[Port, np.ndarray] = {}
-    for tensor in graph.inputs:
-        if tensor in feeds and (keep is None or tensor in keep):
-            tensors[graph.producer(tensor) or Port(tensor, "output", 0)] = feeds[tensor]
-    for node in graph.nodes:
-        for index, tensor in enumerate(node.outputs):
-            if tensor in made and (keep is None or tensor in keep):
-                tensors[Port(node.name, "output", index)] = made[tensor]
-    if keep is not None:
-        skipped = {tensor: reason for tensor, reason in skipped.items() if tensor in keep}
-    return Captured(tensors, "opencv", str(cv2.__version__), skipped, tuple(notes))
+        while waiting := [one for one in runs if one.todo]:
+            stretches = [one.stretch() for one in waiting]
+            _in_opencv(cv2, [stretch for stretch in stretches if not stretch.in_numpy])
+            for stretch in stretches:
+                if stretch.in_numpy:
+                    _in_numpy(stretch)
+    return [one.captured(str(cv2.__version__)) for one in runs]
 
 
 def version() -> str:
@@ -117,6 +113,61 @@ def _opencv() -> Any:
 
 
 # -- what goes in ------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """A part while it is run: what is to be run still, the tensors known so far, and what is lost for which reason."""
+
+    def __init__(self, part: Part) -> None:
+        self.values = _feeds(part.graph, part.inputs)
+        graph = replace(
+            part.graph, nodes=tuple(map(_respelled, part.graph.nodes)),
+            source=replace(part.graph.source, generation="V2"),
+        )
+        self.graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in self.values.items()})
+        self.wanted = part.wanted
+        todo, bare = _runnable(self.graph, _needed(self.graph, part.wanted))
+        self.todo, unfed = _fed(self.graph, todo, self.values)
+        self.lost = {**bare, **unfed}
+
+    def stretch(self) -> _Stretch:
+        """The next nodes, as far as all of them are OpenCV's, or all in numpy; they are no longer to do."""
+        in_numpy = self.todo[0].op_type in detectors.LAYERS
+        same = itertools.takewhile(lambda node: (node.op_type in detectors.LAYERS) == in_numpy, self.todo)
+        stretch = _Stretch(self, list(same), in_numpy)
+        self.todo = self.todo[len(stretch.nodes):]
+        return stretch
+
+    def captured(self, version: str) -> Captured:
+        graph = self.graph
+        values, odd = _in_caffes_shapes(graph, self.values)
+        every = [*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
+        keep = set(every if self.wanted is None else self.wanted)
+        tensors = {
+            port: values[tensor] for tensor in every
+            if tensor in values and tensor in keep and (port := graph.producer(tensor)) is not None
+        }
+        skipped = {tensor: reason for tensor, reason in self.lost.items() if tensor in keep}
+        told = detectors.notes([node for node in graph.nodes if not values.keys().isdisjoint(node.outputs)])
+        return Captured(tensors, "opencv", version, skipped, (*odd, *told))
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Nodes of a run that OpenCV computes, or that are computed in numpy."""
+
+    run: _Run
+    nodes: list[Node]
+    in_numpy: bool = False
+
+    def possible(self) -> _Stretch:
+        """What of it depends on nothing that is lost; the rest is lost too."""
+        nodes, self.run.lost = _below(self.nodes, self.run.lost)
+        return replace(self, nodes=nodes)
+
+    def halves(self) -> list[_Stretch]:
+        middle = len(self.nodes) // 2
+        return [replace(self, nodes=self.nodes[:middle]), replace(self, nodes=self.nodes[middle:])]
 
 
 def _feeds(graph: Graph, inputs: Mapping[str, np.ndarray]) -> Arrays:
@@ -298,47 +349,41 @@ def _quiet(cv2: Any) -> Iterator[None]:
         logging.setLogLevel(before)
 
 
-def _computed(cv2: Any, part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
-    """What can be computed of `part`, in stretches of OpenCV's layers and of those in numpy; and what is lost."""
-    made: Arrays = {}
-    for ours, nodes in itertools.groupby(part.nodes, key=lambda node: node.op_type in detectors.LAYERS):
-        stretch, given = part.keep(node.name for node in nodes), {**feeds, **made}
-        more, lost = _in_numpy(stretch, given, lost) if ours else _in_opencv(cv2, stretch, given, lost)
-        made.update(more)
-    return made, lost
-
-
-def _in_numpy(part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
-    known = dict(feeds)
-    for node in part.nodes:
-        todo, lost = _below([node], lost)
-        if not todo:
+def _in_numpy(stretch: _Stretch) -> None:
+    run = stretch.run
+    for node in stretch.nodes:
+        if not replace(stretch, nodes=[node]).possible().nodes:
             continue
         try:
-            known.update(zip(node.outputs, detectors.compute(node, [known[name] for name in node.inputs]), strict=True))
+            made = detectors.compute(node, [run.values[name] for name in node.inputs])
+            run.values.update(zip(node.outputs, made, strict=True))
         except ValueError as error:
-            lost.update(dict.fromkeys(node.outputs, f"cannot run {node.name} ({node.op_type}): {error}"))
-    return {tensor: array for tensor, array in known.items() if tensor not in feeds}, lost
+            run.lost.update(dict.fromkeys(node.outputs, f"cannot run {node.name} ({node.op_type}): {error}"))
 
 
-def _in_opencv(cv2: Any, part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
-    """What OpenCV can compute of `part`, and what is lost: the layers that it cannot run are found by halving.
+def _in_opencv(cv2: Any, stretches: Sequence[_Stretch]) -> None:
+    """Run what OpenCV can run of the stretches: what it cannot is found by halving, and lost.
 
     Each half is fed with what the one before it made, so that many bad layers cost no more than a few good runs.
     """
-    todo, lost = _below(part.nodes, lost)
-    if not todo:
-        return {}, lost
-    part = part.keep(node.name for node in todo)
+    stretches = [able for stretch in stretches if (able := stretch.possible()).nodes]
+    if not stretches:
+        return
+    first = stretches[0]
     try:
-        return _forward(cv2, part, feeds), lost
+        made = _forward(cv2, [(one.run.graph.keep(node.name for node in one.nodes), one.run.values)
+                              for one in stretches])
     except cv2.error as error:
-        if len(todo) == 1:
-            return {}, {**lost, **dict.fromkeys(todo[0].outputs, _refused(todo[0], str(error)))}
-    middle = len(todo) // 2
-    first, lost = _in_opencv(cv2, part.keep(node.name for node in todo[:middle]), feeds, lost)
-    second, lost = _in_opencv(cv2, part.keep(node.name for node in todo[middle:]), {**feeds, **first}, lost)
-    return {**first, **second}, lost
+        if len(stretches) == len(first.nodes) == 1:
+            first.run.lost.update(dict.fromkeys(first.nodes[0].outputs, _refused(first.nodes[0], str(error))))
+            return
+        middle = len(stretches) // 2
+        halves = [stretches[:middle], stretches[middle:]] if middle else [[half] for half in first.halves()]
+        for half in halves:
+            _in_opencv(cv2, half)
+        return
+    for stretch, arrays in zip(stretches, made, strict=True):
+        stretch.run.values.update(arrays)
 
 
 def _refused(node: Node, message: str) -> str:
@@ -348,37 +393,56 @@ def _refused(node: Node, message: str) -> str:
     )
 
 
-def _named_by_outputs(part: Graph) -> Graph:
-    """Each layer under the name of the first tensor it makes: OpenCV calls a Convolution so, whatever its name is."""
-    return replace(part, nodes=tuple(replace(node, name=node.outputs[0]) for node in part.nodes))
+def _as_one(graphs: Mapping[str, Graph]) -> Graph:
+    """The graphs side by side as one; what each of them names has its key in front.
+
+    Each layer gets the name of the first tensor it makes: OpenCV calls a Convolution so, whatever its name is.
+    """
+    nodes: list[Node] = []
+    for mark, graph in graphs.items():
+        for node in graph.nodes:
+            inputs, outputs, weights = (
+                tuple(mark + name for name in names) for names in (node.inputs, node.outputs, node.weights)
+            )
+            nodes.append(replace(node, name=outputs[0], inputs=inputs, outputs=outputs, weights=weights))
+    return replace(
+        next(iter(graphs.values())), nodes=tuple(nodes), outputs=(), aliases={},
+        inputs=tuple(mark + name for mark, graph in graphs.items() for name in graph.inputs),
+        tensors={mark + name: spec for mark, graph in graphs.items() for name, spec in graph.tensors.items()},
+        weights={mark + name: ref for mark, graph in graphs.items() for name, ref in graph.weights.items()},
+    )
 
 
-def _own_names(graph: Graph) -> dict[str, str]:
-    """Every tensor as a blob of its own name: no layer works in place."""
-    names = {tensor: tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
-    names.update((tensor, tensor) for tensor in graph.inputs)
-    return names
+def _forward(cv2: Any, parts: Sequence[tuple[Graph, Arrays]]) -> list[Arrays]:
+    """One forward of all layers of the parts, each on arrays of its own: tensor -> array, for each part.
 
-
-def _forward(cv2: Any, part: Graph, feeds: Arrays) -> Arrays:
-    """One forward of all layers of a part: tensor -> array. cv2.error when any of them cannot be run."""
-    part = _named_by_outputs(part)
-    names = _own_names(part)
-    copies, asked = _asked_for(part)
+    cv2.error when any of them cannot be run.
+    """
+    marked = {f"{place}/" if parts[1:] else "": part for place, part in enumerate(parts)}
+    whole = _as_one({mark: graph for mark, (graph, _) in marked.items()})
+    names = {tensor: tensor for node in whole.nodes for tensor in (*node.inputs, *node.outputs)}  # none is in place
+    copies, asked = _asked_for(whole)
     # Arrays: OpenCV takes `bytes` for a path. It finds weights by the layer's name; layers without need not be there.
-    text = np.frombuffer((caffe_writing.prototxt(part, names) + copies).encode(), np.uint8)
-    stored = caffe_writing.caffemodel_layers(replace(part, nodes=tuple(n for n in part.nodes if n.weights)), names)
-    rows = [row for row in stored if row[2]]
-    weights = np.frombuffer(b"".join(caffemodel(caffe_writing.net_message(part, names), rows)), np.uint8)
+    text = np.frombuffer((caffe_writing.prototxt(whole, names) + copies).encode(), np.uint8)
+    name_field = LAYER_FIELDS["V2"][0]
+    rows = [
+        ("V2", bytes_field(name_field, node.name.encode()), [StoredBlob(whole.weights[name]) for name in node.weights])
+        for node in whole.nodes if node.weights
+    ]
+    weights = np.frombuffer(b"".join(caffemodel(b"", rows)), np.uint8)
     net = cv2.dnn.readNetFromCaffe(text, weights) if weights.size else cv2.dnn.readNetFromCaffe(text)
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
     net.enableFusion(False)
     net.enableWinograd(False)
-    for tensor in part.inputs:
-        net.setInput(feeds[tensor], tensor)
-    outputs = net.forwardAndRetrieve(list(asked.values()))
-    return {tensor: np.asarray(arrays[0]) for tensor, arrays in zip(asked, outputs, strict=True)}
+    for mark, (graph, feeds) in marked.items():
+        for tensor in graph.inputs:
+            net.setInput(feeds[tensor], mark + tensor)
+    made = dict(zip(asked, net.forwardAndRetrieve(list(asked.values())), strict=True))
+    return [
+        {tensor: np.asarray(made[mark + tensor][0]) for node in graph.nodes for tensor in node.outputs}
+        for mark, (graph, _) in marked.items()
+    ]
 
 
 def _asked_for(part: Graph) -> tuple[str, dict[str, str]]:
