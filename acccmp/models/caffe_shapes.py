@@ -50,12 +50,18 @@ FORK_DEFAULTS: dict[str, dict[str, Any]] = {
         "num_classes": None, "share_location": True, "background_label_id": 0, "nms_param": None,
         "code_type": "CORNER", "variance_encoded_in_target": False, "keep_top_k": -1, "confidence_threshold": None,
     },
+    "ssddetectionoutput_param": {
+        "num_classes": 2, "share_location": True, "background_label_id": 0, "iou_threshold": 0.45, "top_k": 400,
+        "eta": 1.0, "code_type": "CENTER_SIZE", "variance_encoded_in_target": False, "keep_top_k": 200,
+        "confidence_threshold": 0.01,
+    },
     "nms_param": {"nms_threshold": 0.3, "top_k": -1, "eta": 1.0},
     "roi_pooling_param": {"pooled_h": None, "pooled_w": None},
     "psroi_pooling_param": {"output_dim": None, "group_size": None},
     "shuffle_channel_param": {"group": 1},
     "norm_param": {"across_spatial": True, "channel_shared": True},
     "pooling_param": {"ceil_mode": True},
+    "dropout_param": {"scale_train": True},
 }
 
 
@@ -456,7 +462,14 @@ def anchors(params: Params, op_type: str, channels: int) -> Anchors:
 
 def padded(count: int) -> int:
     """The length that Ascend's Yolo layers give `count` values of a row: room for 16 more, in whole blocks of 16."""
-    return (count + 16 + 15) // 16 * 16
+    return in_blocks(count + 16, 16)
+
+
+def in_blocks(count: int, block: int) -> int:
+    """`count` values or rows in whole blocks. ValueError for none."""
+    if count < 1:
+        raise ValueError(f"there is no room for {count} values or rows")
+    return -(-count // block) * block
 
 
 def _yolo(params: Params, bottoms: Shapes, tops: int) -> Shapes:
@@ -496,8 +509,8 @@ def _detections(most: int, bottoms: Shapes, tops: int) -> Shapes:
 
 def _ssd_detections(params: Params, bottoms: Shapes, tops: int) -> Shapes:
     """Of Ascend's layer: how many there are of each image, and rows of 8 numbers."""
-    batch, most = bottoms[0][0] if bottoms[0] else None, params("detection_output_param", "keep_top_k")
-    made: Shapes = [(batch, 8), (batch, (1024 if most == -1 else most + 127) // 128 * 128, 8)]
+    batch, most = bottoms[0][0] if bottoms[0] else None, params("ssddetectionoutput_param", "keep_top_k")
+    made: Shapes = [(batch, 8), (batch, in_blocks(most, 128), 8)]
     return made[:tops]
 
 

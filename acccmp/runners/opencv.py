@@ -314,16 +314,27 @@ def _respelled(node: Node) -> Node:
 
     A type that only a fork knows is a word in V2; in V1 it is no type at all, and the whole text is refused.
     """
-    source = node.source
+    op_type, block = _as_opencv_has_it(node)
     fields: list[tuple[str, str | Block]] = []
-    for name, value in source.block.fields:
+    for name, value in block.fields:
         if not isinstance(value, Block):
             fields.append((name, value))
         elif name in defaults():
-            fields.append((name, Block(tuple(_inside(node.op_type, name, value)))))
+            fields.append((name, Block(tuple(_inside(op_type, name, value)))))
         elif name in BLOCKS_UNDERSTOOD or not any(isinstance(inner, Block) for _, inner in value.fields):
             fields.append((name, value))
-    return replace(node, source=replace(source, type_text=quoted(node.op_type), block=Block(tuple(fields))))
+    return replace(node, source=replace(node.source, type_text=quoted(op_type), block=Block(tuple(fields))))
+
+
+def _as_opencv_has_it(node: Node) -> tuple[str, Block]:
+    """The type and the parameters that make OpenCV compute what Caffe does."""
+    params, block = Params(node.attrs), node.source.block
+    if node.op_type == "Dropout" and not params("dropout_param", "scale_train"):
+        kept = 1 - params("dropout_param", "dropout_ratio")  # what was not made up for in training is left out in use
+        return "Power", Block((("power_param", Block((("scale", repr(kept)),))),))
+    if node.op_type == "LRN" and params("lrn_param", "norm_region") == "WITHIN_CHANNEL":  # Caffe takes 1 for k there
+        return "LRN", Block((*block.without("lrn_param").fields, ("lrn_param", block.block("lrn_param").without("k"))))
+    return node.op_type, block
 
 
 def _inside(op_type: str, block: str, given: Block) -> Iterator[tuple[str, str | Block]]:
