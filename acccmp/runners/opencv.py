@@ -14,12 +14,12 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from acccmp.core.graph import Graph, Node
+from acccmp.core.graph import Graph, Node, Shape
 from acccmp.core.wire import bytes_field
 from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
 from acccmp.models import caffe_writing
@@ -85,12 +85,10 @@ def run_parts(parts: Sequence[Part]) -> list[Captured]:
     cv2 = _opencv()
     runs = [_Run(part) for part in parts]
     with _quiet(cv2):
-        while waiting := [one for one in runs if one.todo]:
-            stretches = [one.stretch() for one in waiting]
-            _in_opencv(cv2, [stretch for stretch in stretches if not stretch.in_numpy])
-            for stretch in stretches:
-                if stretch.in_numpy:
-                    _in_numpy(stretch)
+        while any(one.todo for one in runs):
+            for one in runs:
+                _in_numpy(one, one.take(in_numpy=True))
+            _in_opencv(cv2, [(one, one.take(in_numpy=False)) for one in runs])
     return [one.captured(str(cv2.__version__)) for one in runs]
 
 
@@ -116,27 +114,47 @@ def _opencv() -> Any:
 
 
 class _Run:
-    """A part while it is run: what is to be run still, the tensors known so far, and what is lost for which reason."""
+    """A part while it is run: what is to be run still, the tensors known so far, and what is lost, with the reason."""
 
     def __init__(self, part: Part) -> None:
-        self.values = _feeds(part.graph, part.inputs)
+        self.wanted, self.values = part.wanted, _feeds(part.graph, part.inputs)
         graph = replace(
             part.graph, nodes=tuple(map(_respelled, part.graph.nodes)),
             source=replace(part.graph.source, generation="V2"),
         )
         self.graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in self.values.items()})
-        self.wanted = part.wanted
-        todo, bare = _runnable(self.graph, _needed(self.graph, part.wanted))
-        self.todo, unfed = _fed(self.graph, todo, self.values)
-        self.lost = {**bare, **unfed}
+        todo = _needed(self.graph, part.wanted)
+        if not graph.weights and any(_due(self.graph, node) for node in todo if node.op_type not in EVALUATION):
+            raise RunError(f"{graph.name} has no weights: give the .caffemodel too (--weights FILE)")
+        self.lost: dict[str, str] = {}
+        for node in todo:
+            if reason := _left_out(self.graph, node):
+                self.lose(node, reason)
+        todo = self.possible(todo)
+        self.lost.update(dict.fromkeys(_not_given(self.graph, todo, self.values), "an input that was not given"))
+        self.todo = self.possible(todo)
 
-    def stretch(self) -> _Stretch:
-        """The next nodes, as far as all of them are OpenCV's, or all in numpy; they are no longer to do."""
-        in_numpy = self.todo[0].op_type in detectors.LAYERS
-        same = itertools.takewhile(lambda node: (node.op_type in detectors.LAYERS) == in_numpy, self.todo)
-        stretch = _Stretch(self, list(same), in_numpy)
-        self.todo = self.todo[len(stretch.nodes):]
-        return stretch
+    def take(self, in_numpy: bool) -> list[Node]:
+        """The next nodes that are computed in numpy, or by OpenCV; they are no longer to do."""
+        taken = list(itertools.takewhile(lambda node: (node.op_type in detectors.LAYERS) == in_numpy, self.todo))
+        self.todo = self.todo[len(taken):]
+        return taken
+
+    def lose(self, node: Node, reason: str) -> None:
+        self.lost.update(dict.fromkeys(node.outputs, reason))
+
+    def possible(self, nodes: Sequence[Node]) -> list[Node]:
+        """Those of them that depend on nothing that is lost. The others are lost too, for the reason of the first."""
+        able = []
+        for node in nodes:
+            first = next((tensor for tensor in node.inputs if tensor in self.lost), None)
+            if first is not None:
+                why = self.lost[first]
+                reason = why if why.startswith("below ") else f"below {first}: {why}"
+                self.lost = {**dict.fromkeys(node.outputs, reason), **self.lost}
+            elif self.lost.keys().isdisjoint(node.outputs):
+                able.append(node)
+        return able
 
     def captured(self, version: str) -> Captured:
         graph = self.graph
@@ -150,24 +168,6 @@ class _Run:
         skipped = {tensor: reason for tensor, reason in self.lost.items() if tensor in keep}
         told = detectors.notes([node for node in graph.nodes if not values.keys().isdisjoint(node.outputs)])
         return Captured(tensors, "opencv", version, skipped, (*odd, *told))
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """Nodes of a run that OpenCV computes, or that are computed in numpy."""
-
-    run: _Run
-    nodes: list[Node]
-    in_numpy: bool = False
-
-    def possible(self) -> _Stretch:
-        """What of it depends on nothing that is lost; the rest is lost too."""
-        nodes, self.run.lost = _below(self.nodes, self.run.lost)
-        return replace(self, nodes=nodes)
-
-    def halves(self) -> list[_Stretch]:
-        middle = len(self.nodes) // 2
-        return [replace(self, nodes=self.nodes[:middle]), replace(self, nodes=self.nodes[middle:])]
 
 
 def _feeds(graph: Graph, inputs: Mapping[str, np.ndarray]) -> Arrays:
@@ -206,9 +206,13 @@ def _could_be(given: Sequence[int], wanted: Sequence[Any]) -> bool:
 
 
 def _needed(graph: Graph, wanted: Collection[str] | None) -> list[Node]:
-    """The nodes that compute something that was asked for, in order; layers that bring data from elsewhere apart."""
+    """The nodes that compute something that was asked for, in order; layers that bring data from elsewhere apart (their
+    labels are no inputs of the net)."""
     given = set(graph.inputs)
-    nodes = [node for node in graph.nodes if node.outputs and not given.issuperset(node.outputs) and not _brings(node)]
+    nodes = [
+        node for node in graph.nodes
+        if not given.issuperset(node.outputs) and (node.inputs or node.op_type in NOT_INPUTS)
+    ]
     if wanted is None:
         return nodes
     known = {tensor for node in graph.nodes for tensor in node.outputs} | given
@@ -217,78 +221,51 @@ def _needed(graph: Graph, wanted: Collection[str] | None) -> list[Node]:
             raise UnknownName("tensor", name, known, graph.name)
     below, kept = set(wanted), []
     for node in reversed(nodes):
-        if below.intersection(node.outputs):
+        if not below.isdisjoint(node.outputs):
             below.update(node.inputs)
             kept.append(node)
     return kept[::-1]
 
 
-def _brings(node: Node) -> bool:
-    """Is it a layer that brings data from elsewhere? (Its labels are no inputs of the net.)"""
-    return not node.inputs and node.op_type not in NOT_INPUTS
-
-
 # -- what is left out --------------------------------------------------------------------------------------------
 
 
-def _below(todo: Sequence[Node], lost: Mapping[str, str]) -> tuple[list[Node], dict[str, str]]:
-    """The nodes that neither make nor need a lost tensor; and a reason for each tensor that is lost with the others.
-
-    `lost` maps tensors to reasons; what depends on them gets the reason of the first.
-    """
-    why, kept = dict(lost), []
-    for node in todo:
-        first = next((tensor for tensor in node.inputs if tensor in why), None)
-        if first is None and not any(tensor in why for tensor in node.outputs):
-            kept.append(node)
-        elif first is not None:
-            reason = why[first] if why[first].startswith("below ") else f"below {first}: {why[first]}"
-            why = {**dict.fromkeys(node.outputs, reason), **why}
-    return kept, why
-
-
-def _fed(graph: Graph, todo: list[Node], feeds: Arrays) -> tuple[list[Node], dict[str, str]]:
-    """The nodes whose inputs were given. InputError when one is missing that a model output needs."""
-    made = {tensor for node in todo for tensor in node.outputs}
-    read = dict.fromkeys(tensor for node in todo for tensor in node.inputs)
-    missing = [tensor for tensor in read if tensor not in made and tensor not in feeds]
+def _not_given(graph: Graph, todo: Sequence[Node], feeds: Arrays) -> list[str]:
+    """The inputs of these nodes that were not given. InputError for one that a model output needs."""
+    known = {tensor for node in todo for tensor in node.outputs} | feeds.keys()
+    missing = [tensor for node in todo for tensor in node.inputs if tensor not in known]
     for tensor in missing:
-        if set(_below(todo, {tensor: ""})[1]).intersection(graph.outputs):
+        reached = {tensor}
+        for node in todo:
+            reached.update(node.outputs if not reached.isdisjoint(node.inputs) else ())
+        if not reached.isdisjoint(graph.outputs):
             shape = graph.spec(tensor).shape
             raise InputError(
                 f"the input {tensor!r} of {graph.name}{f' (shape {shape})' if shape else ''} was not given: "
                 f"--input {tensor}=FILE"
             )
-    return _below(todo, dict.fromkeys(missing, "an input that was not given"))
+    return missing
 
 
-def _runnable(graph: Graph, todo: list[Node]) -> tuple[list[Node], dict[str, str]]:
-    """The nodes that have weights of the right sizes (OpenCV does not check them), and are not for training."""
-    lost: dict[str, str] = {}
-    bare = False
-    for node in todo:
-        if node.op_type in EVALUATION:
-            lost.update(dict.fromkeys(node.outputs, f"{node.op_type} is for training"))
-            continue
-        if (deaf := _deaf_to(node)):
-            lost.update(dict.fromkeys(node.outputs, f"OpenCV cannot run {node.name} ({node.op_type}): {deaf}"))
-            continue
-        due = weight_shapes(node.op_type, node.attrs, [graph.spec(tensor).shape for tensor in node.inputs])
-        if due is None:
-            continue
-        found = [name for name in node.weights if name in graph.weights]
-        bare |= not found
-        reason = ""
-        if len(found) < len(due):
-            reason = f"{len(found) or 'none'} of the {len(due)} weights of {node.name} ({node.op_type}) are there"
-        for name, shape in zip(found, due, strict=False):
-            if not fits(graph.weights[name].shape, shape):
-                reason = f"the weight {name} has shape {graph.weights[name].shape}, {shape} is due"
-        if reason:
-            lost.update(dict.fromkeys(node.outputs, reason))
-    if bare and not graph.weights:
-        raise RunError(f"{graph.name} has no weights: give the .caffemodel too (--weights FILE)")
-    return _below(todo, lost)
+def _due(graph: Graph, node: Node) -> list[Shape | None] | None:
+    return weight_shapes(node.op_type, node.attrs, [graph.spec(tensor).shape for tensor in node.inputs])
+
+
+def _left_out(graph: Graph, node: Node) -> str:
+    """Why a layer is not run: it is for training, OpenCV would compute something else, or its weights have not the
+    right sizes (which OpenCV does not check); "" for one that is."""
+    if node.op_type in EVALUATION:
+        return f"{node.op_type} is for training"
+    if deaf := _deaf_to(node):
+        return f"OpenCV cannot run {node.name} ({node.op_type}): {deaf}"
+    due = _due(graph, node) or []
+    found = [name for name in node.weights if name in graph.weights]
+    for name, shape in zip(found, due, strict=False):
+        if not fits(graph.weights[name].shape, shape):
+            return f"the weight {name} has shape {graph.weights[name].shape}, {shape} is due"
+    if len(found) < len(due):
+        return f"{len(found) or 'none'} of the {len(due)} weights of {node.name} ({node.op_type}) are there"
+    return ""
 
 
 # -- what OpenCV makes of parameters -----------------------------------------------------------------------------
@@ -360,41 +337,37 @@ def _quiet(cv2: Any) -> Iterator[None]:
         logging.setLogLevel(before)
 
 
-def _in_numpy(stretch: _Stretch) -> None:
-    run = stretch.run
-    for node in stretch.nodes:
-        if not replace(stretch, nodes=[node]).possible().nodes:
-            continue
-        try:
-            made = detectors.compute(node, [run.values[name] for name in node.inputs])
-            run.values.update(zip(node.outputs, made, strict=True))
-        except ValueError as error:
-            run.lost.update(dict.fromkeys(node.outputs, f"cannot run {node.name} ({node.op_type}): {error}"))
+def _in_numpy(run: _Run, nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        for able in run.possible([node]):
+            try:
+                made = detectors.compute(able, [run.values[name] for name in able.inputs])
+                run.values.update(zip(able.outputs, made, strict=True))
+            except ValueError as error:
+                run.lose(able, f"cannot run {able.name} ({able.op_type}): {error}")
 
 
-def _in_opencv(cv2: Any, stretches: Sequence[_Stretch]) -> None:
-    """Run what OpenCV can run of the stretches: what it cannot is found by halving, and lost.
+def _in_opencv(cv2: Any, stretches: Sequence[tuple[_Run, Sequence[Node]]]) -> None:
+    """Run what OpenCV can run of these nodes: what it cannot is found by halving, and lost.
 
     Each half is fed with what the one before it made, so that many bad layers cost no more than a few good runs.
     """
-    stretches = [able for stretch in stretches if (able := stretch.possible()).nodes]
+    stretches = [(run, able) for run, nodes in stretches if (able := run.possible(nodes))]
     if not stretches:
         return
-    first = stretches[0]
+    run, nodes = stretches[0]
     try:
-        made = _forward(cv2, [(one.run.graph.keep(node.name for node in one.nodes), one.run.values)
-                              for one in stretches])
+        made = _forward(cv2, [(one.graph.keep(node.name for node in able), one.values) for one, able in stretches])
+        for (one, _), arrays in zip(stretches, made, strict=True):
+            one.values.update(arrays)
     except cv2.error as error:
-        if len(stretches) == len(first.nodes) == 1:
-            first.run.lost.update(dict.fromkeys(first.nodes[0].outputs, _refused(first.nodes[0], str(error))))
+        alone = len(stretches) == 1
+        if alone and len(nodes) == 1:
+            run.lose(nodes[0], _refused(nodes[0], str(error)))
             return
-        middle = len(stretches) // 2
-        halves = [stretches[:middle], stretches[middle:]] if middle else [[half] for half in first.halves()]
-        for half in halves:
-            _in_opencv(cv2, half)
-        return
-    for stretch, arrays in zip(stretches, made, strict=True):
-        stretch.run.values.update(arrays)
+        middle = (len(nodes) if alone else len(stretches)) // 2
+        _in_opencv(cv2, [(run, nodes[:middle])] if alone else stretches[:middle])
+        _in_opencv(cv2, [(run, nodes[middle:])] if alone else stretches[middle:])
 
 
 def _refused(node: Node, message: str) -> str:
