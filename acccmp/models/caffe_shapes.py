@@ -390,10 +390,14 @@ def _upsample(params: Params, shape: Shape) -> Shape | None:
 # -- detectors (Darknet's layers; Ascend's definitions where it says so) --------------------------------------------
 
 
-def _reorg(params: Params, shape: Shape) -> Shape | None:
-    """PassThrough too."""
+def reordering(params: Params) -> tuple[int, bool]:
+    """Stride and direction of Reorg and PassThrough."""
     block = "reorg_param" if params.block("reorg_param") else "pass_through_param"
-    stride, reverse = params(block, "stride"), params(block, "reverse")
+    return params(block, "stride"), params(block, "reverse")
+
+
+def _reorg(params: Params, shape: Shape) -> Shape | None:
+    stride, reverse = reordering(params)
     if not all(isinstance(size, int) for size in shape[1:]):
         return None
     c, h, w = (int(size or 0) for size in shape[1:])

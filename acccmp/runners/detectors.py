@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core.graph import Node
-from acccmp.models.caffe_shapes import INTEGERS, Params, anchors, in_blocks, magnified, padded
+from acccmp.models.caffe_shapes import INTEGERS, Params, anchors, in_blocks, magnified, padded, reordering
 
 Array = NDArray[Any]
 
@@ -60,14 +60,13 @@ def _space_to_depth(x: Array, stride: int, reverse: bool) -> Array:
 
 
 def _pass_through(params: Params, bottoms: Sequence[Array], tops: int) -> list[Array]:
-    block = "reorg_param" if params.block("reorg_param") else "pass_through_param"
-    return [_space_to_depth(bottoms[0], params(block, "stride"), params(block, "reverse"))]
+    return [_space_to_depth(bottoms[0], *reordering(params))]
 
 
 def _reorg(params: Params, bottoms: Sequence[Array], tops: int) -> list[Array]:
     """Darknet's reorg. Forward it cuts squares out of the input as if that had stride times the height and width, and
     so fewer channels: its networks were trained with this."""
-    stride, reverse, (n, c, h, w) = params("reorg_param", "stride"), params("reorg_param", "reverse"), _four(bottoms[0])
+    (stride, reverse), (n, c, h, w) = reordering(params), _four(bottoms[0])
     if reverse:
         return [_space_to_depth(bottoms[0], stride, True)]
     taken = _space_to_depth(bottoms[0].reshape(n, c // stride**2, h * stride, w * stride), stride, False)
