@@ -296,8 +296,9 @@ SLICES = [
 def test_a_slice_through_detector_layers_is_proven(tmp_path: Path, row: tuple[str, str, str]) -> None:
     text = {"V2": V2, "V3": V3, "REGION": REGION, "SSD": SSD_CAFFE, "ASCEND": SSD_ASCEND}[row[0]]
     model, weights = yolo_net(tmp_path, text)
+    inputs = {name: array for name, array in yolo_inputs().items() if f'"{name}"' in text}
     ran = command("slice", model, "--weights", weights, "--start", row[1], "--end", row[2],
-                  *fed(tmp_path, {name: array for name, array in yolo_inputs().items() if f'"{name}"' in text}), "-o", tmp_path / "out", "--json")
+                  *fed(tmp_path, inputs), "-o", tmp_path / "out", "--json")
     assert (ran.returncode, ran.stderr) == (0, "")
     folder = Path(json.loads(ran.stdout)["folder"])
     checked = json.loads((folder / "manifest.json").read_text())["self_test"]

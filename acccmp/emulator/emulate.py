@@ -152,12 +152,8 @@ class Machine:
         self.summation = summation
         self.left: dict[str, Array] = {}
         self._sessions = _Sessions(graph)
-        self.last_use = self._count_uses()
-
-    def _count_uses(self) -> dict[str, int]:
-        last = {tensor: place for place, step in enumerate(self.plan.steps) for tensor in step.reads}
-        last.update(dict.fromkeys(self.graph.outputs, len(self.plan.steps)))
-        return last
+        self.last_use = {tensor: place for place, step in enumerate(steps.steps) for tensor in step.reads}
+        self.last_use.update(dict.fromkeys(graph.outputs, len(steps.steps)))
 
     def run(
         self, feeds: Mapping[str, Array], storage: Storage, planted: Mapping[str, list[Fault]] | None = None,
@@ -229,8 +225,7 @@ class Machine:
         return np.asarray(self.graph.weights[tensor].numpy(), order="C")
 
     def _folded(self, step: Step, values: Mapping[str, Array], constants: dict[str, Array]) -> dict[str, Array]:
-        ready = {t: values[t] if t in values else self._constant(t, constants) for t in step.reads}
-        made = self._sessions.run(step, ready, [], step.makes)
+        made = self._sessions.run(step, self._exact(step, values, constants), [], step.makes)
         constants.update(made)
         return made
 

@@ -136,12 +136,13 @@ def plan(graph: Graph, *, fuse: bool = True) -> Plan:
             continue
         chain, norms = _chain(graph, node, constants) if fuse else ((node,), ())
         taken.update(member.name for member in chain)
-        name = _unique("".join(member.name for member in chain), names)
+        name = unique("".join(member.name for member in chain), names)
         steps.append(Step(name, chain, norms))
     return Plan(_in_order(graph, steps), frozenset(constants))
 
 
-def _unique(name: str, used: set[str]) -> str:
+def unique(name: str, used: set[str]) -> str:
+    """The name, with a number behind it where it is `used`; it is then."""
     candidate, count = name, 1
     while candidate in used:
         count += 1

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-from acccmp.core.graph import Dim, Shape
+from acccmp.core.graph import Dim, Node, Shape
+from acccmp.core.tensor import TensorRef
 
 Shapes = list[Shape | None]
 Rule = Callable[["Params", Shapes, int], Shapes]
@@ -677,6 +678,22 @@ def _weights(params: Params, op_type: str, bottoms: Shapes) -> list[Shape | None
     if op_type in ("LSTM", "RNN", "Parameter"):
         return [None] * {"LSTM": 3, "RNN": 5, "Parameter": 1}[op_type]
     return None
+
+
+def misfits(node: Node, below: Shapes, weights: Mapping[str, TensorRef]) -> list[str] | None:
+    """What is wrong with the weights of a layer that reads tensors of these shapes; None for one that needs none."""
+    due = weight_shapes(node.op_type, node.attrs, below)
+    if due is None:
+        return None
+    found = [name for name in node.weights if name in weights]
+    wrong = []
+    if len(found) < len(due) or (len(found) > len(due) and None not in due):
+        many = f"{len(found) or 'no'} weight{'s' * (len(found) != 1)}"
+        wrong.append(f"{node.name!r} ({node.op_type}) has {many} where {len(due)} are due")
+    return wrong + [
+        f"the weight {name} is stored with shape {weights[name].shape}, the net needs {shape}"
+        for name, shape in zip(found, due, strict=False) if not fits(weights[name].shape, shape)
+    ]
 
 
 def fits(stored: Sequence[int], wanted: Shape | None) -> bool:

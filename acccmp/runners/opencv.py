@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from acccmp.core.graph import Graph, Node, Shape
+from acccmp.core.graph import Graph, Node
 from acccmp.core.wire import bytes_field
 from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
 from acccmp.models import caffe_writing
 from acccmp.models.caffe import with_input_shapes
 from acccmp.models.caffe_layers import EVALUATION, NOT_INPUTS
-from acccmp.models.caffe_shapes import Params, defaults, fits, weight_shapes
+from acccmp.models.caffe_shapes import Params, defaults, misfits
 from acccmp.models.caffe_text import Block, quoted
 from acccmp.models.caffe_weights import LAYER_FIELDS, StoredBlob, caffemodel
 from acccmp.runners import detectors
@@ -124,7 +124,7 @@ class _Run:
         )
         self.graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in self.values.items()})
         todo = _needed(self.graph, part.wanted)
-        if not graph.weights and any(_due(self.graph, node) for node in todo if node.op_type not in EVALUATION):
+        if not graph.weights and any(_misfits(graph, node) for node in todo if node.op_type not in EVALUATION):
             raise RunError(f"{graph.name} has no weights: give the .caffemodel too (--weights FILE)")
         self.lost: dict[str, str] = {}
         for node in todo:
@@ -247,8 +247,8 @@ def _not_given(graph: Graph, todo: Sequence[Node], feeds: Arrays) -> list[str]:
     return missing
 
 
-def _due(graph: Graph, node: Node) -> list[Shape | None] | None:
-    return weight_shapes(node.op_type, node.attrs, [graph.spec(tensor).shape for tensor in node.inputs])
+def _misfits(graph: Graph, node: Node) -> list[str] | None:
+    return misfits(node, [graph.spec(tensor).shape for tensor in node.inputs], graph.weights)
 
 
 def _left_out(graph: Graph, node: Node) -> str:
@@ -258,14 +258,7 @@ def _left_out(graph: Graph, node: Node) -> str:
         return f"{node.op_type} is for training"
     if deaf := _deaf_to(node):
         return f"OpenCV cannot run {node.name} ({node.op_type}): {deaf}"
-    due = _due(graph, node) or []
-    found = [name for name in node.weights if name in graph.weights]
-    for name, shape in zip(found, due, strict=False):
-        if not fits(graph.weights[name].shape, shape):
-            return f"the weight {name} has shape {graph.weights[name].shape}, {shape} is due"
-    if len(found) < len(due):
-        return f"{len(found) or 'none'} of the {len(due)} weights of {node.name} ({node.op_type}) are there"
-    return ""
+    return next(iter(_misfits(graph, node) or ()), "")
 
 
 # -- what OpenCV makes of parameters -----------------------------------------------------------------------------
