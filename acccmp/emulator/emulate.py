@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from acccmp.emulator.fusion import Plan, Step, attribute, plan
 from acccmp.emulator.storage import Storage
 from acccmp.errors import AcccmpError, InputError, RunError
 from acccmp.models.onnx import source_of
-from acccmp.runners.onnxruntime import checked_inputs, external_folder
+from acccmp.runners.onnxruntime import checked_inputs, element_type, onnxruntime, opened
 
 __all__ = ["TWICE", "Fault", "Twin", "emulate", "floors"]
 
@@ -364,7 +363,7 @@ class _Sessions:
         if "ceil-mode" in changed and pool is not None:
             moved = faulty.other_rounding(changed["ceil-mode"], pool, feeds[pool.inputs[0]].shape)
         names = tuple(name for name in wanted if name not in step.hidden)
-        types = tuple((tensor, _element_type(array)) for tensor, array in feeds.items())
+        types = tuple((tensor, element_type(array)) for tensor, array in feeds.items())
         try:
             session = self._session(step, types, names, changed, moved)
             results = session.run(list(names), dict(feeds))
@@ -394,7 +393,7 @@ class _Sessions:
         if not narrow:
             return self.run(step, given, [], wanted)
         try:
-            types = tuple((tensor, _element_type(array)) for tensor, array in given.items())
+            types = tuple((tensor, element_type(array)) for tensor, array in given.items())
             results = self._session(step, types, wanted, {}, None, wide=True).run(list(wanted), given)
             return dict(zip(wanted, results, strict=True))
         except Exception:  # as in `run`
@@ -438,30 +437,11 @@ class _Sessions:
         model = onnx.ModelProto(ir_version=min(own.ir_version, 10), graph=graph)
         model.opset_import.extend(own.opset_import)
         model.functions.extend(own.functions)
-        ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = 1  # one order of summation, whatever the machine
-        options.log_severity_level = 4
-        options.add_session_config_entry(*external_folder(own.path.parent))
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _onnxruntime() -> ModuleType:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return plugins.need("onnxruntime", "emulating a device")
+        return opened(onnxruntime("emulating a device"), model, own.path.parent, threads=1)
 
 
 def _widened(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype == np.float16 else array
-
-
-def _element_type(array: Array) -> int:
-    import onnx
-
-    if array.dtype.kind in "OUS":
-        return int(onnx.TensorProto.STRING)
-    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
 def _set_attribute(proto: Any, name: str, value: Any) -> None:
