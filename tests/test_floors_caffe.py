@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from caffe_nets import random_inputs, write_net
+from caffe_nets import random_inputs, random_net, v1_net, write_net
 
 import acccmp
 from acccmp import Port, Verdict
@@ -256,6 +256,27 @@ def test_layers_that_cannot_run_here_have_no_floor_and_the_others_do(tmp_path: P
       layer { name: "c" type: "TanH" bottom: "b" top: "c" }
       layer { name: "d" type: "Sigmoid" bottom: "a" top: "d" }"""
     assert found(tmp_path, text, {"x": numbers(2, 4, 7, 6)}, {}).keys() == {out("x"), out("a"), out("d")}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_tensor_of_a_random_net_has_a_small_floor(tmp_path: Path, seed: int) -> None:
+    graph = acccmp.load(*random_net(tmp_path, seed))
+    feeds = random_inputs(graph)
+    floor = floors(graph, feeds)
+    assert floor.keys() == acccmp.run(graph, feeds).keys()
+    assert max(floor.values()) < 5e-3
+
+
+def test_an_old_net_with_training_layers_and_damaged_statistics_has_floors(tmp_path: Path) -> None:
+    graph = acccmp.load(*v1_net(tmp_path))
+    feeds = random_inputs(graph)
+    assert floors(graph, feeds).keys() == acccmp.run(graph, feeds).keys()
+    text = HEAD + NORM.replace("TYPE", "Convolution").replace("GROUP", "1").replace("BIAS", "false")
+    weights = {"conv": [numbers(6, 4, 1, 1)], "bn": [numbers(6), -np.ones(6, "f4"), np.ones(1, "f4")],
+               "scale": [numbers(6), numbers(6)]}
+    floor = found(tmp_path, text, {"x": numbers(2, 4, 7, 6)}, weights)
+    assert np.isnan([floor[out(name)] for name in ("bn", "scale", "relu")]).all()
+    assert floor[out("conv")] < 1e-3
 
 
 RFB = "Linzaer_Ultra-Light-Fast-Generic-Face-Detector-1MB__RFB-320"

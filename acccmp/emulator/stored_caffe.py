@@ -116,7 +116,8 @@ def _scale_and_shift(graph: Graph, norms: Sequence[Node]) -> tuple[Array, Array]
         if norm.op_type == "BatchNorm":
             mean, variance, (count,) = numbers
             mean, variance = (sums / count if count else 0 * sums for sums in (mean, variance))
-            factor = 1 / np.sqrt(variance + Params(norm.attrs)("batch_norm_param", "eps"))
+            with np.errstate(all="ignore"):  # a damaged variance is NaN here as in the runner
+                factor = 1 / np.sqrt(variance + Params(norm.attrs)("batch_norm_param", "eps"))
             scale, shift = scale * factor, (shift - mean) * factor
         else:
             factor, *offset = numbers
