@@ -79,17 +79,15 @@ def networks() -> list[Network]:
     found = []
     for name, model, twin, original in (
         ("digits_resnet", "resnet.onnx", None, None), ("digits_lenet", "twin.onnx", makers.LENET_TWIN, None),
+        ("digits_lenet", "twin.onnx", makers.LENET_TWIN, "lenet.prototxt"),
         ("digits_cnn", "twin.onnx", makers.CNN_TWIN, None), ("digits_cnn", "twin.onnx", makers.CNN_TWIN, "cnn.pb"),
     ):
         device = load(SAMPLES / name / model)
+        graph = load(SAMPLES / name / original) if original else device
         feeds = {device.inputs[0]: np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))}
-        golden = read_dump(SAMPLES / name / "golden")
-        if original is None:
-            found.append(Network(name, device, feeds, golden, floors(device, feeds), twin))
-        else:
-            graph = load(SAMPLES / name / original)
-            known = floors(graph, {graph.inputs[0]: pictures})
-            found.append(Network(f"{name}, floors of {original}", device, feeds, golden, known, twin))
+        own = {graph.inputs[0]: pictures} if graph.format == "tensorflow" else feeds
+        told = f"{name}, floors of {original}" if original else name
+        found.append(Network(told, device, feeds, read_dump(SAMPLES / name / "golden"), floors(graph, own), twin))
     return found
 
 

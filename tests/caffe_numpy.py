@@ -212,6 +212,12 @@ def lrn(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
         for name, default in (("local_size", 5), ("alpha", 1.0), ("beta", 0.75), ("k", 1.0))
     )
     total = np.zeros_like(x)
+    if param(node, "lrn_param", "norm_region", "ACROSS_CHANNELS") == "WITHIN_CHANNEL":
+        for row, column in np.ndindex(*x.shape[2:]):
+            near = x[:, :, max(0, row - size // 2) : row + size // 2 + 1,
+                     max(0, column - size // 2) : column + size // 2 + 1]
+            total[:, :, row, column] = (near**2).sum(axis=(2, 3))
+        return x / (1 + alpha / size**2 * total) ** beta  # an average with padding, to which 1 is added, not k
     for channel in range(x.shape[1]):
         near = x[:, max(0, channel - size // 2) : channel + size // 2 + 1]
         total[:, channel] = (near**2).sum(axis=1)
@@ -252,6 +258,13 @@ def mvn(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
     return out
 
 
+def dropout(node: Node, bottoms: list[Array], weights: list[Array]) -> Array:
+    """Training drops a share of the values. It multiplies the rest to make up for it, or (`scale_train` false, of a
+    fork) test multiplies all."""
+    kept = 1 - param(node, "dropout_param", "dropout_ratio", 0.5)
+    return bottoms[0] * (1 if param(node, "dropout_param", "scale_train", True) else kept)
+
+
 def same(node: Node, bottoms: list[Array], weights: list[Array]) -> Any:
     return [bottoms[0]] * len(node.outputs)
 
@@ -279,6 +292,6 @@ LAYERS: dict[str, Any] = {
     "MVN": mvn,
     "AbsVal": lambda node, bottoms, weights: np.abs(bottoms[0]),
     "ELU": lambda node, bottoms, weights: np.where(bottoms[0] > 0, bottoms[0], np.expm1(bottoms[0])),
-    "Dropout": same,
+    "Dropout": dropout,
     "Split": same,
 }

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from caffe_nets import write_net
-from yolo_nets import REGION, V2, V3, yolo_inputs, yolo_net
+from yolo_nets import REGION, SSD_ASCEND, SSD_CAFFE, V2, V3, yolo_inputs, yolo_net
 
 import acccmp
 from acccmp import Dump, Graph, Port
@@ -244,20 +244,61 @@ def test_a_region_layer_is_darknets_in_the_place_of_its_input(tmp_path: Path) ->
     assert graph.spec("region").shape == (2, 32, 4, 6)
 
 
+def prior_boxes(shape: tuple[int, ...], least: float, most: float | None, ratios: list[float], clip: bool) -> Any:
+    """Boxes around the centre of each cell of a feature map, as shares of a picture of 64 x 96; and the variances."""
+    rows: list[float] = []
+    for row, column in np.ndindex(*shape[2:]):
+        x, y = (column + 0.5) / shape[3], (row + 0.5) / shape[2]
+        sizes = [(least, least), *([] if most is None else [(math.sqrt(least * most),) * 2])]
+        sizes += [(least * math.sqrt(ratio), least / math.sqrt(ratio)) for ratio in ratios]
+        for w, h in sizes:
+            rows += [x - w / 96 / 2, y - h / 64 / 2, x + w / 96 / 2, y + h / 64 / 2]
+    boxes = np.clip(rows, 0, 1) if clip else np.array(rows)
+    return np.stack([boxes, np.tile([0.1, 0.1, 0.2, 0.2], len(rows) // 4)])[None]
+
+
+def test_each_detector_layer_of_an_ssd_net_is_what_its_definition_says(tmp_path: Path) -> None:
+    data = {"data": yolo_inputs()["data"]}
+    graphs = [acccmp.load(*yolo_net(tmp_path, text)) for text in (SSD_CAFFE, SSD_ASCEND)]
+    dumps = [acccmp.run(graph, data) for graph in graphs]
+    assert [dump.run.skipped for dump in dumps] == [{}, {}]
+    found = {graphs[0].tensor(port): ref.numpy() for port, ref in dumps[0].items()}
+    assert_close(found["prior1"], prior_boxes(found["c3"].shape, 20, 35, [2, 1 / 2], True))
+    assert_close(found["prior2"], prior_boxes(found["c4"].shape, 45, None, [2], False))
+    assert graphs[0].spec("prior").shape == found["prior"].shape
+    of = {"num_classes": 4, "code_type": "CENTER_SIZE", "confidence_threshold": 0.3, "top_k": 100, "keep_top_k": 40,
+          "nms_threshold": 0.45}
+    rows = ssd(*(found[name].astype("f8") for name in ("loc", "flat", "prior")), of)
+    assert_close(found["found"], rows)
+    numbers = [int((rows[0, 0, :, 0] == image).sum()) for image in (0, 1)]
+    assert min(numbers) > 5
+    counts, y = (dumps[1][Port("detection_out", "output", place)].numpy() for place in (0, 1))
+    assert counts.dtype == np.int32
+    assert counts.tolist() == [[number, *[0] * 7] for number in numbers]
+    expected = np.zeros((2, 128, 8))
+    for image, number in enumerate(numbers):
+        expected[image, :number, :7] = rows[0, 0, rows[0, 0, :, 0] == image]
+    assert_close(y, expected)
+    assert (graphs[1].spec("out_boxnum").shape, graphs[1].spec("y").shape) == ((2, 8), (2, 128, 8))
+
+
 SLICES = [
     ("V2", "c4", "yolo"), ("V2", "reorg", "last"), ("V2", "reorg", "reorg"), ("V2", "last", "detection_out"),
     ("V2", "yolo", "yolo"), ("V2", "detection_out", "detection_out"), ("V3", "c4", "yolo1"), ("V3", "up1", "route1"),
     ("V3", "up2", "yolo3"), ("V3", "yolo1", "detection_out"), ("V3", "last2", "detection_out"),
     ("V3", "detection_out", "detection_out"), ("V3", "c1", "detection_out"), ("REGION", "reorg", "region"),
+    ("SSD", "detection_out", "detection_out"), ("SSD", "c4", "detection_out"), ("SSD", "prior1", "detection_out"),
+    ("SSD", "c1", "detection_out"), ("ASCEND", "detection_out", "detection_out"), ("ASCEND", "c4", "detection_out"),
 ]
 
 
 @pytest.mark.parametrize("row", SLICES, ids=lambda row: "-".join(row))
 def test_a_slice_through_detector_layers_is_proven(tmp_path: Path, row: tuple[str, str, str]) -> None:
-    text = {"V2": V2, "V3": V3, "REGION": REGION}[row[0]]
+    text = {"V2": V2, "V3": V3, "REGION": REGION, "SSD": SSD_CAFFE, "ASCEND": SSD_ASCEND}[row[0]]
     model, weights = yolo_net(tmp_path, text)
+    inputs = {name: array for name, array in yolo_inputs().items() if f'"{name}"' in text}
     ran = command("slice", model, "--weights", weights, "--start", row[1], "--end", row[2],
-                  *fed(tmp_path, yolo_inputs()), "-o", tmp_path / "out", "--json")
+                  *fed(tmp_path, inputs), "-o", tmp_path / "out", "--json")
     assert (ran.returncode, ran.stderr) == (0, "")
     folder = Path(json.loads(ran.stdout)["folder"])
     checked = json.loads((folder / "manifest.json").read_text())["self_test"]
@@ -265,7 +306,7 @@ def test_a_slice_through_detector_layers_is_proven(tmp_path: Path, row: tuple[st
     part = acccmp.load(folder / "dump.prototxt", *folder.glob("dump.caffemodel"))
     of_the_end = {str(Port(row[2], "output", place)) for place in range(len(part.node(row[2]).outputs))}
     assert {judged["port"] for judged in checked["outputs"] if judged["error"] == 0.0} >= of_the_end
-    assert all(part.spec(tensor).is_static for node in part.nodes for tensor in node.outputs)
+    assert all(part.spec(tensor).is_static for node in part.nodes for tensor in node.outputs if tensor != "found")
 
 
 # -- each layer by itself ----------------------------------------------------------------------------------------
@@ -426,6 +467,8 @@ def test_each_way_of_an_ssd_detection_output(tmp_path: Path, change: dict[str, A
         ('type: "YoloV2DetectionOutput" bottom: "x" bottom: "i" top: "a"', "2 inputs, where three of each scale"),
         ('type: "YoloV2DetectionOutput" bottom: "x" bottom: "x" bottom: "x" bottom: "i" top: "a" '
          "yolov2_detection_output_param { boxes: 1 biases: 1 biases: 2 post_nms_topn: 9999999999 }", "post_nms_topn"),
+        ('type: "SSDDetectionOutput" bottom: "x" bottom: "i" bottom: "x" top: "a" top: "b" '
+         "ssddetectionoutput_param { keep_top_k: 9999999999 }", "keep_top_k is 9999999999, where 1 to 1024"),
         ('type: "DetectionOutput" bottom: "x" bottom: "i" top: "a"', "2 inputs, where places, scores and prior boxes"),
         ('type: "DetectionOutput" bottom: "x" bottom: "x" bottom: "x" top: "a"', "cannot run it (DetectionOutput): "),
     ],

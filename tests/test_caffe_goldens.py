@@ -144,6 +144,34 @@ def test_the_command_writes_every_piece_of_a_slice_layer(tmp_path: Path) -> None
         np.testing.assert_array_equal(piece, data[:, 2 * place : 2 * place + 2])
 
 
+# -- parameters that OpenCV understands otherwise, or not at all ----------------------------------------------------
+
+
+@pytest.mark.parametrize("k", ["", "k: 1", "k: 2", "k: 0.25"])
+@pytest.mark.parametrize("size", [3, 5])
+def test_an_lrn_layer_within_channels_adds_one_whatever_its_k(tmp_path: Path, size: int, k: str) -> None:
+    text = DATA + f'''layer {{ name: "lrn" type: "LRN" bottom: "data" top: "lrn"
+      lrn_param {{ local_size: {size} alpha: 0.7 beta: 0.6 {k} norm_region: WITHIN_CHANNEL }} }}
+      layer {{ name: "across" type: "LRN" bottom: "data" top: "across"
+      lrn_param {{ local_size: {size} alpha: 0.7 beta: 0.6 {k} }} }}'''
+    assert_golden(loaded(tmp_path, text), 1e-6)
+
+
+@pytest.mark.parametrize("layer", ["layer", "layers"])
+def test_a_dropout_layer_that_did_not_scale_in_training_scales_now(tmp_path: Path, layer: str) -> None:
+    kind = '"Dropout"' if layer == "layer" else "DROPOUT"
+    text = DATA + "".join(
+        f'{layer} {{ name: "{name}" type: {kind} bottom: "data" top: "{name}" dropout_param {{ {param} }} }}\n'
+        for name, param in (
+            ("plain", "dropout_ratio: 0.3"), ("late", "dropout_ratio: 0.3 scale_train: false"),
+            ("half", "scale_train: false"), ("early", "dropout_ratio: 0.3 scale_train: true"),
+        )
+    )
+    found = assert_golden(loaded(tmp_path, text), 1e-6)
+    data = found[acccmp.Port("data", "output", 0)].numpy()
+    np.testing.assert_allclose(found[acccmp.Port("late", "output", 0)].numpy(), 0.7 * data, rtol=1e-6)
+
+
 # -- whole nets --------------------------------------------------------------------------------------------------
 
 

@@ -76,7 +76,7 @@ OTHERS = {
         {"conv2": [(16, 20, 3, 3), (16,)]},
         "the weight conv2.0 is stored with shape (16, 20, 3, 3), the net needs (32, 20, 3, 3) (and 1 more)",
     ),
-    "too few blobs": ({"ip2": [(10, 64)]}, "'ip2' (InnerProduct) has 1 weights where 2 are due"),
+    "too few blobs": ({"ip2": [(10, 64)]}, "'ip2' (InnerProduct) has 1 weight where 2 are due"),
     "too many blobs": ({"conv1": [(20, 1, 3, 3), (20,), (20,)]},
                        "'conv1' (Convolution) has 3 weights where 2 are due"),
     "other layers": (

@@ -16,8 +16,8 @@ from acccmp.core.dump import Port
 from acccmp.core.graph import Graph
 from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
 from acccmp.models.caffe import load, with_input_shapes
-from acccmp.runners.opencv import run, trimmed
-from acccmp.runners.runner import Captured
+from acccmp.runners.opencv import run, run_parts, trimmed
+from acccmp.runners.runner import Captured, Part
 
 pytest.importorskip("cv2")
 
@@ -115,6 +115,35 @@ def test_a_net_runs_on_another_batch_and_image_size(shared: Path) -> None:
     captured = run(graph, inputs)
     assert captured[Port("prob1", "output", 0)].shape == (3, 2, 11, 15)
     assert_equal(graph, captured, execute(graph, inputs))
+
+
+def test_parts_run_side_by_side_each_on_values_of_its_own(tmp_path: Path) -> None:
+    """As many as there are, overlapping, with other values of one tensor; what one cannot do harms no other."""
+    graph = load(*v2_net(tmp_path))
+    whole = by_tensor(graph, run(graph, random_inputs(graph)))
+    unknown = HEAD + 'layer { name: "up" type: "Odd" bottom: "data" top: "up" }'
+    odd = load(*write_net(tmp_path, unknown, {"none": []}, "odd"))
+    cells = load(*write_net(tmp_path, HEAD + '''layer { name: "first" type: "TanH" bottom: "data" top: "data" }
+      layer { name: "cut" type: "Reorg" bottom: "data" top: "cut" reorg_param { stride: 2 } }
+      layer { name: "last" type: "ReLU" bottom: "cut" top: "cut" }''', {"none": []}, "cells"))
+    data, image = np.ones((1, 4, 4, 6), "f4"), whole["image"]
+    parts = [
+        Part(graph.keep(["conv"]), {"image": image}), Part(odd, {"data": data}),
+        Part(graph.keep(["conv", "bn", "scale"]), {"image": 2 * image}, ["conv@scale"]), Part(cells, {"data": data}),
+    ]
+    found = run_parts(parts)
+    alone = [run(part.graph, part.inputs, part.wanted) for part in parts]
+    assert [list(map(str, one.tensors)) for one in found] == [
+        ["image:output:0", "conv:output:0"], ["data:output:0"], ["scale:output:0"],
+        ["data:output:0", "first:output:0", "cut:output:0", "last:output:0"],
+    ]
+    for one, other in zip(found, alone, strict=True):
+        assert (one.skipped, one.notes) == (other.skipped, other.notes)
+        for port, array in one.tensors.items():
+            np.testing.assert_array_equal(array, other[port])
+    assert found[1].skipped == {"up": "OpenCV cannot run up (Odd): it does not know this type"}
+    np.testing.assert_array_equal(found[0][Port("conv", "output", 0)], whole["conv"])
+    assert not np.array_equal(found[2][Port("scale", "output", 0)], whole["conv@scale"])
 
 
 # -- the frontier ------------------------------------------------------------------------------------------------
@@ -296,7 +325,7 @@ def test_layers_without_their_weights_are_left_out_before_opencv_sees_them(tmp_p
     assert graph.notes == tuple(f"net.caffemodel has no weights for the layer {name!r}" for name in ("prelu", "up"))
     captured = run(graph, random_inputs(graph))
     assert set(by_tensor(graph, captured)) == {"image", "conv", "conv@bn", "conv@scale"}
-    assert captured.skipped["conv@prelu"] == "none of the 1 weights of prelu (PReLU) are there"
+    assert captured.skipped["conv@prelu"] == "'prelu' (PReLU) has no weights where 1 are due"
     assert captured.skipped["power"].startswith("below conv@")
 
 
@@ -307,7 +336,7 @@ def test_a_picture_of_another_size_is_told_where_it_no_longer_fits_the_weights(t
     graph = load(*write_net(tmp_path, text, random_weights({"ip": [(5, 24), (5,)]})))
     captured = run(graph, {"x": np.ones((1, 2, 3, 5), "f4")})
     assert set(by_tensor(graph, captured)) == {"x", "r"}
-    assert captured.skipped["ip"] == "the weight ip.0 has shape (5, 24), (5, 30) is due"
+    assert captured.skipped["ip"] == "the weight ip.0 is stored with shape (5, 24), the net needs (5, 30)"
 
 
 def test_a_trained_net_runs_without_its_labels(shared: Path) -> None:

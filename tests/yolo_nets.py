@@ -1,4 +1,4 @@
-"""Small networks built as YOLOv2 and YOLOv3 are for Ascend's converter, with random weights."""
+"""Small networks built as YOLOv2, YOLOv3 and SSD are for Ascend's converter, with random weights."""
 
 from __future__ import annotations
 
@@ -70,6 +70,37 @@ layer { name: "detection_out" type: "YoloV3DetectionOutput"
 REGION = V2[: V2.index('layer { name: "yolo"')] + """
 layer { name: "region" type: "Region" bottom: "last" top: "region"
   region_param { classes: 3 coords: 4 num: 4 softmax: true anchors: "0.6,0.7, 1.9,2.1, 3.3,1.5, 1.1,3.5" } }
+"""
+
+# A net as SSD's: two scales, four and two prior boxes to a cell, three classes and the background.
+SSD = INPUTS.splitlines()[1] + "\n" + BACKBONE + conv("c4", "c3", 8, 2) + "".join(
+    head(f"loc{scale}", bottom, 4 * boxes) + head(f"conf{scale}", bottom, 4 * boxes) + "".join(f"""
+layer {{ name: "{kind}{scale}_p" type: "Permute" bottom: "{kind}{scale}" top: "{kind}{scale}_p"
+  permute_param {{ order: 0 order: 2 order: 3 order: 1 }} }}
+layer {{ name: "{kind}{scale}_f" type: "Flatten" bottom: "{kind}{scale}_p" top: "{kind}{scale}_f" }}"""
+        for kind in ("loc", "conf")) + f"""
+layer {{ name: "prior{scale}" type: "PriorBox" bottom: "{bottom}" bottom: "data" top: "prior{scale}"
+  prior_box_param {{ min_size: {least} {more} aspect_ratio: 2 clip: {clip}
+    variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 }} }}
+""" for scale, bottom, boxes, least, more, clip in (
+        (1, "c3", 4, 20, "max_size: 35 flip: true", "true"), (2, "c4", 2, 45, "flip: false", "false"),
+    )) + """
+layer { name: "loc" type: "Concat" bottom: "loc1_f" bottom: "loc2_f" top: "loc" }
+layer { name: "conf" type: "Concat" bottom: "conf1_f" bottom: "conf2_f" top: "conf" }
+layer { name: "prior" type: "Concat" bottom: "prior1" bottom: "prior2" top: "prior" concat_param { axis: 2 } }
+layer { name: "rows" type: "Reshape" bottom: "conf" top: "rows" reshape_param { shape { dim: 0 dim: -1 dim: 4 } } }
+layer { name: "soft" type: "Softmax" bottom: "rows" top: "soft" softmax_param { axis: 2 } }
+layer { name: "flat" type: "Flatten" bottom: "soft" top: "flat" }
+"""
+SSD_CAFFE = SSD + """
+layer { name: "detection_out" type: "DetectionOutput" bottom: "loc" bottom: "flat" bottom: "prior" top: "found"
+  detection_output_param { num_classes: 4 code_type: CENTER_SIZE keep_top_k: 40 confidence_threshold: 0.3
+    nms_param { nms_threshold: 0.45 top_k: 100 } } }
+"""
+SSD_ASCEND = SSD + """
+layer { name: "detection_out" type: "SSDDetectionOutput" bottom: "loc" bottom: "flat" bottom: "prior"
+  top: "out_boxnum" top: "y" ssddetectionoutput_param { num_classes: 4 share_location: true iou_threshold: 0.45
+    top_k: 100 eta: 1.0 code_type: 2 keep_top_k: 40 confidence_threshold: 0.3 } }
 """
 
 

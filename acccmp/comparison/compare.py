@@ -242,6 +242,4 @@ def _limit_notes(rows: Sequence[Comparison], thresholds: Thresholds) -> list[str
     if thresholds.limits is not None or not fixed:
         return []
     whole = "limits are" if len(fixed) == len(by_distance) else f"limits of {len(fixed)} ports are"
-    return [
-        f"{whole} fixed by stored dtype: a floor would be sharper (give the original as an ONNX or TensorFlow model)"
-    ]
+    return [f"{whole} fixed by stored dtype: a floor would be sharper (give the original as a model that runs here)"]

@@ -22,7 +22,7 @@ from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
 from acccmp.core.writing import Result, make_folder
 from acccmp.dumps.ascend import write_file
-from acccmp.emulator.fusion import EXACT_SLOTS, Step, attribute
+from acccmp.emulator.fusion import EXACT_SLOTS, Step, attribute, unique
 from acccmp.errors import InputError
 
 Array = NDArray[Any]
@@ -313,12 +313,7 @@ class DeviceFiles:
     # -- writing down
 
     def _unique(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self._names:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._names.add(candidate)
-        return candidate
+        return unique(name, self._names)
 
     def _inserted(self, kind: str) -> str:
         return self._unique(f"trans_{kind}_{len(self._ops)}")

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from acccmp.emulator.fusion import Plan, Step, attribute, plan
 from acccmp.emulator.storage import Storage
 from acccmp.errors import AcccmpError, InputError, RunError
 from acccmp.models.onnx import source_of
-from acccmp.runners.onnxruntime import checked_inputs, external_folder
+from acccmp.runners.onnxruntime import checked_inputs, element_type, onnxruntime, opened
 
 __all__ = ["TWICE", "Fault", "Twin", "emulate", "floors"]
 
@@ -42,6 +41,7 @@ Twice = Callable[[Graph, Mapping[str, Array], Storage], Iterator[tuple[Port, Arr
 # What runs a model of a format exactly and with narrow storage.
 TWICE = {
     "onnx": "acccmp.emulator.emulate:run_twice", "tensorflow": "acccmp.emulator.stored_tensorflow:run_twice",
+    "caffe": "acccmp.emulator.stored_caffe:run_twice",
 }
 
 
@@ -102,7 +102,7 @@ def floors(
     storage = Storage(precision, flush_subnormals=flush_subnormals)
     twice: Twice = plugins.attribute(TWICE[graph.format])
     found = {
-        port: distance(exact, storage.round(npu))
+        port: distance(exact, npu)
         for port, exact, npu in twice(graph, inputs, storage) if exact.dtype.kind == "f"
     }
     return {port: math.nan if math.isinf(floor) else floor for port, floor in found.items()}
@@ -111,10 +111,10 @@ def floors(
 def run_twice(
     graph: Graph, inputs: Mapping[str, Array], storage: Storage,
 ) -> Iterator[tuple[Port, Array, Array]]:
-    """Every output port and model input: exactly, and as the device would (not yet rounded)."""
+    """Every output port and model input: exactly, and as the device would store it."""
     machine = Machine(graph, plan(graph))
     feeds = checked_inputs(graph, inputs)
-    yield from ((Port(tensor, "output", 0), feeds[tensor], feeds[tensor]) for tensor in graph.inputs)
+    yield from ((Port(tensor, "output", 0), feeds[tensor], storage.round(feeds[tensor])) for tensor in graph.inputs)
     for golden, npu in machine.run_twice(feeds, storage):
         for node in golden.step.nodes:
             for index, tensor in enumerate(node.outputs):
@@ -151,12 +151,8 @@ class Machine:
         self.summation = summation
         self.left: dict[str, Array] = {}
         self._sessions = _Sessions(graph)
-        self.last_use = self._count_uses()
-
-    def _count_uses(self) -> dict[str, int]:
-        last = {tensor: place for place, step in enumerate(self.plan.steps) for tensor in step.reads}
-        last.update(dict.fromkeys(self.graph.outputs, len(self.plan.steps)))
-        return last
+        self.last_use = {tensor: place for place, step in enumerate(steps.steps) for tensor in step.reads}
+        self.last_use.update(dict.fromkeys(graph.outputs, len(steps.steps)))
 
     def run(
         self, feeds: Mapping[str, Array], storage: Storage, planted: Mapping[str, list[Fault]] | None = None,
@@ -190,7 +186,7 @@ class Machine:
         self.left = {tensor: values.get(tensor, feeds.get(tensor, np.empty(0))) for tensor in self.graph.outputs}
 
     def run_twice(self, feeds: Mapping[str, Array], storage: Storage) -> Iterator[tuple[Done, Done]]:
-        """Each step run exactly and run as the device would (not yet rounded), inner tensors of fused ops included.
+        """Each step run exactly and run as the device would, inner tensors of fused ops stored as well.
 
         What the model itself has as float16 is exact in float32: its own rounding is no less an error.
         """
@@ -200,7 +196,7 @@ class Machine:
         for place, step in enumerate(self.plan.steps):
             if step.folded:
                 made = self._folded(step, exact, constants)
-                yield Done(step, {}, made), Done(step, {}, made)
+                yield Done(step, {}, made), Done(step, {}, {name: storage.round(made[name]) for name in made})
             else:
                 inner = tuple(tensor for node in step.nodes for tensor in node.outputs if tensor)
                 plain = Step(step.name, step.nodes)
@@ -211,9 +207,10 @@ class Machine:
                     alone = Step(f"{step.name} unfolded", (step.nodes[0], *step.norms[:-1]))
                     unfolded = self._feeds(alone, values, constants, storage, [])
                     npu.update(self._sessions.run(alone, unfolded, [], tuple(step.hidden)))
+                npu = {tensor: storage.round(array) for tensor, array in npu.items()}
                 yield Done(step, {}, golden), Done(step, ready, npu)
                 exact.update({tensor: golden[tensor] for tensor in step.makes})
-                values.update({tensor: storage.round(npu[tensor]) for tensor in step.makes})
+                values.update({tensor: npu[tensor] for tensor in step.makes})
             self._forget(values, constants, place)
             self._forget(exact, {}, place)
 
@@ -227,8 +224,7 @@ class Machine:
         return np.asarray(self.graph.weights[tensor].numpy(), order="C")
 
     def _folded(self, step: Step, values: Mapping[str, Array], constants: dict[str, Array]) -> dict[str, Array]:
-        ready = {t: values[t] if t in values else self._constant(t, constants) for t in step.reads}
-        made = self._sessions.run(step, ready, [], step.makes)
+        made = self._sessions.run(step, self._exact(step, values, constants), [], step.makes)
         constants.update(made)
         return made
 
@@ -367,7 +363,7 @@ class _Sessions:
         if "ceil-mode" in changed and pool is not None:
             moved = faulty.other_rounding(changed["ceil-mode"], pool, feeds[pool.inputs[0]].shape)
         names = tuple(name for name in wanted if name not in step.hidden)
-        types = tuple((tensor, _element_type(array)) for tensor, array in feeds.items())
+        types = tuple((tensor, element_type(array)) for tensor, array in feeds.items())
         try:
             session = self._session(step, types, names, changed, moved)
             results = session.run(list(names), dict(feeds))
@@ -397,7 +393,7 @@ class _Sessions:
         if not narrow:
             return self.run(step, given, [], wanted)
         try:
-            types = tuple((tensor, _element_type(array)) for tensor, array in given.items())
+            types = tuple((tensor, element_type(array)) for tensor, array in given.items())
             results = self._session(step, types, wanted, {}, None, wide=True).run(list(wanted), given)
             return dict(zip(wanted, results, strict=True))
         except Exception:  # as in `run`
@@ -441,30 +437,11 @@ class _Sessions:
         model = onnx.ModelProto(ir_version=min(own.ir_version, 10), graph=graph)
         model.opset_import.extend(own.opset_import)
         model.functions.extend(own.functions)
-        ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = 1  # one order of summation, whatever the machine
-        options.log_severity_level = 4
-        options.add_session_config_entry(*external_folder(own.path.parent))
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _onnxruntime() -> ModuleType:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return plugins.need("onnxruntime", "emulating a device")
+        return opened(onnxruntime("emulating a device"), model, own.path.parent, threads=1)
 
 
 def _widened(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype == np.float16 else array
-
-
-def _element_type(array: Array) -> int:
-    import onnx
-
-    if array.dtype.kind in "OUS":
-        return int(onnx.TensorProto.STRING)
-    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
 def _set_attribute(proto: Any, name: str, value: Any) -> None:

@@ -13,17 +13,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from acccmp.core.graph import Graph, Node
+from acccmp.models.caffe_shapes import Params
 
 # Ops that start a fused chain, and what may follow; each row is one optional link, in this order. The names are those
-# of ONNX and of TensorFlow, which mean the same where they are the same.
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "Conv2D", "Conv3D", "DepthwiseConv2dNative"})
-STARTS = CONVOLUTIONS | {"MatMul", "Gemm", "Conv2DBackpropInput", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
+# of ONNX, TensorFlow and Caffe, which mean the same where they are the same.
+CONVOLUTIONS = frozenset({
+    "Conv", "ConvTranspose", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "Convolution", "Deconvolution",
+    "ConvolutionDepthwise", "DepthwiseConvolution",
+})
+STARTS = CONVOLUTIONS | {
+    "MatMul", "Gemm", "Conv2DBackpropInput", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "InnerProduct",
+}
 OWN_BIAS = "BiasAdd"  # TensorFlow's convolutions have their bias behind them; a batch norm may follow it
-BATCH_NORMS = frozenset({"BatchNormalization", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
-BIAS = frozenset({"Add", "AddV2", OWN_BIAS})
+# Caffe's batch norm is two layers: one with the statistics, one with the factors.
+BATCH_NORMS = frozenset({
+    "BatchNormalization", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "BatchNorm", "Scale",
+})
+BIAS = frozenset({"Add", "AddV2", OWN_BIAS, "Bias"})
 ACTIVATIONS = frozenset({
     "Relu", "LeakyRelu", "Clip", "PRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus",
-    "Relu6",
+    "Relu6", "ReLU", "PReLU", "ELU", "TanH", "ReLU6",
 })
 VANISHING = frozenset({"Identity", "Dropout", "StopGradient", "PreventGradient", "Snapshot"})
 
@@ -36,7 +45,7 @@ _RANDOM = frozenset({
 })
 
 # Input slots that a compiler turns into attributes: numbers that steer an op and are never stored narrowly. The
-# statistics of batch norm stay float32 on devices too.
+# statistics of batch norm stay float32 on devices too (Caffe's are no inputs: EXACT_WEIGHTS names the layers).
 EXACT_SLOTS: Mapping[str, tuple[int, ...]] = {
     "Resize": (1, 2, 3), "Upsample": (1,), "Clip": (1, 2), "Pad": (2,), "Dropout": (1, 2), "Range": (0, 1, 2),
     "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "BatchNormalization": (1, 2, 3, 4), "OneHot": (2,),
@@ -46,6 +55,9 @@ EXACT_SLOTS: Mapping[str, tuple[int, ...]] = {
     "NonMaxSuppressionV3": (3, 4), "NonMaxSuppressionV4": (3, 4), "NonMaxSuppressionV5": (3, 4, 5),
     "LinSpace": (0, 1),
 }
+
+
+EXACT_WEIGHTS = frozenset({"BatchNorm"})
 
 
 @dataclass(frozen=True)
@@ -124,12 +136,13 @@ def plan(graph: Graph, *, fuse: bool = True) -> Plan:
             continue
         chain, norms = _chain(graph, node, constants) if fuse else ((node,), ())
         taken.update(member.name for member in chain)
-        name = _unique("".join(member.name for member in chain), names)
+        name = unique("".join(member.name for member in chain), names)
         steps.append(Step(name, chain, norms))
     return Plan(_in_order(graph, steps), frozenset(constants))
 
 
-def _unique(name: str, used: set[str]) -> str:
+def unique(name: str, used: set[str]) -> str:
+    """The name, with a number behind it where it is `used`; it is then."""
     candidate, count = name, 1
     while candidate in used:
         count += 1
@@ -190,16 +203,23 @@ def _folds(start: Node, norm: Node, before: Node, constants: set[str]) -> bool:
     """Can `norm`, which follows `before`, go into the weights of `start`? All its numbers must be constants."""
     if norm.op_type not in BATCH_NORMS or start.op_type not in CONVOLUTIONS:
         return False
-    if norm.op_type == "BatchNormalization":
-        trains = attribute(norm, "training_mode", 0)
-    else:
-        trains = attribute(norm, "is_training", True)
-    if trains or norm.inputs[0] not in before.outputs:
+    if not _is_per_channel(norm) or norm.inputs[0] not in before.outputs:
         return False
     if start.op_type == "ConvTranspose" and attribute(start, "group", 1) != 1:
         return False
     needs = [*start.inputs[1:], *norm.inputs[1:]]
     return all(tensor in constants for tensor in needs if tensor)
+
+
+def _is_per_channel(norm: Node) -> bool:
+    """Does it multiply and shift each channel by numbers that are known beforehand?"""
+    if norm.op_type == "BatchNormalization":
+        return not attribute(norm, "training_mode", 0)
+    if norm.op_type == "BatchNorm":
+        return Params(norm.attrs)("batch_norm_param", "use_global_stats") is not False
+    if norm.op_type == "Scale":
+        return (Params(norm.attrs)("scale_param", "axis"), Params(norm.attrs)("scale_param", "num_axes")) == (1, 1)
+    return not attribute(norm, "is_training", True)
 
 
 def attribute(node: Node, name: str, default: Any) -> Any:

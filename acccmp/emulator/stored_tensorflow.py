@@ -18,7 +18,7 @@ from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, dtype_of
 from acccmp.core.writing import scratch, write_bytes
-from acccmp.emulator.fusion import BATCH_NORMS, Plan, Step, attribute, plan
+from acccmp.emulator.fusion import BATCH_NORMS, Plan, Step, attribute, plan, unique
 from acccmp.emulator.storage import Storage
 from acccmp.errors import RunError
 from acccmp.models.tensorflow import graph_def, load
@@ -39,8 +39,8 @@ _HALF, _FLOAT = (data_type_number(DTYPES[name]) for name in ("float16", "float32
 def run_twice(
     graph: Graph, inputs: Mapping[str, Array], storage: Storage,
 ) -> Iterator[tuple[Port, Array, Array]]:
-    """Each floating tensor as the original has it and as the device would (results not yet rounded), inner tensors of
-    fused ops included.
+    """Each floating tensor as the original has it and as the device would store it, inner tensors of fused ops
+    included.
 
     What the model itself has as float16 is float32 in both: its own rounding is no less an error. A SavedModel, or a
     graph with functions, is frozen first. Raises as the runner does.
@@ -60,7 +60,7 @@ def run_twice(
         rounded = {name: storage.round(np.asarray(array)) for name, array in inputs.items()}
         for port, array in run(device, rounded, wanted).tensors.items():
             tensor = device.tensor(port) or port.node
-            yield original.producer(tensor) or graph.producer(tensor) or port, exact[tensor], array
+            yield original.producer(tensor) or graph.producer(tensor) or port, exact[tensor], storage.round(array)
 
 
 def _loaded(message: Any, path: Path) -> Graph:
@@ -106,6 +106,7 @@ class _Device:
         self.message = graph_def(graph)
         self._graph, self._storage, self._values = graph, storage, values
         self._nodes = {node.name: node for node in self.message.node}
+        self._names = set(self._nodes)
         self._stored: dict[str, str] = {}  # tensor -> how readers refer to it once it was stored
         kept = {
             tensor for step in steps.steps if not step.folded and not _passes_on(step.nodes[-1])
@@ -167,7 +168,7 @@ class _Device:
         folded = (weight * scale.reshape(axes)).astype(weight.dtype)
         alone = self.message.node.add()
         alone.CopyFrom(self._nodes[convolution.name])
-        alone.name = self._free(f"{last.name}/folded")
+        alone.name = unique(f"{last.name}/folded", self._names)
         alone.input[1] = self._constant(f"{last.name}/weights", self._storage.round(folded))
         bias = self._constant(f"{last.name}/bias", self._storage.round(shift.astype(weight.dtype)))
         written = self._nodes[last.name]
@@ -190,7 +191,7 @@ class _Device:
         return scale, shift
 
     def _add(self, op: str, name: str, *inputs: str, **types: int) -> str:
-        node = self.message.node.add(op=op, name=self._free(name), input=inputs)
+        node = self.message.node.add(op=op, name=unique(name, self._names), input=inputs)
         for key, number in types.items():
             node.attr[key].type = number
         return str(node.name)
@@ -198,13 +199,6 @@ class _Device:
     def _constant(self, name: str, array: Array, *control: str) -> str:
         name = self._add("Const", name, *control, dtype=data_type_number(dtype_of(array.dtype)))
         _put(self.message.node[-1].attr["value"].tensor, array)
-        return name
-
-    def _free(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self._nodes:
-            name, number = f"{wanted}_{number}", number + 1
-        self._nodes[name] = None
         return name
 
 

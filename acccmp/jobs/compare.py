@@ -48,8 +48,8 @@ def compare(
 
     `golden` is a model (run first), a golden dump, or a device dump (NPU against NPU), as a noun or a path. `inputs`
     maps input names to arrays or files; without them a model is fed with the NPU dump's own model inputs. `mapping` is
-    the device model (.om, ATC's JSON or a build graph). An ONNX or TensorFlow model at hand (`golden` or `model`)
-    gives each tensor its precision floor. `changes` are fields of `Options`.
+    the device model (.om, ATC's JSON or a build graph). An ONNX, TensorFlow or Caffe model at hand
+    (`golden` or `model`) gives each tensor its precision floor. `changes` are fields of `Options`.
 
     Raises InputError, FormatError, MappingError or RunError when the job as a whole cannot be done; a bad pair of
     tensors is a verdict in the Report.

@@ -418,20 +418,12 @@ class _Builder:
         needing = 0
         for node in self.nodes:
             below = [self.specs[tensor].shape for tensor in node.inputs]
-            expected = shapes.weight_shapes(node.op_type, node.attrs, below)
-            found = [self.weights[name] for name in node.weights]
-            needing += expected is not None or bool(found)
-            if expected is None:
-                continue
-            if not found:
+            found = shapes.misfits(node, below, self.weights)
+            needing += found is not None or bool(node.weights)
+            if found is not None and not node.weights:
                 self.bare_layers.append(node.name)
-            elif len(found) < len(expected) or (len(found) > len(expected) and None not in expected):
-                wrong.append(f"{node.name!r} ({node.op_type}) has {len(found)} weights where {len(expected)} are due")
-            wrong += [
-                f"the weight {name} is stored with shape {ref.shape}, the net needs {shape}"
-                for name, ref, shape in zip(node.weights, found, expected, strict=False)
-                if not shapes.fits(ref.shape, shape)
-            ]
+            else:
+                wrong += found or []
         return wrong, needing
 
     def _note_unknown(self) -> None:

@@ -6,11 +6,12 @@ Field numbers and rules: ../shared/specs/caffe_fields.md and model_formats.md, s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from acccmp.core.graph import Node
 from acccmp.core.reading import is_number
 from acccmp.errors import FormatError
 from acccmp.models import caffe_shapes as shapes
@@ -143,6 +144,16 @@ def _value(value: str | Block, row: Any, where: str) -> Any:
 
 
 _KINDS = {8: "true or false", 9: "string"}
+
+
+def with_parameter(node: Node, block: str, field: str, scalar: str) -> Node:
+    """The layer with this value of a parameter, spelled as in a prototxt, whatever its file says of it."""
+    source: CaffeLayer = node.source
+    inside = Block((*source.block.block(block).without(field).fields, (field, scalar)))
+    whole = Block((*source.block.without(block).fields, (block, inside)), source.block.line)
+    return replace(
+        node, attrs=values(whole, schema("V2"), node.name), source=replace(source, block=whole),
+    )
 
 
 # -- older generations -------------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from acccmp.core.graph import Dim, Shape
+from acccmp.core.graph import Dim, Node, Shape
+from acccmp.core.tensor import TensorRef
 
 Shapes = list[Shape | None]
+Rule = Callable[["Params", Shapes, int], Shapes]
 
 
 # What Yolo's detections are chosen by, as Ascend's operators have it when the file is silent.
@@ -50,12 +52,18 @@ FORK_DEFAULTS: dict[str, dict[str, Any]] = {
         "num_classes": None, "share_location": True, "background_label_id": 0, "nms_param": None,
         "code_type": "CORNER", "variance_encoded_in_target": False, "keep_top_k": -1, "confidence_threshold": None,
     },
+    "ssddetectionoutput_param": {
+        "num_classes": 2, "share_location": True, "background_label_id": 0, "iou_threshold": 0.45, "top_k": 400,
+        "eta": 1.0, "code_type": "CENTER_SIZE", "variance_encoded_in_target": False, "keep_top_k": 200,
+        "confidence_threshold": 0.01,
+    },
     "nms_param": {"nms_threshold": 0.3, "top_k": -1, "eta": 1.0},
     "roi_pooling_param": {"pooled_h": None, "pooled_w": None},
     "psroi_pooling_param": {"output_dim": None, "group_size": None},
     "shuffle_channel_param": {"group": 1},
     "norm_param": {"across_spatial": True, "channel_shared": True},
     "pooling_param": {"ceil_mode": True},
+    "dropout_param": {"scale_train": True},
 }
 
 
@@ -136,8 +144,16 @@ def _spatial(params: Params, block: str, what: str, h: str, w: str, count: int, 
 # -- one function a family ---------------------------------------------------------------------------------------
 
 
-def _same(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    return [bottoms[0]] * tops
+def _from_first(shape_of: Callable[[Params, Shape], Shape | None], rank: int | None = None) -> Rule:
+    """A layer whose tops have one shape, which follows from that of its first bottom: of `rank`, or any."""
+    def rule(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+        shape = bottoms[0]
+        return [None if shape is None or rank not in (None, len(shape)) else shape_of(params, shape)] * tops
+    return rule
+
+
+def _same(params: Params, shape: Shape) -> Shape:
+    return shape
 
 
 def _window(params: Params, count: int, block: str = "convolution_param") -> tuple[list[int], ...]:
@@ -149,9 +165,7 @@ def _window(params: Params, count: int, block: str = "convolution_param") -> tup
     )
 
 
-def _convolved(params: Params, shape: Shape | None, size: Callable[[int, int, int, int, int], int]) -> Shape | None:
-    if shape is None:
-        return None
+def _convolved(params: Params, shape: Shape, size: Callable[[int, int, int, int, int], int]) -> Shape:
     axis = _axis(params("convolution_param", "axis"), len(shape))
     first = axis + 1
     out: list[Dim] = [*shape[:axis], params("convolution_param", "num_output")]
@@ -165,14 +179,14 @@ def _convolution(params: Params, bottoms: Shapes, tops: int) -> Shapes:
     def size(n: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
         return (n + 2 * pad - (dilation * (kernel - 1) + 1)) // stride + 1
 
-    return [_convolved(params, shape, size) for shape in bottoms[:tops]]
+    return [None if shape is None else _convolved(params, shape, size) for shape in bottoms[:tops]]
 
 
 def _deconvolution(params: Params, bottoms: Shapes, tops: int) -> Shapes:
     def size(n: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
         return stride * (n - 1) + dilation * (kernel - 1) + 1 - 2 * pad
 
-    return [_convolved(params, shape, size) for shape in bottoms[:tops]]
+    return [None if shape is None else _convolved(params, shape, size) for shape in bottoms[:tops]]
 
 
 def pooled(n: int, kernel: int, stride: int, pad: int, ceil: bool) -> int:
@@ -184,36 +198,25 @@ def pooled(n: int, kernel: int, stride: int, pad: int, ceil: bool) -> int:
     return out
 
 
-def _pooling(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape = bottoms[0]
-    if shape is None or len(shape) != 4:
-        return [None] * tops
+def _pooling(params: Params, shape: Shape) -> Shape:
     if params("pooling_param", "global_pooling"):
-        return [(shape[0], shape[1], 1, 1)] * tops
+        return (*shape[:2], 1, 1)
     ceil = params("pooling_param", "round_mode") == "CEIL" and params("pooling_param", "ceil_mode")
     window = _window(params, 2, "pooling_param")[:3]
-    sizes = [
+    return (*shape[:2], *(
         pooled(n, kernel, stride, pad, ceil) if isinstance(n, int) else None
         for n, kernel, stride, pad in zip(shape[2:], *window, strict=True)
-    ]
-    return [(shape[0], shape[1], *sizes)] * tops
+    ))
 
 
-def _inner_product(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape = bottoms[0]
-    if shape is None:
-        return [None] * tops
+def _inner_product(params: Params, shape: Shape) -> Shape:
     axis = _axis(params("inner_product_param", "axis"), len(shape))
-    return [(*shape[:axis], params("inner_product_param", "num_output"))] * tops
+    return (*shape[:axis], params("inner_product_param", "num_output"))
 
 
-def _flatten(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape = bottoms[0]
-    if shape is None:
-        return [None]
-    start = _axis(params("flatten_param", "axis"), len(shape))
-    end = _axis(params("flatten_param", "end_axis"), len(shape))
-    return [(*shape[:start], _product(shape[start : end + 1]), *shape[end + 1 :])]
+def _flatten(params: Params, shape: Shape) -> Shape:
+    start, end = (_axis(params("flatten_param", name), len(shape)) for name in ("axis", "end_axis"))
+    return (*shape[:start], _product(shape[start : end + 1]), *shape[end + 1 :])
 
 
 def _reshape(params: Params, bottoms: Shapes, tops: int) -> Shapes:
@@ -304,63 +307,51 @@ def _eltwise(params: Params, bottoms: Shapes, tops: int) -> Shapes:
     return [_agreed(known)]
 
 
-def _permute(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape, order = bottoms[0], params("permute_param", "order")
-    if shape is None:
-        return [None]
+def _permute(params: Params, shape: Shape) -> Shape:
+    order = params("permute_param", "order")
     full = [*order, *(axis for axis in range(len(shape)) if axis not in order)]
     if sorted(full) != list(range(len(shape))):
         raise ValueError(f"{order} is no order of {len(shape)} axes")
-    return [tuple(shape[axis] for axis in full)]
+    return tuple(shape[axis] for axis in full)
 
 
-def _prior_box(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape = bottoms[0]
-    if shape is None or len(shape) != 4 or "prior_box_param" not in params.attrs:
-        return [None]
+def _prior_box(params: Params, shape: Shape) -> Shape | None:
+    if "prior_box_param" not in params.attrs:
+        return None
     ratios = [1.0]
     for ratio in params("prior_box_param", "aspect_ratio"):
         if not any(abs(ratio - known) < 1e-6 for known in ratios):
             ratios += [ratio, 1 / ratio] if params("prior_box_param", "flip") else [ratio]
     boxes = len(ratios) * len(params("prior_box_param", "min_size")) + len(params("prior_box_param", "max_size"))
     cells = _product(shape[2:])
-    return [(1, 2, cells * boxes * 4 if isinstance(cells, int) else None)]
+    return (1, 2, cells * boxes * 4 if isinstance(cells, int) else None)
 
 
-def _tile(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape, tiles = bottoms[0], params("tile_param", "tiles")
-    if shape is None:
-        return [None]
-    axis = _axis(params("tile_param", "axis"), len(shape))
+def _tile(params: Params, shape: Shape) -> Shape:
+    axis, tiles = _axis(params("tile_param", "axis"), len(shape)), params("tile_param", "tiles")
     size = shape[axis]
-    return [_replaced(shape, axis, size * tiles if isinstance(size, int) and tiles is not None else None)]
+    return _replaced(shape, axis, size * tiles if isinstance(size, int) and tiles is not None else None)
 
 
-def _reduction(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape = bottoms[0]
-    return [None] if shape is None else [shape[: _axis(params("reduction_param", "axis"), len(shape) or 1)]]
+def _reduction(params: Params, shape: Shape) -> Shape:
+    return shape[: _axis(params("reduction_param", "axis"), len(shape) or 1)]
 
 
-def _argmax(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape, axis = bottoms[0], params("argmax_param", "axis")
-    if shape is None:
-        return [None]
-    top_k, values = params("argmax_param", "top_k"), params("argmax_param", "out_max_val")
+def _argmax(params: Params, shape: Shape) -> Shape:
+    axis, top_k = params("argmax_param", "axis"), params("argmax_param", "top_k")
     if axis is not None:
-        return [_replaced(shape, _axis(axis, len(shape)), top_k)]
-    out: Shape = (shape[0], 2 if values else 1, top_k)
-    return [out + (1,) * (len(shape) - 3)]
+        return _replaced(shape, _axis(axis, len(shape)), top_k)
+    return (shape[0], 2 if params("argmax_param", "out_max_val") else 1, top_k, *(1,) * (len(shape) - 3))
 
 
-def _embed(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    return [None] if bottoms[0] is None else [(*bottoms[0], params("embed_param", "num_output"))]
+def _embed(params: Params, shape: Shape) -> Shape:
+    return (*shape, params("embed_param", "num_output"))
 
 
-def _recurrent(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape, hidden = bottoms[0], params("recurrent_param", "expose_hidden")
-    if shape is None or len(shape) < 2 or hidden:
-        return [None] * tops
-    return [(shape[0], shape[1], params("recurrent_param", "num_output"))]
+def _recurrent(params: Params, shape: Shape) -> Shape | None:
+    if len(shape) < 2 or params("recurrent_param", "expose_hidden"):
+        return None
+    return (*shape[:2], params("recurrent_param", "num_output"))
 
 
 def _loss(params: Params, bottoms: Shapes, tops: int) -> Shapes:
@@ -387,40 +378,35 @@ def magnified(params: Params) -> tuple[int, int] | None:
     return (int(scale), int(scale)) if scale and scale == int(scale) else None
 
 
-def _upsample(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    shape = bottoms[0]
-    if shape is None or len(shape) != 4:
-        return [None] * tops
+def _upsample(params: Params, shape: Shape) -> Shape | None:
     height, width = params("upsample_param", "upsample_h"), params("upsample_param", "upsample_w")
     if height and width:
-        return [(*shape[:2], height, width)]
+        return (*shape[:2], height, width)
     times = magnified(params)
     if times is None:
-        return [None]
-    return [(*shape[:2], *(n * by if isinstance(n, int) else None for n, by in zip(shape[2:], times, strict=True)))]
+        return None
+    return (*shape[:2], *(n * by if isinstance(n, int) else None for n, by in zip(shape[2:], times, strict=True)))
 
 
 # -- detectors (Darknet's layers; Ascend's definitions where it says so) --------------------------------------------
 
 
-def _reorg(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    return _reordered(params("reorg_param", "stride"), params("reorg_param", "reverse"), bottoms[0])
-
-
-def _pass_through(params: Params, bottoms: Shapes, tops: int) -> Shapes:
+def reordering(params: Params) -> tuple[int, bool]:
+    """Stride and direction of Reorg and PassThrough."""
     block = "reorg_param" if params.block("reorg_param") else "pass_through_param"
-    return _reordered(params(block, "stride"), params(block, "reverse"), bottoms[0])
+    return params(block, "stride"), params(block, "reverse")
 
 
-def _reordered(stride: int, reverse: bool, shape: Shape | None) -> Shapes:
-    if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
-        return [None]
+def _reorg(params: Params, shape: Shape) -> Shape | None:
+    stride, reverse = reordering(params)
+    if not all(isinstance(size, int) for size in shape[1:]):
+        return None
     c, h, w = (int(size or 0) for size in shape[1:])
     if (reverse and c % stride**2) or (not reverse and (h % stride or w % stride)):
         raise ValueError(f"a stride of {stride} does not divide {shape}")
     if reverse:
-        return [(shape[0], c // stride**2, h * stride, w * stride)]
-    return [(shape[0], c * stride**2, h // stride, w // stride)]
+        return (shape[0], c // stride**2, h * stride, w * stride)
+    return (shape[0], c * stride**2, h // stride, w // stride)
 
 
 @dataclass(frozen=True)
@@ -456,18 +442,18 @@ def anchors(params: Params, op_type: str, channels: int) -> Anchors:
 
 def padded(count: int) -> int:
     """The length that Ascend's Yolo layers give `count` values of a row: room for 16 more, in whole blocks of 16."""
-    return (count + 16 + 15) // 16 * 16
+    return in_blocks(count + 16, 16)
 
 
-def _yolo(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    return _predicted(params, "Yolo", bottoms[0], tops)
+def in_blocks(count: int, block: int) -> int:
+    """`count` values or rows in whole blocks. ValueError for none."""
+    if count < 1:
+        raise ValueError(f"there is no room for {count} values or rows")
+    return -(-count // block) * block
 
 
-def _region(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    return _predicted(params, "Region", bottoms[0], tops)
-
-
-def _predicted(params: Params, op_type: str, shape: Shape | None, tops: int) -> Shapes:
+def _predicted(op_type: str, params: Params, bottoms: Shapes, tops: int) -> Shapes:
+    shape = bottoms[0]
     if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
         return [None] * tops
     c, h, w = (int(size or 0) for size in shape[1:])
@@ -480,24 +466,16 @@ def _predicted(params: Params, op_type: str, shape: Shape | None, tops: int) -> 
     return [(shape[0], 4 * made.boxes, each), (shape[0], every), (shape[0], made.classes, every)]
 
 
-def _yolo_v2_detections(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    return _detections(params("yolov2_detection_output_param", "post_nms_topn"), bottoms, tops)
-
-
-def _yolo_v3_detections(params: Params, bottoms: Shapes, tops: int) -> Shapes:
-    return _detections(params("yolov3_detection_output_param", "post_nms_topn"), bottoms, tops)
-
-
-def _detections(most: int, bottoms: Shapes, tops: int) -> Shapes:
+def _detections(block: str, params: Params, bottoms: Shapes, tops: int) -> Shapes:
     batch = next((shape[0] for shape in bottoms if shape), None)
-    made: Shapes = [(batch, 6 * most), (batch, 8)]
+    made: Shapes = [(batch, 6 * params(block, "post_nms_topn")), (batch, 8)]
     return made[:tops]
 
 
 def _ssd_detections(params: Params, bottoms: Shapes, tops: int) -> Shapes:
     """Of Ascend's layer: how many there are of each image, and rows of 8 numbers."""
-    batch, most = bottoms[0][0] if bottoms[0] else None, params("detection_output_param", "keep_top_k")
-    made: Shapes = [(batch, 8), (batch, (1024 if most == -1 else most + 127) // 128 * 128, 8)]
+    batch = bottoms[0][0] if bottoms[0] else None
+    made: Shapes = [(batch, 8), (batch, in_blocks(params("ssddetectionoutput_param", "keep_top_k"), 128), 8)]
     return made[:tops]
 
 
@@ -582,38 +560,38 @@ LOSSES = (
     "SigmoidCrossEntropyLoss",
 )
 
-RULES: dict[str, Callable[[Params, Shapes, int], Shapes]] = {
-    **dict.fromkeys(SAME, _same),
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(SAME, _from_first(_same)),
     **dict.fromkeys(LOSSES, _loss),
     "Convolution": _convolution,
     "ConvolutionDepthwise": _convolution,
     "DepthwiseConvolution": _convolution,
     "Deconvolution": _deconvolution,
-    "Pooling": _pooling,
-    "InnerProduct": _inner_product,
-    "Flatten": _flatten,
+    "Pooling": _from_first(_pooling, 4),
+    "InnerProduct": _from_first(_inner_product),
+    "Flatten": _from_first(_flatten),
     "Reshape": _reshape,
     "Concat": _concat,
     "Slice": _slice,
     "Crop": _crop,
     "Eltwise": _eltwise,
     "Axpy": _second,
-    "Permute": _permute,
-    "PriorBox": _prior_box,
-    "Tile": _tile,
-    "Reduction": _reduction,
-    "ArgMax": _argmax,
-    "Embed": _embed,
-    "LSTM": _recurrent,
-    "RNN": _recurrent,
+    "Permute": _from_first(_permute),
+    "PriorBox": _from_first(_prior_box, 4),
+    "Tile": _from_first(_tile),
+    "Reduction": _from_first(_reduction),
+    "ArgMax": _from_first(_argmax),
+    "Embed": _from_first(_embed),
+    "LSTM": _from_first(_recurrent),
+    "RNN": _from_first(_recurrent),
     "Accuracy": _accuracy,
-    "Upsample": _upsample,
-    "Reorg": _reorg,
-    "PassThrough": _pass_through,
-    "Yolo": _yolo,
-    "Region": _region,
-    "YoloV2DetectionOutput": _yolo_v2_detections,
-    "YoloV3DetectionOutput": _yolo_v3_detections,
+    "Upsample": _from_first(_upsample, 4),
+    "Reorg": _from_first(_reorg, 4),
+    "PassThrough": _from_first(_reorg, 4),
+    "Yolo": partial(_predicted, "Yolo"),
+    "Region": partial(_predicted, "Region"),
+    "YoloV2DetectionOutput": partial(_detections, "yolov2_detection_output_param"),
+    "YoloV3DetectionOutput": partial(_detections, "yolov3_detection_output_param"),
     "SSDDetectionOutput": _ssd_detections,
     "DetectionOutput": _detection_output,
     "ROIPooling": _roi_pooling,
@@ -700,6 +678,22 @@ def _weights(params: Params, op_type: str, bottoms: Shapes) -> list[Shape | None
     if op_type in ("LSTM", "RNN", "Parameter"):
         return [None] * {"LSTM": 3, "RNN": 5, "Parameter": 1}[op_type]
     return None
+
+
+def misfits(node: Node, below: Shapes, weights: Mapping[str, TensorRef]) -> list[str] | None:
+    """What is wrong with the weights of a layer that reads tensors of these shapes; None for one that needs none."""
+    due = weight_shapes(node.op_type, node.attrs, below)
+    if due is None:
+        return None
+    found = [name for name in node.weights if name in weights]
+    wrong = []
+    if len(found) < len(due) or (len(found) > len(due) and None not in due):
+        many = f"{len(found) or 'no'} weight{'s' * (len(found) != 1)}"
+        wrong.append(f"{node.name!r} ({node.op_type}) has {many} where {len(due)} are due")
+    return wrong + [
+        f"the weight {name} is stored with shape {weights[name].shape}, the net needs {shape}"
+        for name, shape in zip(found, due, strict=False) if not fits(weights[name].shape, shape)
+    ]
 
 
 def fits(stored: Sequence[int], wanted: Shape | None) -> bool:

@@ -65,7 +65,6 @@ class StoredLayer:
     blobs: tuple[StoredBlob, ...] = ()
     header: bytes = field(default=b"", repr=False)
     v1_type: int | None = None
-    empty: int = 0  # blobs without data
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,8 @@ def _layer(data: mmap.mmap, start: int, end: int, generation: str, path: str) ->
             continue
         rest.append(bytes(data[item.tag : item.end]))
     if old is not None:
-        return StoredLayer(old.name, "V0", old.blobs, b"".join(rest), None, old.empty)
-    return StoredLayer(name, generation, tuple(blobs), b"".join(rest), kind, empty)
+        return StoredLayer(old.name, "V0", old.blobs, b"".join(rest))
+    return StoredLayer(name, generation, tuple(blobs), b"".join(rest), kind)
 
 
 def _blob(data: mmap.mmap, start: int, end: int, path: str) -> StoredBlob | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from acccmp.core.graph import Graph, Shape
+from acccmp.core.graph import Graph, Node, Shape
 from acccmp.core.wire import number_field
 from acccmp.core.writing import together
 from acccmp.errors import InputError
@@ -41,7 +42,11 @@ class AddedInput:
     @property
     def text(self) -> str:
         """The layer as prototxt."""
-        return _layer_text("layer", self.layer, '"Input"', (), (self.blob,), self.block)
+        return self.row.text("layer")
+
+    @property
+    def row(self) -> _Row:
+        return _Row(self.layer, '"Input"', (), (self.blob,), self.block)
 
 
 def added_inputs(graph: Graph, blobs: Mapping[str, str] | None = None) -> tuple[AddedInput, ...]:
@@ -104,13 +109,38 @@ def _clashes(graph: Graph, blobs: Mapping[str, str]) -> set[str]:
     return found
 
 
-def _layer_text(
-    key: str, name: str, spelled: str, bottoms: Iterable[str], tops: Iterable[str], block: Block,
-) -> str:
-    fields: list[tuple[str, str | Block]] = [("name", quoted(name)), ("type", spelled)]
-    fields += [("bottom", quoted(blob)) for blob in bottoms]
-    fields += [("top", quoted(blob)) for blob in tops]
-    return render(Block(((key, Block((*fields, *block.fields))),)))
+@dataclass(frozen=True)
+class _Row:
+    """A layer as the file has it; `node` is the one it stands for, None where an input was added."""
+
+    name: str
+    type_text: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    block: Block
+    node: Node | None = None
+
+    def text(self, key: str) -> str:
+        """As prototxt."""
+        fields: list[tuple[str, str | Block]] = [("name", quoted(self.name)), ("type", self.type_text)]
+        fields += [("bottom", quoted(blob)) for blob in self.bottoms]
+        fields += [("top", quoted(blob)) for blob in self.tops]
+        return render(Block(((key, Block((*fields, *self.block.fields))),)))
+
+
+def _rows(graph: Graph, blobs: Mapping[str, str]) -> list[_Row]:
+    """The layers of the file in its order. What V1 declares in `input:` lines is none; else added inputs come in front,
+    behind those of the net's own."""
+    old = _net(graph).generation == "V1"
+    rows = [
+        _Row(
+            node.name, node.source.type_text, tuple(blobs[tensor] for tensor in node.inputs),
+            tuple(blobs[tensor] for tensor in node.outputs), node.source.block, node,
+        )
+        for node in graph.nodes if not (old and node.source.declared)
+    ]
+    own = next((place for place, node in enumerate(graph.nodes) if node.op_type != "Input"), len(rows))
+    return rows if old else [*rows[:own], *(added.row for added in added_inputs(graph, blobs)), *rows[own:]]
 
 
 def _net_fields(graph: Graph, blobs: Mapping[str, str]) -> list[tuple[str, str | Block]]:
@@ -145,102 +175,67 @@ def prototxt(graph: Graph, blobs: Mapping[str, str] | None = None) -> str:
     `blobs` names the blob of each tensor (default: `blob_names`). Inputs that no layer makes are declared: as
     `Input` layers in V2, as `input:` lines in V1.
     """
-    net = _net(graph)
+    key = "layers" if _net(graph).generation == "V1" else "layer"
     blobs = blob_names(graph) if blobs is None else blobs
-    pieces = [render(Block(tuple(_net_fields(graph, blobs))))]
-    added = [piece.text for piece in added_inputs(graph, blobs)] if net.generation == "V2" else []
-    for node in graph.nodes:
-        if added and node.op_type != "Input":
-            pieces += added
-            added = []
-        source: CaffeLayer = node.source
-        if source.declared and net.generation == "V1":
-            continue
-        pieces.append(_layer_text(
-            "layers" if net.generation == "V1" else "layer", node.name, source.type_text,
-            (blobs[tensor] for tensor in node.inputs), (blobs[tensor] for tensor in node.outputs), source.block,
-        ))
-    return "".join(pieces + added)
+    return render(Block(tuple(_net_fields(graph, blobs)))) + "".join(row.text(key) for row in _rows(graph, blobs))
 
 
 # -- and to bytes ------------------------------------------------------------------------------------------------
 
 
-def caffemodel_layers(
-    graph: Graph, blobs: Mapping[str, str] | None = None,
-) -> list[tuple[str, bytes, list[StoredBlob]]]:
-    """(generation, layer message without its weights, weights) of each layer, as `caffemodel` wants them."""
-    net = _net(graph)
-    blobs = blob_names(graph) if blobs is None else blobs
-    rows: list[tuple[str, bytes, list[StoredBlob]]] = []
-    added = list(added_inputs(graph, blobs)) if net.generation == "V2" else []
-    for node in graph.nodes:
-        if node.op_type != "Input":
-            rows += [("V2", _message("V2", piece.layer, '"Input"', (), (piece.blob,), piece.block), [])
-                     for piece in added]
-            added = []
-        source: CaffeLayer = node.source
-        if source.declared and net.generation == "V1":
-            continue
-        header = _message(
-            net.generation, node.name, source.type_text, [blobs[tensor] for tensor in node.inputs],
-            [blobs[tensor] for tensor in node.outputs], source.block, source.stored,
-        )
-        old = source.stored.blobs if source.stored else ()
-        stored = [
-            StoredBlob(graph.weights[name], place < len(old) and old[place].legacy)
-            for place, name in enumerate(node.weights)
-        ]
-        rows.append((net.generation, header, stored))
-    return rows
+def _stored(graph: Graph, row: _Row) -> tuple[str, bytes, list[StoredBlob]]:
+    """(generation, layer message without its weights, weights) of a layer, as `caffemodel` wants them."""
+    generation = _net(graph).generation
+    if row.node is None:
+        return generation, _message(generation, row, None), []
+    source: CaffeLayer = row.node.source
+    old = source.stored.blobs if source.stored else ()
+    stored = [
+        StoredBlob(graph.weights[name], place < len(old) and old[place].legacy)
+        for place, name in enumerate(row.node.weights)
+    ]
+    return generation, _message(generation, row, source.stored), stored
 
 
-def _message(
-    generation: str, name: str, spelled: str, bottoms: Sequence[str], tops: Sequence[str], block: Block,
-    stored: StoredLayer | None = None,
-) -> bytes:
+def _message(generation: str, row: _Row, stored: StoredLayer | None) -> bytes:
     """A layer as bytes, without weights: what the text says in the schema's terms, and the stored unknown fields."""
-    from google.protobuf import text_format
-
     from acccmp.schemas import caffe_pb2
 
     kind = caffe_pb2.LayerParameter if generation == "V2" else caffe_pb2.V1LayerParameter
-    message = kind()
-    try:
-        text_format.Parse(render(block), message, allow_unknown_field=True)
-    except text_format.ParseError:  # a fork's word for a choice: the prototxt has it
-        message = kind()
-    message.name = name
-    message.bottom.extend(bottoms)
-    message.top.extend(tops)
-    extra = b""
+    message = _parsed(row.block, kind)  # of a fork's word for a choice only the prototxt knows
+    message.name = row.name
+    message.bottom.extend(row.bottoms)
+    message.top.extend(row.tops)
+    extra, word = b"", unquoted(row.type_text)
     if generation == "V2":
-        message.type = unquoted(spelled)
-    else:
-        word, types = unquoted(spelled), caffe_pb2.V1LayerParameter.LayerType
-        if word.isdigit():
-            extra = number_field(5, int(word))
-        elif word in types.keys():  # noqa: SIM118  # an enum wrapper has no `in` of its own
-            message.type = types.Value(word)
-        elif stored is not None and stored.v1_type is not None:
-            extra = number_field(5, stored.v1_type)
+        message.type = word
+    elif word.isdigit():
+        extra = number_field(5, int(word))
+    elif word in caffe_pb2.V1LayerParameter.LayerType.keys():  # noqa: SIM118  # an enum wrapper has no `in` of its own
+        message.type = caffe_pb2.V1LayerParameter.LayerType.Value(word)
+    elif stored is not None and stored.v1_type is not None:
+        extra = number_field(5, stored.v1_type)
     if stored is not None and (stored.generation == "V2") == (generation == "V2") and stored.generation != "V0":
         extra += unknown_to_schema(stored)
     return bytes(message.SerializeToString()) + extra
 
 
-def net_message(graph: Graph, blobs: Mapping[str, str] | None = None) -> bytes:
-    """The net's own fields as bytes."""
+def _parsed(block: Block, kind: Any) -> Any:
+    """The message that says what the text does; an empty one where the schema does not know its words."""
     from google.protobuf import text_format
 
+    try:
+        return text_format.Parse(render(block), kind(), allow_unknown_field=True)
+    except text_format.ParseError:
+        return kind()
+
+
+def _net_message(graph: Graph, blobs: Mapping[str, str]) -> bytes:
+    """The net's own fields as bytes."""
     from acccmp.schemas import caffe_pb2
 
-    blobs = blob_names(graph) if blobs is None else blobs
-    message = caffe_pb2.NetParameter()
-    try:
-        text_format.Parse(render(Block(tuple(_net_fields(graph, blobs)))), message, allow_unknown_field=True)
-    except text_format.ParseError:
-        message = caffe_pb2.NetParameter(name=graph.name)
+    message = _parsed(Block(tuple(_net_fields(graph, blobs))), caffe_pb2.NetParameter)
+    message.name = graph.name
     return bytes(message.SerializeToString())
 
 
@@ -260,5 +255,6 @@ def save(graph: Graph, folder: str | Path, stem: str = "dump") -> list[Path]:
         result.file(files[0]).write(prototxt(graph, blobs).encode())
         if net.weights:
             files.append(folder / f"{stem}.caffemodel")
-            result.file(files[1]).writelines(caffemodel(net_message(graph, blobs), caffemodel_layers(graph, blobs)))
+            stored = [_stored(graph, row) for row in _rows(graph, blobs)]
+            result.file(files[1]).writelines(caffemodel(_net_message(graph, blobs), stored))
     return files

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core.graph import Node
-from acccmp.models.caffe_shapes import INTEGERS, Params, anchors, magnified, padded
+from acccmp.models.caffe_shapes import INTEGERS, Params, anchors, in_blocks, magnified, padded, reordering
 
 Array = NDArray[Any]
 
@@ -60,14 +60,13 @@ def _space_to_depth(x: Array, stride: int, reverse: bool) -> Array:
 
 
 def _pass_through(params: Params, bottoms: Sequence[Array], tops: int) -> list[Array]:
-    block = "reorg_param" if params.block("reorg_param") else "pass_through_param"
-    return [_space_to_depth(bottoms[0], params(block, "stride"), params(block, "reverse"))]
+    return [_space_to_depth(bottoms[0], *reordering(params))]
 
 
 def _reorg(params: Params, bottoms: Sequence[Array], tops: int) -> list[Array]:
     """Darknet's reorg. Forward it cuts squares out of the input as if that had stride times the height and width, and
     so fewer channels: its networks were trained with this."""
-    stride, reverse, (n, c, h, w) = params("reorg_param", "stride"), params("reorg_param", "reverse"), _four(bottoms[0])
+    (stride, reverse), (n, c, h, w) = reordering(params), _four(bottoms[0])
     if reverse:
         return [_space_to_depth(bottoms[0], stride, True)]
     taken = _space_to_depth(bottoms[0].reshape(n, c // stride**2, h * stride, w * stride), stride, False)
@@ -181,9 +180,7 @@ def _detections(block: str, params: Params, bottoms: Sequence[Array], tops: int)
         raise ValueError(f"{len(bottoms)} inputs, where three of each scale and img_info are due")
     if not params(block, "relative"):
         raise ValueError("relative is false, which Ascend's operator does not take")
-    boxes, most = params(block, "boxes"), params(block, "post_nms_topn")
-    if not 0 < most <= MOST_OBJECTS:
-        raise ValueError(f"post_nms_topn is {most}, where 1 to {MOST_OBJECTS} are found")
+    boxes, most = params(block, "boxes"), _room(params(block, "post_nms_topn"), "post_nms_topn")
     biases = np.array(params(block, "biases") or [
         bias for name in ("low", "mid", "high") for bias in params(block, f"biases_{name}") or ()
     ], np.float64)
@@ -212,6 +209,12 @@ def _detections(block: str, params: Params, bottoms: Sequence[Array], tops: int)
         kept[:, 2:4] = np.minimum(kept[:, 2:4], [about.picture[1] - 1, about.picture[0] - 1])
         found[image, : kept.size], counts[image, 0] = kept.T.reshape(-1), len(kept)
     return [found, counts][:tops]
+
+
+def _room(most: int, name: str) -> int:
+    if not 0 < most <= MOST_OBJECTS:
+        raise ValueError(f"{name} is {most}, where 1 to {MOST_OBJECTS} are found")
+    return most
 
 
 def _corners(
@@ -266,15 +269,39 @@ def _apart(corners: Array, most: float, eta: float = 1.0) -> list[int]:
 
 
 def _ssd(params: Params, bottoms: Sequence[Array], tops: int) -> list[Array]:
-    """DetectionOutput of SSD: a row of image, class, score and corners for each detection, class after class.
+    """DetectionOutput of SSD: a row of image, class, score and corners for each detection.
 
     (OpenCV's orders them otherwise, and dies of a keep_top_k of -1.)
     """
-    if len(bottoms) != 3:
-        raise ValueError(f"{len(bottoms)} inputs, where places, scores and prior boxes are due")
     param = partial(params, "detection_output_param")
     nms = Params({"nms_param": param("nms_param") or {}})
     limit, top_k, eta = (nms("nms_param", name) for name in ("nms_threshold", "top_k", "eta"))
+    rows = [row for found in _ssd_rows(param, limit, top_k, eta, bottoms) for row in found]
+    if not rows:  # Caffe's sign for "nothing": a row of -1 for each image
+        rows = [[image, *[-1.0] * 6] for image in range(len(bottoms[0]))]
+    return [np.array(rows, np.float64).reshape(1, 1, -1, 7)]
+
+
+def _ssd_of_ascend(params: Params, bottoms: Sequence[Array], tops: int) -> list[Array]:
+    """SSDDetectionOutput: how many detections each image has, and the same rows, each with a zero behind it; then
+    zeros."""
+    param = partial(params, "ssddetectionoutput_param")
+    room = _room(param("keep_top_k"), "keep_top_k")
+    found = _ssd_rows(param, param("iou_threshold"), param("top_k"), param("eta"), bottoms)
+    counts = np.zeros((len(found), 8))
+    made = np.zeros((len(found), in_blocks(room, 128), 8))
+    for image, rows in enumerate(found):
+        counts[image, 0] = len(rows)
+        made[image, : len(rows), :7] = np.array(rows).reshape(-1, 7)
+    return [counts, made]
+
+
+def _ssd_rows(
+    param: Callable[[str], Any], limit: float, top_k: int, eta: float, bottoms: Sequence[Array],
+) -> list[list[list[float]]]:
+    """What is found in each image: rows of image, class, score and corners, class after class, the surest first."""
+    if len(bottoms) != 3:
+        raise ValueError(f"{len(bottoms)} inputs, where places, scores and prior boxes are due")
     lowest = -np.inf if param("confidence_threshold") is None else param("confidence_threshold")
     priors, variances = bottoms[2].reshape(2, -1, 4)
     batch, kinds = len(bottoms[0]), param("num_classes")
@@ -295,10 +322,8 @@ def _ssd(params: Params, bottoms: Sequence[Array], tops: int) -> list[Array]:
         if -1 < param("keep_top_k") < len(found):
             surest = sorted(range(len(found)), key=lambda place: -found[place][2])[: param("keep_top_k")]
             found = [found[place] for place in sorted(surest)]
-        rows += found
-    if not rows:  # Caffe's sign for "nothing": a row of -1 for each image
-        rows = [[image, *[-1.0] * 6] for image in range(batch)]
-    return [np.array(rows, np.float64).reshape(1, 1, -1, 7)]
+        rows.append(found)
+    return rows
 
 
 def _decoded(param: Callable[[str], Any], places: Array, priors: Array, variances: Array) -> Array:
@@ -325,6 +350,7 @@ LAYERS: Mapping[str, Callable[[Params, Sequence[Array], int], list[Array]]] = {
     "Yolo": partial(_predicted, "Yolo"),
     "Region": partial(_predicted, "Region"),
     "DetectionOutput": _ssd,
+    "SSDDetectionOutput": _ssd_of_ascend,
     "YoloV2DetectionOutput": partial(_detections, "yolov2_detection_output_param"),
     "YoloV3DetectionOutput": partial(_detections, "yolov3_detection_output_param"),
 }

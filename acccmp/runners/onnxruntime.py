@@ -52,7 +52,7 @@ def run(
     they are a RunError that names domain and op, and so they are when nothing that is wanted can be computed.
     Raises MissingExtra, InputError, RunError.
     """
-    ort = _onnxruntime()
+    ort = onnxruntime()
     feeds = checked_inputs(graph, inputs)
     targets = _targets(graph, wanted)
     plan = _Plan(_needed(graph, targets), dict(_hidden(graph) if wanted is None else ()))
@@ -64,9 +64,10 @@ def version() -> str:
     return installed("onnxruntime", "onnxruntime-gpu")
 
 
-def _onnxruntime() -> Any:
+def onnxruntime(what_for: str = "running an ONNX model") -> Any:
+    """The package. MissingExtra without it."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return need("onnxruntime", "running an ONNX model")
+    return need("onnxruntime", what_for)
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------
@@ -305,17 +306,26 @@ def _session(ort: Any, graph: Graph, plan: _Plan, asked: Sequence[str], feeds: M
     for value in model.graph.input:
         kind = value.type.tensor_type
         if value.name in feeds and not value.type.WhichOneof("value"):
-            kind.elem_type = _element_type(feeds[value.name])
+            kind.elem_type = element_type(feeds[value.name])
     for tensor in asked:
         if tensor in plan.through:
             number, _ = _THROUGH[plan.through[tensor]]
             cast = onnx.helper.make_node("Cast", [tensor], [_fetched(tensor, made)], to=number)
             model.graph.node.append(cast)
         model.graph.output.add(name=_fetched(tensor, made) if tensor in plan.through else tensor)
+    return opened(ort, model, follow_links(model, source_of(graph).path))
+
+
+def opened(ort: Any, model: Any, folder: Path, threads: int = 0) -> Any:
+    """A session of a model in memory whose external data lie in `folder`, nothing in it optimised.
+
+    One of `threads` = 1 adds up in the same order on every machine; 0 takes as many as there are.
+    """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    options.add_session_config_entry(*external_folder(follow_links(model, source_of(graph).path)))
+    options.add_session_config_entry(*_external_folder(folder))
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common parent below Exception
@@ -326,7 +336,7 @@ def _session(ort: Any, graph: Graph, plan: _Plan, asked: Sequence[str], feeds: M
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def external_folder(folder: Path) -> tuple[str, str]:
+def _external_folder(folder: Path) -> tuple[str, str]:
     """The setting of a session that says where the data of a model lie that comes from memory itself. (Where a name is
     no text for onnxruntime, `acccmp.models.onnx_file` leaves no data in the file.)"""
     return "session.model_external_initializers_file_folder_path", str(folder).encode("utf-8", "replace").decode()
@@ -339,7 +349,8 @@ def _fetched(tensor: str, made: Collection[str]) -> str:
     return name
 
 
-def _element_type(array: Array) -> int:
+def element_type(array: Array) -> int:
+    """ONNX's number for the dtype of an array."""
     try:
         return TYPE_NUMBER[dtype_of(array.dtype).name]
     except KeyError:
@@ -382,7 +393,7 @@ def _values(
 
 def _feed(ort: Any, array: Array) -> Any:
     if array.dtype.kind == "V" or array.dtype.name == "bfloat16":  # numpy's own types are fed as they are
-        kind = _element_type(array)
+        kind = element_type(array)
         raw = array.view(np.uint8 if array.dtype.itemsize == 1 else np.uint16)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, kind)
     return array

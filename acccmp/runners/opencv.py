@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
+from acccmp.core.wire import bytes_field
 from acccmp.errors import InputError, MissingExtra, RunError, UnknownName
 from acccmp.models import caffe_writing
 from acccmp.models.caffe import with_input_shapes
 from acccmp.models.caffe_layers import EVALUATION, NOT_INPUTS
-from acccmp.models.caffe_shapes import Params, defaults, fits, weight_shapes
+from acccmp.models.caffe_shapes import Params, defaults, misfits
 from acccmp.models.caffe_text import Block, quoted
-from acccmp.models.caffe_weights import caffemodel
+from acccmp.models.caffe_weights import LAYER_FIELDS, StoredBlob, caffemodel
 from acccmp.runners import detectors
-from acccmp.runners.runner import Captured, installed
+from acccmp.runners.runner import Captured, Part, installed
 
 Arrays = dict[str, np.ndarray]
 
@@ -74,28 +74,22 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], wanted: Collection[str] 
     Raises MissingExtra without OpenCV 4, InputError for inputs that are missing, unknown or of a wrong shape,
     UnknownName for wanted tensors that are not there, RunError when the graph has no weights at all.
     """
+    return run_parts([Part(graph, inputs, wanted)])[0]
+
+
+def run_parts(parts: Sequence[Part]) -> list[Captured]:
+    """`run` for several parts at once, each on inputs of its own: one net of all that OpenCV can run of them.
+
+    Parts may overlap, and be fed with different values of one tensor. Raises as `run` does.
+    """
     cv2 = _opencv()
-    feeds = _feeds(graph, inputs)
-    graph = replace(graph, nodes=tuple(map(_respelled, graph.nodes)), source=replace(graph.source, generation="V2"))
-    graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in feeds.items()})
-    todo, bare = _runnable(graph, _needed(graph, wanted))
-    todo, unfed = _fed(graph, todo, feeds)
+    runs = [_Run(part) for part in parts]
     with _quiet(cv2):
-        made, skipped = _computed(cv2, graph.keep(node.name for node in todo), feeds, {**bare, **unfed})
-    made, odd = _in_caffes_shapes(graph, made)
-    notes = [*odd, *detectors.notes([node for node in graph.nodes if not made.keys().isdisjoint(node.outputs)])]
-    keep = None if wanted is None else set(wanted)
-    tensors: dict[Port, np.ndarray] = {}
-    for tensor in graph.inputs:
-        if tensor in feeds and (keep is None or tensor in keep):
-            tensors[graph.producer(tensor) or Port(tensor, "output", 0)] = feeds[tensor]
-    for node in graph.nodes:
-        for index, tensor in enumerate(node.outputs):
-            if tensor in made and (keep is None or tensor in keep):
-                tensors[Port(node.name, "output", index)] = made[tensor]
-    if keep is not None:
-        skipped = {tensor: reason for tensor, reason in skipped.items() if tensor in keep}
-    return Captured(tensors, "opencv", str(cv2.__version__), skipped, tuple(notes))
+        while any(one.todo for one in runs):
+            for one in runs:
+                _in_numpy(one, one.take(in_numpy=True))
+            _in_opencv(cv2, [(one, one.take(in_numpy=False)) for one in runs])
+    return [one.captured(str(cv2.__version__)) for one in runs]
 
 
 def version() -> str:
@@ -117,6 +111,63 @@ def _opencv() -> Any:
 
 
 # -- what goes in ------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """A part while it is run: what is to be run still, the tensors known so far, and what is lost, with the reason."""
+
+    def __init__(self, part: Part) -> None:
+        self.wanted, self.values = part.wanted, _feeds(part.graph, part.inputs)
+        graph = replace(
+            part.graph, nodes=tuple(map(_respelled, part.graph.nodes)),
+            source=replace(part.graph.source, generation="V2"),
+        )
+        self.graph = with_input_shapes(graph, {tensor: array.shape for tensor, array in self.values.items()})
+        todo = _needed(self.graph, part.wanted)
+        if not graph.weights and any(_misfits(graph, node) for node in todo if node.op_type not in EVALUATION):
+            raise RunError(f"{graph.name} has no weights: give the .caffemodel too (--weights FILE)")
+        self.lost: dict[str, str] = {}
+        for node in todo:
+            if reason := _left_out(self.graph, node):
+                self.lose(node, reason)
+        todo = self.possible(todo)
+        self.lost.update(dict.fromkeys(_not_given(self.graph, todo, self.values), "an input that was not given"))
+        self.todo = self.possible(todo)
+
+    def take(self, in_numpy: bool) -> list[Node]:
+        """The next nodes that are computed in numpy, or by OpenCV; they are no longer to do."""
+        taken = list(itertools.takewhile(lambda node: (node.op_type in detectors.LAYERS) == in_numpy, self.todo))
+        self.todo = self.todo[len(taken):]
+        return taken
+
+    def lose(self, node: Node, reason: str) -> None:
+        self.lost.update(dict.fromkeys(node.outputs, reason))
+
+    def possible(self, nodes: Sequence[Node]) -> list[Node]:
+        """Those of them that depend on nothing that is lost. The others are lost too, for the reason of the first."""
+        able = []
+        for node in nodes:
+            first = next((tensor for tensor in node.inputs if tensor in self.lost), None)
+            if first is not None:
+                why = self.lost[first]
+                reason = why if why.startswith("below ") else f"below {first}: {why}"
+                self.lost = {**dict.fromkeys(node.outputs, reason), **self.lost}
+            elif self.lost.keys().isdisjoint(node.outputs):
+                able.append(node)
+        return able
+
+    def captured(self, version: str) -> Captured:
+        graph = self.graph
+        values, odd = _in_caffes_shapes(graph, self.values)
+        every = [*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
+        keep = set(every if self.wanted is None else self.wanted)
+        tensors = {
+            port: values[tensor] for tensor in every
+            if tensor in values and tensor in keep and (port := graph.producer(tensor)) is not None
+        }
+        skipped = {tensor: reason for tensor, reason in self.lost.items() if tensor in keep}
+        told = detectors.notes([node for node in graph.nodes if not values.keys().isdisjoint(node.outputs)])
+        return Captured(tensors, "opencv", version, skipped, (*odd, *told))
 
 
 def _feeds(graph: Graph, inputs: Mapping[str, np.ndarray]) -> Arrays:
@@ -155,9 +206,13 @@ def _could_be(given: Sequence[int], wanted: Sequence[Any]) -> bool:
 
 
 def _needed(graph: Graph, wanted: Collection[str] | None) -> list[Node]:
-    """The nodes that compute something that was asked for, in order; layers that bring data from elsewhere apart."""
+    """The nodes that compute something that was asked for, in order; layers that bring data from elsewhere apart (their
+    labels are no inputs of the net)."""
     given = set(graph.inputs)
-    nodes = [node for node in graph.nodes if node.outputs and not given.issuperset(node.outputs) and not _brings(node)]
+    nodes = [
+        node for node in graph.nodes
+        if not given.issuperset(node.outputs) and (node.inputs or node.op_type in NOT_INPUTS)
+    ]
     if wanted is None:
         return nodes
     known = {tensor for node in graph.nodes for tensor in node.outputs} | given
@@ -166,78 +221,44 @@ def _needed(graph: Graph, wanted: Collection[str] | None) -> list[Node]:
             raise UnknownName("tensor", name, known, graph.name)
     below, kept = set(wanted), []
     for node in reversed(nodes):
-        if below.intersection(node.outputs):
+        if not below.isdisjoint(node.outputs):
             below.update(node.inputs)
             kept.append(node)
     return kept[::-1]
 
 
-def _brings(node: Node) -> bool:
-    """Is it a layer that brings data from elsewhere? (Its labels are no inputs of the net.)"""
-    return not node.inputs and node.op_type not in NOT_INPUTS
-
-
 # -- what is left out --------------------------------------------------------------------------------------------
 
 
-def _below(todo: Sequence[Node], lost: Mapping[str, str]) -> tuple[list[Node], dict[str, str]]:
-    """The nodes that neither make nor need a lost tensor; and a reason for each tensor that is lost with the others.
-
-    `lost` maps tensors to reasons; what depends on them gets the reason of the first.
-    """
-    why, kept = dict(lost), []
-    for node in todo:
-        first = next((tensor for tensor in node.inputs if tensor in why), None)
-        if first is None and not any(tensor in why for tensor in node.outputs):
-            kept.append(node)
-        elif first is not None:
-            reason = why[first] if why[first].startswith("below ") else f"below {first}: {why[first]}"
-            why = {**dict.fromkeys(node.outputs, reason), **why}
-    return kept, why
-
-
-def _fed(graph: Graph, todo: list[Node], feeds: Arrays) -> tuple[list[Node], dict[str, str]]:
-    """The nodes whose inputs were given. InputError when one is missing that a model output needs."""
-    made = {tensor for node in todo for tensor in node.outputs}
-    read = dict.fromkeys(tensor for node in todo for tensor in node.inputs)
-    missing = [tensor for tensor in read if tensor not in made and tensor not in feeds]
+def _not_given(graph: Graph, todo: Sequence[Node], feeds: Arrays) -> list[str]:
+    """The inputs of these nodes that were not given. InputError for one that a model output needs."""
+    known = {tensor for node in todo for tensor in node.outputs} | feeds.keys()
+    missing = [tensor for node in todo for tensor in node.inputs if tensor not in known]
     for tensor in missing:
-        if set(_below(todo, {tensor: ""})[1]).intersection(graph.outputs):
+        reached = {tensor}
+        for node in todo:
+            reached.update(node.outputs if not reached.isdisjoint(node.inputs) else ())
+        if not reached.isdisjoint(graph.outputs):
             shape = graph.spec(tensor).shape
             raise InputError(
                 f"the input {tensor!r} of {graph.name}{f' (shape {shape})' if shape else ''} was not given: "
                 f"--input {tensor}=FILE"
             )
-    return _below(todo, dict.fromkeys(missing, "an input that was not given"))
+    return missing
 
 
-def _runnable(graph: Graph, todo: list[Node]) -> tuple[list[Node], dict[str, str]]:
-    """The nodes that have weights of the right sizes (OpenCV does not check them), and are not for training."""
-    lost: dict[str, str] = {}
-    bare = False
-    for node in todo:
-        if node.op_type in EVALUATION:
-            lost.update(dict.fromkeys(node.outputs, f"{node.op_type} is for training"))
-            continue
-        if (deaf := _deaf_to(node)):
-            lost.update(dict.fromkeys(node.outputs, f"OpenCV cannot run {node.name} ({node.op_type}): {deaf}"))
-            continue
-        due = weight_shapes(node.op_type, node.attrs, [graph.spec(tensor).shape for tensor in node.inputs])
-        if due is None:
-            continue
-        found = [name for name in node.weights if name in graph.weights]
-        bare |= not found
-        reason = ""
-        if len(found) < len(due):
-            reason = f"{len(found) or 'none'} of the {len(due)} weights of {node.name} ({node.op_type}) are there"
-        for name, shape in zip(found, due, strict=False):
-            if not fits(graph.weights[name].shape, shape):
-                reason = f"the weight {name} has shape {graph.weights[name].shape}, {shape} is due"
-        if reason:
-            lost.update(dict.fromkeys(node.outputs, reason))
-    if bare and not graph.weights:
-        raise RunError(f"{graph.name} has no weights: give the .caffemodel too (--weights FILE)")
-    return _below(todo, lost)
+def _misfits(graph: Graph, node: Node) -> list[str] | None:
+    return misfits(node, [graph.spec(tensor).shape for tensor in node.inputs], graph.weights)
+
+
+def _left_out(graph: Graph, node: Node) -> str:
+    """Why a layer is not run: it is for training, OpenCV would compute something else, or its weights have not the
+    right sizes (which OpenCV does not check); "" for one that is."""
+    if node.op_type in EVALUATION:
+        return f"{node.op_type} is for training"
+    if deaf := _deaf_to(node):
+        return f"OpenCV cannot run {node.name} ({node.op_type}): {deaf}"
+    return next(iter(_misfits(graph, node) or ()), "")
 
 
 # -- what OpenCV makes of parameters -----------------------------------------------------------------------------
@@ -263,16 +284,27 @@ def _respelled(node: Node) -> Node:
 
     A type that only a fork knows is a word in V2; in V1 it is no type at all, and the whole text is refused.
     """
-    source = node.source
+    op_type, block = _as_opencv_has_it(node)
     fields: list[tuple[str, str | Block]] = []
-    for name, value in source.block.fields:
+    for name, value in block.fields:
         if not isinstance(value, Block):
             fields.append((name, value))
         elif name in defaults():
-            fields.append((name, Block(tuple(_inside(node.op_type, name, value)))))
+            fields.append((name, Block(tuple(_inside(op_type, name, value)))))
         elif name in BLOCKS_UNDERSTOOD or not any(isinstance(inner, Block) for _, inner in value.fields):
             fields.append((name, value))
-    return replace(node, source=replace(source, type_text=quoted(node.op_type), block=Block(tuple(fields))))
+    return replace(node, source=replace(node.source, type_text=quoted(op_type), block=Block(tuple(fields))))
+
+
+def _as_opencv_has_it(node: Node) -> tuple[str, Block]:
+    """The type and the parameters that make OpenCV compute what Caffe does."""
+    params, block = Params(node.attrs), node.source.block
+    if node.op_type == "Dropout" and not params("dropout_param", "scale_train"):
+        kept = 1 - params("dropout_param", "dropout_ratio")  # what was not made up for in training is left out in use
+        return "Power", Block((("power_param", Block((("scale", repr(kept)),))),))
+    if node.op_type == "LRN" and params("lrn_param", "norm_region") == "WITHIN_CHANNEL":  # Caffe takes 1 for k there
+        return "LRN", Block((*block.without("lrn_param").fields, ("lrn_param", block.block("lrn_param").without("k"))))
+    return node.op_type, block
 
 
 def _inside(op_type: str, block: str, given: Block) -> Iterator[tuple[str, str | Block]]:
@@ -298,47 +330,37 @@ def _quiet(cv2: Any) -> Iterator[None]:
         logging.setLogLevel(before)
 
 
-def _computed(cv2: Any, part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
-    """What can be computed of `part`, in stretches of OpenCV's layers and of those in numpy; and what is lost."""
-    made: Arrays = {}
-    for ours, nodes in itertools.groupby(part.nodes, key=lambda node: node.op_type in detectors.LAYERS):
-        stretch, given = part.keep(node.name for node in nodes), {**feeds, **made}
-        more, lost = _in_numpy(stretch, given, lost) if ours else _in_opencv(cv2, stretch, given, lost)
-        made.update(more)
-    return made, lost
+def _in_numpy(run: _Run, nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        for able in run.possible([node]):
+            try:
+                made = detectors.compute(able, [run.values[name] for name in able.inputs])
+                run.values.update(zip(able.outputs, made, strict=True))
+            except ValueError as error:
+                run.lose(able, f"cannot run {able.name} ({able.op_type}): {error}")
 
 
-def _in_numpy(part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
-    known = dict(feeds)
-    for node in part.nodes:
-        todo, lost = _below([node], lost)
-        if not todo:
-            continue
-        try:
-            known.update(zip(node.outputs, detectors.compute(node, [known[name] for name in node.inputs]), strict=True))
-        except ValueError as error:
-            lost.update(dict.fromkeys(node.outputs, f"cannot run {node.name} ({node.op_type}): {error}"))
-    return {tensor: array for tensor, array in known.items() if tensor not in feeds}, lost
-
-
-def _in_opencv(cv2: Any, part: Graph, feeds: Arrays, lost: dict[str, str]) -> tuple[Arrays, dict[str, str]]:
-    """What OpenCV can compute of `part`, and what is lost: the layers that it cannot run are found by halving.
+def _in_opencv(cv2: Any, stretches: Sequence[tuple[_Run, Sequence[Node]]]) -> None:
+    """Run what OpenCV can run of these nodes: what it cannot is found by halving, and lost.
 
     Each half is fed with what the one before it made, so that many bad layers cost no more than a few good runs.
     """
-    todo, lost = _below(part.nodes, lost)
-    if not todo:
-        return {}, lost
-    part = part.keep(node.name for node in todo)
+    stretches = [(run, able) for run, nodes in stretches if (able := run.possible(nodes))]
+    if not stretches:
+        return
+    run, nodes = stretches[0]
     try:
-        return _forward(cv2, part, feeds), lost
+        made = _forward(cv2, [(one.graph.keep(node.name for node in able), one.values) for one, able in stretches])
+        for (one, _), arrays in zip(stretches, made, strict=True):
+            one.values.update(arrays)
     except cv2.error as error:
-        if len(todo) == 1:
-            return {}, {**lost, **dict.fromkeys(todo[0].outputs, _refused(todo[0], str(error)))}
-    middle = len(todo) // 2
-    first, lost = _in_opencv(cv2, part.keep(node.name for node in todo[:middle]), feeds, lost)
-    second, lost = _in_opencv(cv2, part.keep(node.name for node in todo[middle:]), {**feeds, **first}, lost)
-    return {**first, **second}, lost
+        alone = len(stretches) == 1
+        if alone and len(nodes) == 1:
+            run.lose(nodes[0], _refused(nodes[0], str(error)))
+            return
+        middle = (len(nodes) if alone else len(stretches)) // 2
+        _in_opencv(cv2, [(run, nodes[:middle])] if alone else stretches[:middle])
+        _in_opencv(cv2, [(run, nodes[middle:])] if alone else stretches[middle:])
 
 
 def _refused(node: Node, message: str) -> str:
@@ -348,37 +370,56 @@ def _refused(node: Node, message: str) -> str:
     )
 
 
-def _named_by_outputs(part: Graph) -> Graph:
-    """Each layer under the name of the first tensor it makes: OpenCV calls a Convolution so, whatever its name is."""
-    return replace(part, nodes=tuple(replace(node, name=node.outputs[0]) for node in part.nodes))
+def _as_one(graphs: Mapping[str, Graph]) -> Graph:
+    """The graphs side by side as one; what each of them names has its key in front.
+
+    Each layer gets the name of the first tensor it makes: OpenCV calls a Convolution so, whatever its name is.
+    """
+    nodes: list[Node] = []
+    for mark, graph in graphs.items():
+        for node in graph.nodes:
+            inputs, outputs, weights = (
+                tuple(mark + name for name in names) for names in (node.inputs, node.outputs, node.weights)
+            )
+            nodes.append(replace(node, name=outputs[0], inputs=inputs, outputs=outputs, weights=weights))
+    return replace(
+        next(iter(graphs.values())), nodes=tuple(nodes), outputs=(), aliases={},
+        inputs=tuple(mark + name for mark, graph in graphs.items() for name in graph.inputs),
+        tensors={mark + name: spec for mark, graph in graphs.items() for name, spec in graph.tensors.items()},
+        weights={mark + name: ref for mark, graph in graphs.items() for name, ref in graph.weights.items()},
+    )
 
 
-def _own_names(graph: Graph) -> dict[str, str]:
-    """Every tensor as a blob of its own name: no layer works in place."""
-    names = {tensor: tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
-    names.update((tensor, tensor) for tensor in graph.inputs)
-    return names
+def _forward(cv2: Any, parts: Sequence[tuple[Graph, Arrays]]) -> list[Arrays]:
+    """One forward of all layers of the parts, each on arrays of its own: tensor -> array, for each part.
 
-
-def _forward(cv2: Any, part: Graph, feeds: Arrays) -> Arrays:
-    """One forward of all layers of a part: tensor -> array. cv2.error when any of them cannot be run."""
-    part = _named_by_outputs(part)
-    names = _own_names(part)
-    copies, asked = _asked_for(part)
+    cv2.error when any of them cannot be run.
+    """
+    marked = {f"{place}/" if parts[1:] else "": part for place, part in enumerate(parts)}
+    whole = _as_one({mark: graph for mark, (graph, _) in marked.items()})
+    names = {tensor: tensor for node in whole.nodes for tensor in (*node.inputs, *node.outputs)}  # none is in place
+    copies, asked = _asked_for(whole)
     # Arrays: OpenCV takes `bytes` for a path. It finds weights by the layer's name; layers without need not be there.
-    text = np.frombuffer((caffe_writing.prototxt(part, names) + copies).encode(), np.uint8)
-    stored = caffe_writing.caffemodel_layers(replace(part, nodes=tuple(n for n in part.nodes if n.weights)), names)
-    rows = [row for row in stored if row[2]]
-    weights = np.frombuffer(b"".join(caffemodel(caffe_writing.net_message(part, names), rows)), np.uint8)
+    text = np.frombuffer((caffe_writing.prototxt(whole, names) + copies).encode(), np.uint8)
+    name_field = LAYER_FIELDS["V2"][0]
+    rows = [
+        ("V2", bytes_field(name_field, node.name.encode()), [StoredBlob(whole.weights[name]) for name in node.weights])
+        for node in whole.nodes if node.weights
+    ]
+    weights = np.frombuffer(b"".join(caffemodel(b"", rows)), np.uint8)
     net = cv2.dnn.readNetFromCaffe(text, weights) if weights.size else cv2.dnn.readNetFromCaffe(text)
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
     net.enableFusion(False)
     net.enableWinograd(False)
-    for tensor in part.inputs:
-        net.setInput(feeds[tensor], tensor)
-    outputs = net.forwardAndRetrieve(list(asked.values()))
-    return {tensor: np.asarray(arrays[0]) for tensor, arrays in zip(asked, outputs, strict=True)}
+    for mark, (graph, feeds) in marked.items():
+        for tensor in graph.inputs:
+            net.setInput(feeds[tensor], mark + tensor)
+    made = dict(zip(asked, net.forwardAndRetrieve(list(asked.values())), strict=True))
+    return [
+        {tensor: np.asarray(made[mark + tensor][0]) for node in graph.nodes for tensor in node.outputs}
+        for mark, (graph, _) in marked.items()
+    ]
 
 
 def _asked_for(part: Graph) -> tuple[str, dict[str, str]]:

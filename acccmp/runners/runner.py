@@ -45,6 +45,16 @@ class Captured:
         return sum(np.asarray(array).nbytes for array in self.tensors.values())
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A graph, or a part of one, and what it is fed with (tensor name -> array); all its tensors are kept, or the
+    `wanted`."""
+
+    graph: Graph
+    inputs: Mapping[str, NDArray[Any]]
+    wanted: Collection[str] | None = None
+
+
 class Runner(Protocol):
     """What runs an original here: a module or an object with these two.
 
