@@ -19,7 +19,8 @@ from acccmp.core.reading import is_number
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError
 from acccmp.models.tensorflow_files import Parsed, TensorFlowGraph, read
-from acccmp.models.tensorflow_shapes import infer, outputs_of
+from acccmp.models.tensorflow_ops import declared_outputs, outputs_of
+from acccmp.models.tensorflow_shapes import infer
 from acccmp.models.tensorflow_values import attribute, constant, data_type, split_name
 from acccmp.models.tensorflow_write import MARKED_OUTPUTS, STANDS_FOR, graph_def, results, save
 
@@ -84,12 +85,10 @@ def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
     return replace(graph, inputs=ins, outputs=outs)
 
 
-def _declared(meta: Any) -> dict[str, list[tuple[str, int | str]]]:
+def _declared(meta: Any) -> dict[str, tuple[str, ...]]:
     """Outputs of ops as a SavedModel declares them."""
-    found = {}
-    for op in meta.meta_info_def.stripped_op_list.op if meta is not None else ():
-        found[op.name] = [(arg.name, arg.number_attr or arg.type_list_attr or 1) for arg in op.output_arg]
-    return found
+    ops = meta.meta_info_def.stripped_op_list.op if meta is not None else ()
+    return {op.name: declared_outputs(op) for op in ops}
 
 
 def _attributes(node: Any) -> dict[str, Any]:
@@ -302,7 +301,8 @@ class _Library:
 
     def __init__(self, library: Any, declared: Mapping[str, Any], path: str) -> None:
         self._functions = {function.signature.name: function for function in library.function}
-        self._declared = declared
+        called = {name: declared_outputs(function.signature) for name, function in self._functions.items()}
+        self._declared = {**declared, **called}
         self._path = path
         self._built: dict[str, Graph | None] = {}
 
@@ -338,7 +338,7 @@ class _Library:
         arguments = [argument.name for argument in signature.input_arg]
         defs = {node.name: node for node in function.node_def}
         attrs = {name: _attributes(node) for name, node in defs.items()}
-        kinds = {name: outputs_of(node.op, attrs[name], self._outputs_of(node.op)) for name, node in defs.items()}
+        kinds = {name: outputs_of(node.op, attrs[name], self._declared.get(node.op)) for name, node in defs.items()}
 
         def named(reference: str, reader: str) -> str:
             parts = reference.split(":")
@@ -406,9 +406,3 @@ class _Library:
             signature.name, "tensorflow", nodes, tuple(arguments), tuple(dict.fromkeys(results)), specs, weights,
         )
 
-    def _outputs_of(self, op: str) -> Sequence[tuple[str, int | str]] | None:
-        if op in self._functions:
-            outputs = self._functions[op].signature.output_arg
-            return [(arg.name, arg.number_attr or arg.type_list_attr or 1) for arg in outputs]
-        found: Sequence[tuple[str, int | str]] | None = self._declared.get(op)
-        return found

@@ -18,7 +18,7 @@ from acccmp.core.graph import Graph, Node
 from acccmp.core.writing import write_bytes
 from acccmp.errors import SliceError
 from acccmp.models.tensorflow_files import TensorFlowGraph
-from acccmp.models.tensorflow_shapes import SIDE_OUTPUTS
+from acccmp.models.tensorflow_ops import SIDE_OUTPUTS
 from acccmp.models.tensorflow_values import content, data_type_number, split_name
 
 STANDS_FOR = "_acccmp_tensor"
