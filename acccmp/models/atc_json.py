@@ -7,14 +7,13 @@ numbers, 64-bit integers may be texts. Source: specs of the Ascend dumps, 5.1, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph
 from acccmp.core.reading import parse_json, read_bytes
 from acccmp.errors import FormatError
-from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
+from acccmp.models.device_graph import DeviceModel, DeviceOp, DeviceTensor, device_graph
 from acccmp.models.om_io import model_io
 
 LARGEST = 1 << 30  # bytes; the JSON of a large language model's graph has some 100 MB
@@ -28,35 +27,15 @@ def load(path: str | Path) -> Graph:
     ops without a name; an op without a type is kept and noted.
     """
     where = Path(path)
-    return parse(read_bytes(where, LARGEST), where)
+    return graph_of(decode(parse_json(read_bytes(where, LARGEST), where), where), where)
 
 
-def parse(raw: bytes, path: Path) -> Graph:
-    """As `load`, from the bytes of the file; `path` is for messages and `Graph.path`."""
-    return graph_of(decode(parse_json(raw, path), path), path)
+def graph_of(model: DeviceModel, path: Path) -> Graph:
+    """The device Graph of a model whose file lists no inputs and outputs apart from its ops."""
+    return device_graph(model, model_io(model.ops, model.attrs), path)
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A compiled model as its ops say: those of the main graph, those of the others by graph name."""
-
-    name: str
-    ops: tuple[DeviceOp, ...]
-    graphs: Mapping[str, tuple[DeviceOp, ...]]
-    attrs: Mapping[str, Any]
-    meta: Mapping[str, Any]
-    notes: tuple[str, ...]
-
-
-def graph_of(decoded: Decoded, path: Path) -> Graph:
-    """The device Graph of what was decoded."""
-    return device_graph(
-        decoded.name, decoded.ops, attrs=decoded.attrs, subgraphs=decoded.graphs, path=path, notes=decoded.notes,
-        meta=decoded.meta, io=model_io(decoded.ops, decoded.attrs),
-    )
-
-
-def decode(model: Any, path: Path) -> Decoded:
+def decode(model: Any, path: Path) -> DeviceModel:
     """The ops in the parsed JSON, or in anything of the same shape (the text form of build graphs)."""
     if not isinstance(model, dict):
         raise FormatError(f"{path}: not a compiled model as JSON: the outermost value is no object")
@@ -75,11 +54,10 @@ def decode(model: Any, path: Path) -> Decoded:
         ]) for graph in graphs]
     except RecursionError:
         raise FormatError(f"{path}: not a model: attributes are nested too deeply") from None
-    return Decoded(
-        str(model.get("name") or parts[0][0] or path.stem), tuple(parts[0][1]),
-        {name: tuple(ops) for name, ops in parts[1:]}, attrs,
-        {"version": _number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
-        tuple(f"op {op.name} has no type in {path.name}" for _, ops in parts for op in ops if not op.op_type),
+    return DeviceModel(
+        str(model.get("name") or parts[0][0] or path.stem), parts[0][1], attrs, dict(parts[1:]),
+        meta={"version": _number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
+        notes=tuple(f"op {op.name} has no type in {path.name}" for _, ops in parts for op in ops if not op.op_type),
     )
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from acccmp.core.graph import Graph
 from acccmp.core.reading import read_text
 from acccmp.errors import FormatError
-from acccmp.models.atc_json import Decoded, decode, graph_of
+from acccmp.models.atc_json import decode, graph_of
 from acccmp.models.caffe_text import Block, parse, unquoted
-from acccmp.models.device_graph import DeviceOp, DeviceTensor
+from acccmp.models.device_graph import DeviceModel, DeviceOp, DeviceTensor
 
 LARGEST = 1 << 29  # bytes of text
 
@@ -36,7 +36,7 @@ def load(path: str | Path) -> Graph:
     return graph_of(ops_of(read_text(where, LARGEST, errors="replace"), where), where)
 
 
-def ops_of(text: str, path: Path) -> Decoded:
+def ops_of(text: str, path: Path) -> DeviceModel:
     """The ops in the text of a build graph. Raises FormatError as `load`."""
     tree = parse(text, str(path))
     graphs = tree.blocks("graph")
@@ -46,7 +46,7 @@ def ops_of(text: str, path: Path) -> Decoded:
         found = _onnx_form(tree, graphs, path)
     else:
         raise FormatError(f"{path}: text, but not a graph of the device's compiler (no graph with ops in it)")
-    all_ops = [*found.ops, *(op for ops in found.graphs.values() for op in ops)]
+    all_ops = [*found.ops, *(op for ops in found.subgraphs.values() for op in ops)]
     if all_ops and not any("_datadump_original_op_names" in op.attrs for op in all_ops):
         note = (
             "no op names its originals (this graph was written before fusion, or without attributes); "
@@ -92,19 +92,19 @@ def _scalar(text: str) -> Any:
 # -- ONNX as text ------------------------------------------------------------------------------------------------
 
 
-def _onnx_form(tree: Block, graphs: list[Block], path: Path) -> Decoded:
+def _onnx_form(tree: Block, graphs: list[Block], path: Path) -> DeviceModel:
     graph = graphs[0]
     ops = [_node(node, place) for place, node in enumerate(graph.blocks("node"))]
     # Graphs inside of graphs are nodes of type `subgraph` in front of the ops that own them.
-    inner: dict[str, tuple[DeviceOp, ...]] = {}
+    inner: dict[str, list[DeviceOp]] = {}
     for node in graph.blocks("node"):
         for attribute in node.blocks("attribute"):
             for held in attribute.blocks("g"):
                 name = held.string("name") or attribute.string("name")
-                inner[name] = tuple(_node(found, place) for place, found in enumerate(held.blocks("node")))
-    return Decoded(
-        graph.string("name") or path.stem, tuple(op for op in ops if op.op_type != "subgraph"), inner, {},
-        {"producer": tree.string("producer_name")}, (),
+                inner[name] = [_node(found, place) for place, found in enumerate(held.blocks("node"))]
+    return DeviceModel(
+        graph.string("name") or path.stem, [op for op in ops if op.op_type != "subgraph"], subgraphs=inner,
+        meta={"producer": tree.string("producer_name")},
     )
 
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from acccmp.core import layout as layouts
 from acccmp.core import reading
-from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.graph import Graph, TensorSpec, shape_text
 from acccmp.core.layout import Region
 from acccmp.core.tensor import BLOCK, DTYPES, Array, DType, TensorRef, decode
-from acccmp.core.wire import Buffer, Payload, PayloadTable, fields, thin
+from acccmp.core.wire import Buffer, Payload, PayloadTable, fields, message, text_of
 from acccmp.errors import FormatError
 
 _TENSOR = PayloadTable({3: None})
@@ -86,22 +86,18 @@ class JoinedRef(TensorRef):
 
 def read(path: Path) -> Graph:
     """The checkpoint's tensors. Raises FormatError for what is none."""
-    from google.protobuf.message import DecodeError
-
     from acccmp.schemas import ckpt_pb2
 
     with reading.mapped(path) as buffer:
         end = len(buffer) - _trailer(buffer)
         has_checksum = end < len(buffer)
-        try:
-            message = ckpt_pb2.Checkpoint.FromString(thin(buffer, 0, end, _PAYLOADS))
-        except (DecodeError, ValueError) as error:
-            raise FormatError(f"{path}: not a MindSpore checkpoint, or damaged: {error}") from None
-        if not message.value:
+        what = f"{path}: not a MindSpore checkpoint, or damaged"
+        checkpoint = message(ckpt_pb2.Checkpoint, buffer, 0, end, _PAYLOADS, what)
+        if not checkpoint.value:
             raise FormatError(f"{path}: {_without_tensors(buffer)}")
     notes: list[str] = []
     refs: dict[str, TensorRef] = {}
-    for tag, pieces in _tensors(message):
+    for tag, pieces in _tensors(checkpoint):
         ref = _ref(path, pieces)
         if isinstance(ref, TensorRef):
             refs[tag] = ref
@@ -156,12 +152,12 @@ class _Piece:
     payload: Payload
 
 
-def _tensors(message: Any) -> Iterator[tuple[str, list[_Piece]]]:
+def _tensors(checkpoint: Any) -> Iterator[tuple[str, list[_Piece]]]:
     """Tag and pieces of each tensor: pieces are values of one tag, one behind the other, until the shape is full."""
     waiting: list[_Piece] = []
     last = ""
-    for value in message.value:
-        tag = value.tag if isinstance(value.tag, str) else value.tag.decode("latin-1")
+    for value in checkpoint.value:
+        tag = text_of(value.tag)
         if value.WhichOneof("value") == "maptensor":
             for name, tensor in zip(_MAP_PARTS, value.maptensor.tensor, strict=False):
                 yield f"{tag}.{name}", [_piece(tensor)]
@@ -178,8 +174,7 @@ def _tensors(message: Any) -> Iterator[tuple[str, list[_Piece]]]:
 
 
 def _piece(tensor: Any) -> _Piece:
-    kind = tensor.tensor_type if isinstance(tensor.tensor_type, str) else tensor.tensor_type.decode("latin-1")
-    return _Piece(tuple(tensor.dims), kind, Payload.of(tensor.tensor_content))
+    return _Piece(tuple(tensor.dims), text_of(tensor.tensor_type), Payload.of(tensor.tensor_content))
 
 
 def _is_full(pieces: list[_Piece]) -> bool:
@@ -204,7 +199,7 @@ def _ref(path: Path, pieces: list[_Piece]) -> TensorRef | str:
     if dtype is None:
         return f"its type {first.kind!r} is no type of numbers"
     if any(n < 0 for n in shape) or dtype.nbytes(math.prod(shape)) > size:
-        return f"{shape} {dtype} in {size} bytes"
+        return f"{shape_text(shape)} {dtype} in {size} bytes"
     ref = TensorRef(str(path), dtype, shape, first.payload.offset, size)
     if len(pieces) == 1:
         return ref
