@@ -22,6 +22,7 @@ from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import onnx_file
 from acccmp.models.onnx_folding import fold
+from acccmp.models.order import in_order
 
 if TYPE_CHECKING:
     import onnx
@@ -476,30 +477,11 @@ def _execution_order(
     lost = dict.fromkeys(t for proto in protos for t in proto.input if t and t not in made and t not in known)
     notes = (f"{where} reads tensors that nothing makes: {', '.join(list(lost)[:5])}",) if lost else ()
     if any(place in needs[place] or (needs[place] and max(needs[place]) > place) for place in range(len(protos))):
-        return _sorted(needs, where), (*notes, f"{where}: its nodes were not in the order of execution and are sorted")
+        order = in_order(needs)
+        if len(order) < len(needs):
+            raise FormatError(f"{where} has a cycle of nodes")
+        return order, (*notes, f"{where}: its nodes were not in the order of execution and are sorted")
     return list(range(len(protos))), notes
-
-
-def _sorted(needs: Sequence[set[int]], where: str) -> list[int]:
-    import heapq
-
-    readers: dict[int, list[int]] = {}
-    for place, before in enumerate(needs):
-        for other in before:
-            readers.setdefault(other, []).append(place)
-    left = [len(before) for before in needs]
-    ready = [place for place, count in enumerate(left) if count == 0]
-    order: list[int] = []
-    while ready:
-        place = heapq.heappop(ready)
-        order.append(place)
-        for reader in readers.get(place, ()):
-            left[reader] -= 1
-            if left[reader] == 0:
-                heapq.heappush(ready, reader)
-    if len(order) != len(needs):
-        raise FormatError(f"{where} has a cycle of nodes")
-    return order
 
 
 def _reads(proto: onnx.NodeProto) -> Iterator[str]:
