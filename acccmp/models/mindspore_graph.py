@@ -5,7 +5,6 @@ Source: ../shared/specs/model_formats.md, b.1.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 from acccmp.core.graph import Dim, Graph, Node, TensorSpec
 from acccmp.core.reading import is_inside, mapped
 from acccmp.core.tensor import DTYPES, DType, TensorRef
-from acccmp.core.wire import BYTES, Buffer, Payload, PayloadTable, fields, message, text_of
+from acccmp.core.wire import Payload, PayloadTable, message, text_of
 from acccmp.errors import FormatError
 
 # Where weights and constants lie in a ModelProto; attributes and graphs are in each other.
@@ -67,15 +66,6 @@ class _Op:
     output: str
     function: str = ""
     taken: int = -1  # highest output that a TupleGetItem took
-
-
-def looks_like_a_model(buffer: Buffer) -> bool:
-    """Is it a ModelProto (its field 7 is a graph) rather than a checkpoint (nothing but field 1)?"""
-    try:
-        first = itertools.islice(fields(buffer, 0, len(buffer)), 64)
-        return any(found.number == 7 and found.wire == BYTES for found in first)
-    except ValueError:
-        return False
 
 
 def read(path: Path) -> Graph:

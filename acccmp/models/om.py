@@ -9,7 +9,6 @@ Source: ../shared/specs/model_formats.md, a.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -31,6 +30,7 @@ from acccmp.models.device_graph import (
     dtype_from,
     split_layout,
 )
+from acccmp.models.facts import node_facts, weight_facts
 from acccmp.models.om_attrs import Dictionary, plain_attrs
 from acccmp.models.om_container import INOUT_INFO, MODEL_DEF, WEIGHTS, Container, Partition, open_container
 from acccmp.models.om_io import model_io, parse_inout_info
@@ -347,7 +347,6 @@ def _type_name(container: Container) -> str:
 def _model_facts(model: DeviceModel, path: Path) -> dict[str, Any]:
     graph = _graph(model, path)
     io, nodes = graph.io, list(all_nodes(graph))
-    weights = list(all_weights(graph))
     implemented = [set(node.origins) if node.origins is not None else None for node in nodes]
     originals: set[str] = set().union(*(names for names in implemented if names))
     facts: dict[str, Any] = {
@@ -361,13 +360,7 @@ def _model_facts(model: DeviceModel, path: Path) -> dict[str, Any]:
             told: value for key, told in _COMPILE_FACTS.items()
             if isinstance(value := model.attrs.get(key), str | int) and value != ""
         },
-        "nodes": len(nodes), "edges": sum(1 for node in nodes for tensor in node.inputs if tensor),
-        "ops": dict(Counter(node.op_type for node in nodes).most_common()),
-        "sub-graphs": sum(len(node.subgraphs) for node in nodes),
-        "weights": {
-            "tensors": len(weights), "elements": sum(math.prod(ref.own_shape) for ref in weights),
-            "bytes": sum(ref.nbytes for ref in weights), "dtypes": dict(Counter(ref.dtype.name for ref in weights)),
-        },
+        **node_facts(nodes), "weights": weight_facts(list(all_weights(graph))),
         "mapping": {
             "device ops with originals": sum(1 for names in implemented if names), "originals": len(originals),
             "fused ops": sum(1 for names in implemented if names and len(names) > 1),
