@@ -38,10 +38,12 @@ def load(path: str | Path) -> Graph:
 
 def ops_of(text: str, path: Path) -> DeviceModel:
     """The ops in the text of a build graph. Raises FormatError as `load`."""
+    from acccmp.schemas import ge_pb2
+
     tree = parse(text, str(path))
     graphs = tree.blocks("graph")
     if any(graph.blocks("op") for graph in graphs):
-        found = decode(_json(tree, ""), path)
+        found = decode(_json(tree, ge_pb2.ModelDef.DESCRIPTOR), path)
     elif any(graph.blocks("node") for graph in graphs):
         found = _onnx_form(tree, graphs, path)
     else:
@@ -58,25 +60,14 @@ def ops_of(text: str, path: Path) -> DeviceModel:
 
 # -- ge.proto as text --------------------------------------------------------------------------------------------
 
-# Fields that can come more than once, by the field that holds them.
-_REPEATED = {
-    "": {"graph", "attr"}, "graph": {"op", "input", "output", "attr"},
-    "op": {"input", "attr", "input_desc", "output_desc", "subgraph_name", "input_name", "src_name", "src_index",
-           "dst_name", "dst_index", "input_i", "output_i", "workspace", "workspace_bytes", "is_input_const"},
-    "input_desc": {"attr"}, "output_desc": {"attr"}, "desc": {"attr"}, "td": {"attr"}, "func": {"attr"},
-    "na": {"attr"}, "shape": {"dim"}, "list": {"s", "i", "f", "b", "bt", "td", "t", "g", "na", "dt"},
-    "list_list_int": {"list_list_i"}, "list_list_i": {"list_i"}, "list_list_float": {"list_list_f"},
-    "list_list_f": {"list_f"}, "g": {"op", "input", "output", "attr"},
-}
-
-
-def _json(block: Block, inside: str) -> dict[str, Any]:
-    """A block as ATC prints it as JSON."""
-    many = _REPEATED.get(inside, set())
+def _json(block: Block, about: Any) -> dict[str, Any]:
+    """A block as ATC prints it as JSON; `about` is the descriptor of its message, None where the schema has none."""
     found: dict[str, Any] = {}
     for name, value in block.fields:
-        plain = _json(value, name) if isinstance(value, Block) else _scalar(value)
-        if name in many:
+        row = about.fields_by_name.get(name) if about is not None else None
+        inner = row.message_type if row is not None else None
+        plain = _json(value, inner) if isinstance(value, Block) else _scalar(value)
+        if row is not None and row.is_repeated:
             found.setdefault(name, []).append(plain)
         else:
             found[name] = plain

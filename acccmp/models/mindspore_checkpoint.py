@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from acccmp.core import layout as layouts
 from acccmp.core import reading
 from acccmp.core.graph import Graph, TensorSpec, shape_text
 from acccmp.core.layout import Region
-from acccmp.core.tensor import BLOCK, DTYPES, Array, DType, TensorRef, decode
+from acccmp.core.tensor import DTYPES, Array, DType, TensorRef, decode
 from acccmp.core.wire import Buffer, Payload, PayloadTable, fields, message, text_of
 from acccmp.errors import FormatError
 
@@ -47,21 +46,16 @@ class JoinedRef(TensorRef):
 
     __repr__ = TensorRef.__repr__
 
-    def stored(self) -> Array:
-        return self._rows(0, self.shape[0] if self.shape else 1)
-
     def raw(self) -> bytes:
         return b"".join(self._bytes(0, self.nbytes))
 
-    def read(self, region: Region) -> Array:
+    def _decoded(self, region: Region | None) -> Array:
         if not self.shape:
-            return self.stored()
+            return self._rows(0, 1)
+        if region is None:
+            return self._rows(0, self.shape[0])
         start, stop, _ = region[0].indices(self.shape[0])
         return np.array(self._rows(start, stop)[(slice(None), *region[1:])])
-
-    def blocks(self, elements: int = BLOCK) -> Iterator[Array]:
-        for region in layouts.regions(self.own_shape, elements):
-            yield self.read(region).reshape(-1)
 
     def _rows(self, start: int, stop: int) -> Array:
         row = math.prod(self.shape[1:])

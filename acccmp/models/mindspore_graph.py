@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from acccmp.core.graph import Dim, Graph, Node, TensorSpec
+from acccmp.core.graph import Dim, Graph, Node, TensorSpec, shape_text
 from acccmp.core.reading import is_inside, mapped
 from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.core.wire import Payload, PayloadTable, message, text_of
@@ -117,7 +117,7 @@ class _Model:
         dtype = dtype_of(tensor)
         shape = tuple(tensor.dims)
         if dtype is None or dtype.numpy is None or any(n < 0 for n in shape):
-            self._left_out(name, f"its type {tensor.data_type} has no numbers, or its shape {shape} is not known")
+            self._left_out(name, f"its type {tensor.data_type} has no numbers, or its shape {shape_text(shape)} is not known")
             return None
         if tensor.compression_type:
             how = _COMPRESSED.get(tensor.compression_type, str(tensor.compression_type))
@@ -391,9 +391,9 @@ def dtype_of(tensor: Any) -> DType | None:
     return DTYPES.get(DTYPE_NUMBERS.get(tensor.data_type, ""))
 
 
-def _attributes(found: Iterable[Any], depth: int = 0) -> dict[str, Any]:
+def _attributes(found: Iterable[Any]) -> dict[str, Any]:
     """AttributeProtos as plain values; texts as str, lists as tuples, tensors as their shapes."""
-    return {text_of(a.name): _value(a, depth) for a in found if text_of(a.name)}
+    return {text_of(a.name): _value(a) for a in found if text_of(a.name)}
 
 
 def _value(a: Any, depth: int = 0) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import acccmp.core.layout as layouts
-from acccmp.core.graph import Graph, Node
+from acccmp.core.graph import Graph, Node, shape_text
 from acccmp.core.reading import is_inside, mapped
 from acccmp.core.tensor import TensorRef
 from acccmp.core.wire import Buffer, message, text_of
@@ -266,7 +266,7 @@ class _Reader:
             self.notes.append(f"the weight {name} is left out: its type or shape is not known")
             return None
         if dtype.nbytes(math.prod(shape)) > size:
-            self.notes.append(f"the weight {name} is left out: {shape} {dtype} in {size} bytes")
+            self.notes.append(f"the weight {name} is left out: {shape_text(shape)} {dtype} in {size} bytes")
             return None
         ref = TensorRef(path, dtype, shape, offset, size, layout or "ND", groups=groups)
         original = desc.attrs.get("origin_shape")

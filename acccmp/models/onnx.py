@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acccmp.core.graph import Graph, Node, Shape, TensorSpec
-from acccmp.core.identify import identify
+from acccmp.core.graph import Graph, Node, Shape, TensorSpec, shape_text
 from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import onnx_file
+from acccmp.models.onnx_file import bodies
 from acccmp.models.onnx_folding import fold
 from acccmp.models.order import in_order
 
@@ -75,9 +75,6 @@ def load(path: str | os.PathLike[str]) -> Graph:
     that are missing are a note; reading the weight fails then.
     """
     path = Path(path)
-    found = identify(path)
-    if found.kind.name != "onnx":
-        raise FormatError(f"{path}: is {found.words}, where an ONNX model is wanted")
     model = onnx_file.read_skeleton(path)
     if not model.HasField("graph"):
         raise FormatError(f"{path}: an ONNX model without a graph; it may be cut off")
@@ -101,15 +98,20 @@ def load(path: str | os.PathLike[str]) -> Graph:
 
 def _check_texts(model: onnx.ModelProto, path: Path) -> None:
     """Names that are no UTF-8 come out of protobuf as bytes; a file that has them is damaged."""
-    own = [model.producer_name, model.producer_version, model.domain, *(item.domain for item in model.opset_import)]
-    own += [text for item in model.metadata_props for text in (item.key, item.value)]
-    for text in (*own, *_texts_of_graph(model.graph)):
+    for text in _texts_of_model(model):
         if not isinstance(text, str):
             raise FormatError(f"{path}: an ONNX model that is damaged: the name {bytes(text)[:40]!r} is no text")
+
+
+def _texts_of_model(model: onnx.ModelProto) -> Iterator[Any]:
+    yield from (model.producer_name, model.producer_version, model.domain)
+    yield from (item.domain for item in model.opset_import)
+    for item in model.metadata_props:
+        yield from (item.key, item.value)
+    yield from _texts_of_graph(model.graph)
     for function in model.functions:
-        for text in (function.name, function.domain, *function.input, *function.output, *_texts_of(function.node)):
-            if not isinstance(text, str):
-                raise FormatError(f"{path}: an ONNX model that is damaged: the name {bytes(text)[:40]!r} is no text")
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from _texts_of(function.node)
 
 
 def _texts_of_graph(graph: onnx.GraphProto) -> Iterator[Any]:
@@ -130,8 +132,8 @@ def _texts_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         for attribute in node.attribute:
             yield from (attribute.name, attribute.ref_attr_name)
-            for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _texts_of_graph(graph)
+        for body in bodies(node):
+            yield from _texts_of_graph(body)
 
 
 def _infer(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -337,7 +339,7 @@ class _Builder:
         """A sparse tensor, filled up with zeros."""
         name, shape = tensor.values.name, tuple(int(n) for n in tensor.dims)
         if min(shape, default=0) < 0 or math.prod(shape) > _DENSE:
-            raise FormatError(f"{self.path}: the sparse tensor {name!r} has the shape {list(shape)}")
+            raise FormatError(f"{self.path}: the sparse tensor {name!r} has the shape {shape_text(shape)}")
         values, places = self.ref(tensor.values).numpy().reshape(-1), self.ref(tensor.indices).numpy()
         dense = np.zeros(shape, values.dtype)
         try:
@@ -387,7 +389,7 @@ def _text(raw: bytes) -> str | bytes:
 def _shape_of(tensor: onnx.TensorProto, path: Path) -> tuple[int, ...]:
     shape = tuple(int(n) for n in tensor.dims)
     if min(shape, default=0) < 0 or len(shape) > 32:
-        raise FormatError(f"{path}: the weight {tensor.name!r} has the shape {list(shape)}")
+        raise FormatError(f"{path}: the weight {tensor.name!r} has the shape {shape_text(shape)}")
     return shape
 
 
@@ -398,7 +400,7 @@ def _lazy_ref(tensor: onnx.TensorProto, path: Path) -> TensorRef:
     need = row.nbytes(math.prod(shape)) if row.kind != "opaque" else 0
     if place.size is not None and place.size < need:
         raise FormatError(
-            f"{path}: the weight {tensor.name!r}, {list(shape)} {row}, needs {need} bytes and has {place.size}"
+            f"{path}: the weight {tensor.name!r}, {shape_text(shape)} {row}, needs {need} bytes and has {place.size}"
         )
     if place.path.exists() and place.path.stat().st_size < place.offset + need:
         raise FormatError(
@@ -487,11 +489,10 @@ def _execution_order(
 def _reads(proto: onnx.NodeProto) -> Iterator[str]:
     """Every name that a node reads, in its bodies too (names that the bodies make themselves are among them)."""
     yield from proto.input
-    for attribute in proto.attribute:
-        for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            yield from (value.name for value in graph.output)
-            for node in graph.node:
-                yield from _reads(node)
+    for body in bodies(proto):
+        yield from (value.name for value in body.output)
+        for node in body.node:
+            yield from _reads(node)
 
 
 def _free(body: Graph) -> Iterable[str]:
@@ -595,11 +596,10 @@ def _set_quantised(nodes: Sequence[Node], specs: dict[str, TensorSpec]) -> None:
 def _hint_layouts(nodes: Sequence[Node], specs: dict[str, TensorSpec]) -> None:
     """Say NCHW and the like where an operator's definition leaves no doubt; element-wise operators pass it on."""
 
-    def hint(tensor: str, layout: str | None) -> None:
-        spec = specs.get(tensor)
-        if layout and spec is not None and spec.layout is None and spec.shape is not None and (
-            _SPATIAL.get(len(spec.shape)) == layout
-        ):
+    def hint(tensor: str, only: str | None = None) -> None:
+        spec = specs.get(tensor) or TensorSpec(tensor)
+        layout = _SPATIAL.get(len(spec.shape or ()))
+        if layout is not None and spec.layout is None and only in (None, layout):
             specs[tensor] = replace(spec, layout=layout)
 
     for node in nodes:
@@ -607,10 +607,9 @@ def _hint_layouts(nodes: Sequence[Node], specs: dict[str, TensorSpec]) -> None:
             continue
         source = specs.get(node.inputs[0])
         if node.op_type in _CHANNEL_SECOND:
-            for tensor in (node.inputs[0], node.outputs[0]):
-                spec = specs.get(tensor)
-                hint(tensor, _SPATIAL.get(len(spec.shape)) if spec is not None and spec.shape is not None else None)
-        elif node.op_type in _ELEMENTWISE and source is not None:
+            hint(node.inputs[0])
+            hint(node.outputs[0])
+        elif node.op_type in _ELEMENTWISE and source is not None and source.layout is not None:
             hint(node.outputs[0], source.layout)
 
 
@@ -656,15 +655,14 @@ def _rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Let a node, and the bodies in it, read tensors under other names."""
     for place, tensor in enumerate(node.input):
         node.input[place] = names.get(tensor, tensor)
-    for attribute in node.attribute:
-        for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-            own |= {tensor for inner in body.node for tensor in inner.output}
-            outer = {old: new for old, new in names.items() if old not in own}
-            for inner in body.node:
-                _rename_reads(inner, outer)
-            for value in body.output:
-                value.name = outer.get(value.name, value.name)
+    for body in bodies(node):
+        own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+        own |= {tensor for inner in body.node for tensor in inner.output}
+        outer = {old: new for old, new in names.items() if old not in own}
+        for inner in body.node:
+            _rename_reads(inner, outer)
+        for value in body.output:
+            value.name = outer.get(value.name, value.name)
 
 
 def source_of(graph: Graph) -> OnnxSource:
@@ -801,9 +799,8 @@ def _called(nodes: Iterable[onnx.NodeProto], functions: Sequence[onnx.FunctionPr
             if key in table and key not in found:
                 found.add(key)
                 visit(table[key].node)
-            for attribute in proto.attribute:
-                for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                    visit(body.node)
+            for body in bodies(proto):
+                visit(body.node)
 
     visit(nodes)
     return [f for key, f in table.items() if key in found]

@@ -157,6 +157,14 @@ def follow_links(model: onnx.ModelProto, source: Path) -> Path:
     return home
 
 
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in the attributes of a node: the branches of an If, the body of a Loop."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def _of_functions(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for function in model.functions:
         yield from _of_nodes(function.node)
@@ -173,10 +181,8 @@ def _of_nodes(nodes: Any) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _of_graph(attribute.g)
-            for graph in attribute.graphs:
-                yield from _of_graph(graph)
+        for body in bodies(node):
+            yield from _of_graph(body)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ def _keep_functions(out: Any) -> None:
     waiting = list(out.node)
     while waiting:
         node = waiting.pop()
-        names = {node.op} | {name for value in node.attr.values() for name in _functions_in(value)}
+        names = {node.op} | {called.name for called in called_in(node)}
         if "_gradient_op_type" in node.attr:
             kind = node.attr["_gradient_op_type"].s.decode("utf-8", "replace")
             if kind in registered:
@@ -220,9 +220,8 @@ def _keep_functions(out: Any) -> None:
             name = new.pop()
             used.add(name)
             waiting.extend(functions[name].node_def)
-            for value in functions[name].attr.values():
-                new |= (set(_functions_in(value)) & functions.keys()) - used
-            new |= (set(gradients.get(name, ())) & functions.keys()) - used
+            more = {called.name for called in called_in(functions[name])} | set(gradients.get(name, ()))
+            new |= (more & functions.keys()) - used
     _drop(library.function, [entry.signature.name not in used for entry in library.function])
     _drop(library.gradient, [entry.function_name not in used for entry in library.gradient])
     _drop(library.registered_gradients, [e.registered_op_type not in asked for e in library.registered_gradients])
@@ -236,13 +235,13 @@ def _drop(entries: Any, gone: Sequence[bool]) -> None:
             del entries[index]
 
 
-def _functions_in(value: Any) -> Iterator[str]:
-    kind = value.WhichOneof("value")
-    called = [value.func] if kind == "func" else value.list.func if kind == "list" else []
-    for function in called:
-        yield function.name
-        for inner in function.attr.values():
-            yield from _functions_in(inner)
+def called_in(holder: Any) -> Iterator[Any]:
+    """The functions (NameAttrLists) in the attributes of a NodeDef or a function, those within others too."""
+    for value in holder.attr.values():
+        kind = value.WhichOneof("value")
+        for called in [value.func] if kind == "func" else value.list.func if kind == "list" else []:
+            yield called
+            yield from called_in(called)
 
 
 _NO_RESULT = ("Const", "Placeholder", "PlaceholderWithDefault", "NoOp", "Assert", "VarHandleOp", "VariableV2")
