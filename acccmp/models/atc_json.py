@@ -6,7 +6,7 @@ numbers, 64-bit integers may be texts. Source: specs of the Ascend dumps, 5.1, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,13 @@ def decode(model: Any, path: Path) -> DeviceModel:
     try:
         attrs = _attrs(model.get("attr"))
         parts = [(str(graph.get("name", "")), [
-            _op(op, place, str(graph.get("name", "")), path) for place, op in enumerate(_list(graph.get("op")))
+            _op(op, place, str(graph.get("name", "")), path) for place, op in enumerate(list_of(graph.get("op")))
         ]) for graph in graphs]
     except RecursionError:
         raise FormatError(f"{path}: not a model: attributes are nested too deeply") from None
     return DeviceModel(
         str(model.get("name") or parts[0][0] or path.stem), parts[0][1], attrs, dict(parts[1:]),
-        meta={"version": _number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
+        meta={"version": number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
         notes=tuple(f"op {op.name} has no type in {path.name}" for _, ops in parts for op in ops if not op.op_type),
     )
 
@@ -66,13 +66,13 @@ def _op(op: Any, place: int, graph: str, path: Path) -> DeviceOp:
         raise FormatError(f"{path}: op {place} of graph {graph!r} has no name")
     op_type = op.get("type")
     return DeviceOp(
-        op["name"], op_type if isinstance(op_type, str) else "", _number(op.get("id")) or 0,
-        tuple(text for text in _list(op.get("input")) if isinstance(text, str)),
-        tuple(_tensor(desc) for desc in _list(op.get("input_desc"))),
-        tuple(_tensor(desc) for desc in _list(op.get("output_desc"))),
+        op["name"], op_type if isinstance(op_type, str) else "", number(op.get("id")) or 0,
+        tuple(text for text in list_of(op.get("input")) if isinstance(text, str)),
+        tuple(_tensor(desc) for desc in list_of(op.get("input_desc"))),
+        tuple(_tensor(desc) for desc in list_of(op.get("output_desc"))),
         _attrs(op.get("attr")),
-        tuple(text for text in _list(op.get("subgraph_name")) if isinstance(text, str)),
-        offsets=tuple(_number(n) or 0 for n in _list(op.get("output_i"))),
+        tuple(text for text in list_of(op.get("subgraph_name")) if isinstance(text, str)),
+        offsets=tuple(number(n) or 0 for n in list_of(op.get("output_i"))),
     )
 
 
@@ -82,13 +82,13 @@ def _tensor(desc: Any) -> DeviceTensor:
         return DeviceTensor()
     dtype = desc.get("dtype")
     shape = desc.get("shape")
-    dims = tuple(_number(n) for n in _list(shape.get("dim"))) if isinstance(shape, dict) else None
+    dims = tuple(number(n) for n in list_of(shape.get("dim"))) if isinstance(shape, dict) else None
     layout = desc.get("layout")
     return DeviceTensor(
         dtype if isinstance(dtype, str) or (isinstance(dtype, int) and not isinstance(dtype, bool)) else None,
         layout if isinstance(layout, str) else None,
         None if dims is None or None in dims else tuple(n for n in dims if n is not None),
-        _attrs(desc.get("attr")), _number(desc.get("size")),
+        _attrs(desc.get("attr")), number(desc.get("size")),
     )
 
 
@@ -97,7 +97,8 @@ def _attrs(pairs: Any) -> dict[str, Any]:
     if isinstance(pairs, dict):
         return {str(key): _value(value) for key, value in pairs.items()}
     return {
-        str(pair["key"]): _value(pair.get("value")) for pair in _list(pairs) if isinstance(pair, dict) and "key" in pair
+        str(pair["key"]): _value(pair.get("value"))
+        for pair in list_of(pairs) if isinstance(pair, dict) and "key" in pair
     }
 
 
@@ -107,20 +108,25 @@ def _value(value: Any) -> Any:
         return value
     for kind, inner in value.items():
         if kind == "i":
-            return _number(inner)
+            return number(inner)
         if kind == "f":
-            return _float(inner)
+            return real(inner)
         if kind == "list":
             return _values(inner)
         if kind in ("func", "t", "td", "g", "na"):
             return _nested(inner)
         if kind == "list_list_int":
-            return tuple(tuple(map(_number, _list(_get(row, "list_i")))) for row in _list(_get(inner, "list_list_i")))
+            return _rows(inner, "list_list_i", "list_i", number)
         if kind == "list_list_float":
-            return tuple(tuple(map(_float, _list(_get(row, "list_f")))) for row in _list(_get(inner, "list_list_f")))
+            return _rows(inner, "list_list_f", "list_f", real)
         if kind != "val_type":
             return inner
     return None
+
+
+def _rows(value: Any, rows: str, items: str, convert: Callable[[Any], Any]) -> tuple[tuple[Any, ...], ...]:
+    """A list of lists, each of which is a message of its own."""
+    return tuple(tuple(map(convert, list_of(_get(row, items)))) for row in list_of(_get(value, rows)))
 
 
 def _values(listed: Any) -> tuple[Any, ...]:
@@ -132,8 +138,8 @@ def _values(listed: Any) -> tuple[Any, ...]:
     for kind, items in listed.items():
         if kind == "val_type":
             continue
-        convert = {"i": _number, "f": _float}.get(kind)
-        return tuple(convert(item) if convert else _nested(item) for item in _list(items))
+        convert = {"i": number, "f": real}.get(kind)
+        return tuple(convert(item) if convert else _nested(item) for item in list_of(items))
     return ()
 
 
@@ -147,7 +153,7 @@ def _nested(value: Any) -> Any:
     }
 
 
-def _number(value: Any) -> int | None:
+def number(value: Any) -> int | None:
     """64-bit integers are printed as texts by some tools."""
     if isinstance(value, bool) or value is None:
         return None
@@ -157,14 +163,15 @@ def _number(value: Any) -> int | None:
         return None
 
 
-def _float(value: Any) -> float | None:
+def real(value: Any) -> float | None:
     try:
         return float(value)
     except (TypeError, ValueError):
         return None
 
 
-def _list(value: Any) -> list[Any]:
+def list_of(value: Any) -> list[Any]:
+    """The list; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from acccmp.core.graph import Graph
 from acccmp.core.reading import read_text
 from acccmp.errors import FormatError
-from acccmp.models.atc_json import decode, graph_of
+from acccmp.models.atc_json import decode, graph_of, number, real
 from acccmp.models.caffe_text import Block, parse, unquoted
 from acccmp.models.device_graph import DeviceModel, DeviceOp, DeviceTensor
 
@@ -146,29 +146,16 @@ def _value(attribute: Block) -> Any:
     """The value of an ONNX attribute by its type; lists are tuples, and an empty list has only its type."""
     kind = attribute.string("type")
     if kind in ("INTS", "7") or attribute.all("ints"):
-        return tuple(_int(text) for text in attribute.strings("ints"))
+        return tuple(number(text) for text in attribute.strings("ints"))
     if kind in ("STRINGS", "8") or attribute.all("strings"):
         return tuple(attribute.strings("strings"))
     if kind in ("FLOATS", "6") or attribute.all("floats"):
-        return tuple(_float(text) for text in attribute.strings("floats"))
+        return tuple(real(text) for text in attribute.strings("floats"))
     if attribute.all("s"):
         return attribute.string("s")
     if attribute.all("i"):
-        return _int(attribute.string("i"))
+        return number(attribute.string("i"))
     if attribute.all("f"):
-        return _float(attribute.string("f"))
+        return real(attribute.string("f"))
     return "" if kind in ("STRING", "3") else None
 
-
-def _int(text: str) -> int | None:
-    try:
-        return int(text, 0)
-    except ValueError:
-        return None
-
-
-def _float(text: str) -> float | None:
-    try:
-        return float(text.rstrip("fF")) if text not in ("inf", "-inf") else float(text)
-    except ValueError:
-        return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,11 @@ CRC_WORD, CRC_BYTES = b"crc_num", 10
 class JoinedRef(TensorRef):
     """A tensor that lies in several pieces of one file, as MindSpore cuts those of more than 512 MB.
 
-    `parts` are (offset, size) in the order of the elements, which are in plain order. Reads just the rows it is asked
+    `parts` lie in the order of the elements, which are in plain order. Reads just the rows it is asked
     for.
     """
 
-    parts: tuple[tuple[int, int], ...] = ()
+    parts: tuple[Payload, ...] = ()
 
     __repr__ = TensorRef.__repr__
 
@@ -139,24 +139,17 @@ def _without_tensors(buffer: Buffer) -> str:
     return "no tensors in it: not a MindSpore checkpoint"
 
 
-@dataclass(frozen=True)
-class _Piece:
-    dims: tuple[int, ...]
-    kind: str
-    payload: Payload
-
-
-def _tensors(checkpoint: Any) -> Iterator[tuple[str, list[_Piece]]]:
+def _tensors(checkpoint: Any) -> Iterator[tuple[str, list[Any]]]:
     """Tag and pieces of each tensor: pieces are values of one tag, one behind the other, until the shape is full."""
-    waiting: list[_Piece] = []
+    waiting: list[Any] = []
     last = ""
     for value in checkpoint.value:
         tag = text_of(value.tag)
         if value.WhichOneof("value") == "maptensor":
             for name, tensor in zip(_MAP_PARTS, value.maptensor.tensor, strict=False):
-                yield f"{tag}.{name}", [_piece(tensor)]
+                yield f"{tag}.{name}", [tensor]
             continue
-        piece = _piece(value.tensor)
+        piece = value.tensor
         if waiting and tag == last and not _is_full(waiting):
             waiting.append(piece)
             continue
@@ -167,35 +160,33 @@ def _tensors(checkpoint: Any) -> Iterator[tuple[str, list[_Piece]]]:
         yield last, waiting
 
 
-def _piece(tensor: Any) -> _Piece:
-    return _Piece(tuple(tensor.dims), text_of(tensor.tensor_type), Payload.of(tensor.tensor_content))
+def _payload(tensor: Any) -> Payload:
+    return Payload.of(tensor.tensor_content)
 
 
-def _is_full(pieces: list[_Piece]) -> bool:
-    dtype = _dtype(pieces[0].kind)
-    return dtype is None or sum(p.payload.size for p in pieces) >= dtype.nbytes(math.prod(_shape(pieces[0])))
+def _is_full(pieces: list[Any]) -> bool:
+    dtype = _dtype(pieces[0])
+    return dtype is None or sum(_payload(piece).size for piece in pieces) >= dtype.nbytes(math.prod(_shape(pieces[0])))
 
 
-def _dtype(kind: str) -> DType | None:
-    return DTYPES.get(_TYPES.get(kind, ""))
+def _dtype(tensor: Any) -> DType | None:
+    return DTYPES.get(_TYPES.get(text_of(tensor.tensor_type), ""))
 
 
-def _shape(piece: _Piece) -> tuple[int, ...]:
-    """The dims; (0,) with bytes behind it stands for a scalar."""
-    return () if piece.dims == (0,) and piece.payload.size else piece.dims
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """The dims; [0] with bytes behind it stands for a scalar."""
+    return () if list(tensor.dims) == [0] and _payload(tensor).size else tuple(tensor.dims)
 
 
-def _ref(path: Path, pieces: list[_Piece]) -> TensorRef | str:
+def _ref(path: Path, pieces: list[Any]) -> TensorRef | str:
     """The tensor of these pieces; or why there is none."""
-    first = pieces[0]
-    dtype, shape = _dtype(first.kind), _shape(first)
-    size = sum(piece.payload.size for piece in pieces)
+    dtype, shape = _dtype(pieces[0]), _shape(pieces[0])
+    parts = tuple(map(_payload, pieces))
+    size = sum(part.size for part in parts)
     if dtype is None:
-        return f"its type {first.kind!r} is no type of numbers"
+        return f"its type {text_of(pieces[0].tensor_type)!r} is no type of numbers"
     if any(n < 0 for n in shape) or dtype.nbytes(math.prod(shape)) > size:
         return f"{shape_text(shape)} {dtype} in {size} bytes"
-    ref = TensorRef(str(path), dtype, shape, first.payload.offset, size)
-    if len(pieces) == 1:
-        return ref
-    parts = tuple((piece.payload.offset, piece.payload.size) for piece in pieces)
-    return replace(JoinedRef(str(path), dtype, shape, first.payload.offset, size), parts=parts)
+    if len(parts) == 1:
+        return TensorRef(str(path), dtype, shape, parts[0].offset, size)
+    return JoinedRef(str(path), dtype, shape, parts[0].offset, size, parts=parts)

@@ -6,7 +6,7 @@ Source: ../shared/specs/model_formats.md, b.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -78,7 +78,7 @@ def read(path: Path) -> Graph:
     if not model.HasField("graph") or not (model.graph.node or model.graph.parameter):
         raise FormatError(f"{path}: not a MindIR model: there is no graph in it")
     reader = _Model(path, model)
-    graph = reader.graph(model.graph, 0)
+    graph = _GraphReader(reader, model.graph, 0).graph()
     meta = {
         "MindIR": text_of(model.ir_version), "MindIR number": model.mind_ir_version or "",
         "producer": text_of(model.producer_name), "MindSpore": text_of(model.model_version),
@@ -100,16 +100,13 @@ class _Model:
         self.notes = [] if self.little else ["the weights are stored big-endian: they are left out"]
         self.built: dict[str, Graph] = {}
 
-    def graph(self, proto: Any, depth: int) -> Graph:
-        return _GraphReader(self, proto, depth).graph()
-
     def function(self, name: str, depth: int) -> Graph | None:
         """A function graph by name, built once; None for a loop of calls that is too deep."""
         if name not in self.built:
             if depth >= DEEPEST:
                 return None
             self.built[name] = Graph(name, "mindspore", ())  # what a function that calls itself sees
-            self.built[name] = self.graph(self.functions[name], depth + 1)
+            self.built[name] = _GraphReader(self, self.functions[name], depth + 1).graph()
         return self.built[name]
 
     def tensor(self, name: str, tensor: Any) -> TensorRef | None:
@@ -117,7 +114,8 @@ class _Model:
         dtype = dtype_of(tensor)
         shape = tuple(tensor.dims)
         if dtype is None or dtype.numpy is None or any(n < 0 for n in shape):
-            self._left_out(name, f"its type {tensor.data_type} has no numbers, or its shape {shape_text(shape)} is not known")
+            what = f"its type {tensor.data_type} has no numbers, or its shape {shape_text(shape)} is not known"
+            self._left_out(name, what)
             return None
         if tensor.compression_type:
             how = _COMPRESSED.get(tensor.compression_type, str(tensor.compression_type))
@@ -190,7 +188,7 @@ class _GraphReader:
         for parameter in self.proto.parameter:
             self._weight(text_of(parameter.name), parameter)
         ops = [found for node in self.proto.node if (found := self._node(node)) is not None]
-        ends = [end for info in self.proto.output for end in self._tensors_of(self._of(text_of(info.name)))]
+        ends = [end for info in self.proto.output for end in _names(self._of(text_of(info.name)))]
         nodes = self._nodes(ops)
         for info in self.proto.output:
             self._output(info)
@@ -217,13 +215,6 @@ class _GraphReader:
         """What stands behind a name; a name that nothing makes is a tensor from outside."""
         return self.values[full] if full in self.values else self._name(full)
 
-    def _tensors_of(self, value: Any, depth: int = 0) -> Iterator[str]:
-        if isinstance(value, str | _Op | _Item):
-            yield _made(value)
-        elif isinstance(value, _Tuple) and depth < DEEPEST:
-            for item in value.items:
-                yield from self._tensors_of(item, depth + 1)
-
     # -- what goes in ------------------------------------------------------------------------------------------------
 
     def _input(self, info: Any) -> str:
@@ -234,8 +225,7 @@ class _GraphReader:
 
     def _output(self, info: Any) -> None:
         """Shapes of the model's outputs, where the nodes do not tell them."""
-        ends = list(self._tensors_of(self._of(text_of(info.name))))
-        for name, tensor in zip(ends, info.tensor, strict=False):
+        for name, tensor in zip(_names(self._of(text_of(info.name))), info.tensor, strict=False):
             if self.tensors.get(name, TensorSpec(name)).shape is None:
                 self.tensors[name] = _spec(name, [tensor])
 
@@ -324,13 +314,12 @@ class _GraphReader:
             outputs = self._outputs(op)
             attrs, inputs = dict(op.attrs), []
             for slot, value in enumerate(op.inputs):
-                tensors = [_made(item) for item in _flat(value)]
                 if isinstance(value, _Value):
                     if value.value is not None:
                         attrs[f"input_{slot}"] = value.value
                         inputs.append("")
                 else:
-                    inputs += [tensor for tensor in tensors if tensor]
+                    inputs += _names(value)
             while inputs and not inputs[-1]:
                 inputs.pop()
             inner = self.model.function(op.function, self.depth) if op.function else None
@@ -362,19 +351,15 @@ class _Item:
     index: int
 
 
-def _flat(value: Any, depth: int = 0) -> Iterable[Any]:
-    if isinstance(value, _Tuple) and depth < DEEPEST:
-        return [found for item in value.items for found in _flat(item, depth + 1)]
-    return [value]
-
-
-def _made(value: Any) -> str:
-    """The tensor that a value stands for; "" for none."""
+def _names(value: Any, depth: int = 0) -> list[str]:
+    """The tensors that a value stands for: several for values that are handed on together, none for constants."""
+    if isinstance(value, _Tuple):
+        return [name for item in value.items if depth < DEEPEST for name in _names(item, depth + 1)]
     if isinstance(value, _Item):
-        return f"{value.op.output}[{value.index}]"
+        return [f"{value.op.output}[{value.index}]"]
     if isinstance(value, _Op):
-        return value.output if value.taken < 0 else f"{value.output}[0]"
-    return value if isinstance(value, str) else ""
+        return [value.output if value.taken < 0 else f"{value.output}[0]"]
+    return [value] if isinstance(value, str) and value else []
 
 
 def _spec(name: str, tensors: Iterable[Any]) -> TensorSpec:

@@ -9,7 +9,6 @@ Source: ../shared/specs/model_formats.md, a.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +31,7 @@ from acccmp.models.device_graph import (
 )
 from acccmp.models.facts import node_facts, weight_facts
 from acccmp.models.om_attrs import Dictionary, plain_attrs
-from acccmp.models.om_container import INOUT_INFO, MODEL_DEF, WEIGHTS, Container, Partition, open_container
+from acccmp.models.om_container import INOUT_INFO, MODEL_DEF, MODEL_TYPES, WEIGHTS, Container, Partition, open_container
 from acccmp.models.om_io import model_io, parse_inout_info
 
 _CONST_TYPES = ("Const", "Constant")
@@ -313,14 +312,14 @@ def _graph(model: DeviceModel, path: Path) -> Graph:
 
 
 def _container_facts(container: Container) -> dict[str, Any]:
-    header = container.header
+    header, kind = container.header, container.header.model_type
     return {
         "header": {
-            "version": f"{header.version:#010x}", "model type": _type_name(container), "name": header.name,
-            "payload bytes": header.payload, "models": header.model_num, "ir version": header.ir_version,
-            "platform version": header.platform_version, "encrypted": header.is_encrypted,
-            "checksum": header.has_checksum, "made online": header.is_online, "dynamic shapes": header.is_dynamic,
-            "checks the host": header.checks_host,
+            "version": f"{header.version:#010x}", "model type": MODEL_TYPES.get(kind, f"unknown ({kind})"),
+            "name": header.name, "payload bytes": header.payload, "models": header.model_num,
+            "ir version": header.ir_version, "platform version": header.platform_version,
+            "encrypted": header.is_encrypted, "checksum": header.has_checksum, "made online": header.is_online,
+            "dynamic shapes": header.is_dynamic, "checks the host": header.checks_host,
         },
         "partitions": [
             {"model": block, "name": part.name, "offset": part.offset, "bytes": part.size}
@@ -338,15 +337,10 @@ def _container_facts(container: Container) -> dict[str, Any]:
     }
 
 
-def _type_name(container: Container) -> str:
-    from acccmp.models.om_container import MODEL_TYPES
-
-    return MODEL_TYPES.get(container.header.model_type, f"unknown ({container.header.model_type})")
-
-
 def _model_facts(model: DeviceModel, path: Path) -> dict[str, Any]:
     graph = _graph(model, path)
     io, nodes = graph.io, list(all_nodes(graph))
+    parts = [graph, *(inner for node in nodes for inner in node.subgraphs.values())]
     implemented = [set(node.origins) if node.origins is not None else None for node in nodes]
     originals: set[str] = set().union(*(names for names in implemented if names))
     facts: dict[str, Any] = {
@@ -360,7 +354,7 @@ def _model_facts(model: DeviceModel, path: Path) -> dict[str, Any]:
             told: value for key, told in _COMPILE_FACTS.items()
             if isinstance(value := model.attrs.get(key), str | int) and value != ""
         },
-        **node_facts(nodes), "weights": weight_facts(list(all_weights(graph))),
+        **node_facts(nodes), "weights": weight_facts([ref for part in parts for ref in part.weights.values()]),
         "mapping": {
             "device ops with originals": sum(1 for names in implemented if names), "originals": len(originals),
             "fused ops": sum(1 for names in implemented if names and len(names) > 1),
@@ -375,12 +369,3 @@ def _model_facts(model: DeviceModel, path: Path) -> dict[str, Any]:
             own = _model_facts(inner, path) if inner else {}
             facts["models"].append({"name": name, "kind": kind, "problem": problem} | own)
     return facts
-
-
-def all_weights(graph: Graph) -> Iterator[TensorRef]:
-    """The weights of a graph and of the graphs inside of it."""
-    yield from graph.weights.values()
-    for node in graph.nodes:
-        for inner in node.subgraphs.values():
-            yield from all_weights(inner)
-

@@ -16,6 +16,7 @@ from acccmp.core.graph import Gear, ModelIO, ModelTensor
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.core.wire import Buffer
 from acccmp.errors import FormatError
+from acccmp.models.atc_json import list_of
 from acccmp.models.device_graph import DeviceModel, DeviceOp, DeviceTensor, dtype_from
 
 VARIANT = "OM2"
@@ -106,7 +107,7 @@ def _attr(value: Any) -> Any:
 
 def _io(meta: Mapping[str, Any]) -> ModelIO:
     gears = []
-    for entry in _list(meta.get("dynamic_batch_info")):
+    for entry in list_of(meta.get("dynamic_batch_info")):
         values = entry if isinstance(entry, list) else [entry]
         if all(isinstance(n, int) and not isinstance(n, bool) for n in values):
             gears.append(Gear(tuple(values)))
@@ -118,12 +119,8 @@ def _io(meta: Mapping[str, Any]) -> ModelIO:
     )
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _indexed(value: Any) -> list[Mapping[str, Any]]:
-    entries = [entry for entry in _list(value) if isinstance(entry, dict)]
+    entries = [entry for entry in list_of(value) if isinstance(entry, dict)]
     return sorted(entries, key=lambda entry: entry["index"] if isinstance(entry.get("index"), int) else 0)
 
 
@@ -134,7 +131,7 @@ def _tensor(entry: Mapping[str, Any], aipp: Any = None) -> ModelTensor:
         return tuple(values) if good and values else None
 
     size, name = entry.get("size"), str(entry.get("name") or "")
-    ranges = [tuple(pair) for pair in _list(entry.get("shape_range")) if isinstance(pair, list) and len(pair) == 2]
+    ranges = [tuple(pair) for pair in list_of(entry.get("shape_range")) if isinstance(pair, list) and len(pair) == 2]
     return ModelTensor(
         name, dtype_from(str(entry.get("data_type") or "") or None),
         ints("origin_input_dims") or ints("shape_v2") or ints("shape") or (), str(entry.get("format") or "") or None,

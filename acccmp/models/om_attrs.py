@@ -98,19 +98,13 @@ def plain(attr: Any, dictionary: Dictionary | None = None) -> Any:
         return None
     value = getattr(attr, kind)
     if kind == "list":
-        for name in _LISTS:
-            items = getattr(value, name)
-            if items:
-                return tuple(_item(name, item, dictionary) for item in items)
-        return ()
+        told = [(row.name, items) for row, items in value.ListFields() if row.name != "val_type"]
+        return tuple(_item(name, item, dictionary) for name, items in told[:1] for item in items)
     if kind == "list_list_int":
         return tuple(tuple(row.list_i) for row in value.list_list_i)
     if kind == "list_list_float":
         return tuple(tuple(row.list_f) for row in value.list_list_f)
     return _item(kind, value, dictionary)
-
-
-_LISTS = ("s", "i", "f", "b", "bt", "td", "t", "g", "na", "dt")
 
 
 def _item(kind: str, value: Any, dictionary: Dictionary | None) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from acccmp.core.graph import Graph, Node, Shape, TensorSpec, shape_text
+from acccmp.core.names import free_name
 from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import onnx_file
@@ -48,18 +49,6 @@ class OnnxSource:
     model: onnx.ModelProto
     path: Path
     types: Mapping[str, onnx.TypeProto] = field(repr=False)
-
-    @property
-    def ir_version(self) -> int:
-        return int(self.model.ir_version)
-
-    @property
-    def opset_import(self) -> Any:
-        return self.model.opset_import
-
-    @property
-    def functions(self) -> Any:
-        return self.model.functions
 
 
 # -- loading -----------------------------------------------------------------------------------------------------
@@ -217,11 +206,10 @@ class _Builder:
         """A graph or a body; `outer` are the names that a body may read from around it."""
         top = proto is not inferred and not outer
         weights, specs = self.weights(proto)
-        types: dict[str, onnx.TypeProto] = {}
-        for value in (*proto.value_info, *proto.input, *proto.output):
-            types[value.name] = value.type
-        for value in (*inferred.value_info, *inferred.input, *inferred.output):
-            types[value.name] = value.type
+        types = {
+            value.name: value.type for graph in (proto, inferred)
+            for value in (*graph.value_info, *graph.input, *graph.output)
+        }
         if top:
             self.types.update(types)
         specs = {**{n: self.spec(n, t) for n, t in types.items() if n and n not in weights}, **specs}
@@ -297,26 +285,26 @@ class _Builder:
 
     def value(self, attribute: onnx.AttributeProto) -> Any:
         """The attribute as a plain value; tensors as refs; a reference to a function's attribute as "@name"."""
+        import onnx
+
         if attribute.ref_attr_name:
             return f"@{attribute.ref_attr_name}"
-        kind = attribute.type
-        if kind == 4:
-            return self.ref(attribute.t)
-        if kind == 9:
-            return tuple(self.ref(tensor) for tensor in attribute.tensors)
-        if kind == 11:
-            return self.sparse(attribute.sparse_tensor)
-        if kind == 12:
-            return tuple(self.sparse(tensor) for tensor in attribute.sparse_tensors)
-        plain: Any = {1: attribute.f, 2: attribute.i, 3: attribute.s, 6: attribute.floats, 7: attribute.ints,
-                 8: attribute.strings}.get(kind)
-        if isinstance(plain, bytes):
-            return _text(plain)
-        if isinstance(plain, int | float):
-            return plain
-        if plain is None:  # types of values (13, 14), and kinds that are newer than this
-            return str(attribute.tp).strip() if kind == 13 else f"<attribute of kind {kind}>"
-        return tuple(_text(item) if isinstance(item, bytes) else item for item in plain)
+        try:
+            found = onnx.helper.get_attribute_value(attribute)
+        except ValueError:  # a kind that is newer than this
+            return f"<attribute of kind {attribute.type}>"
+        return tuple(map(self.plain, found)) if isinstance(found, list) else self.plain(found)
+
+    def plain(self, value: Any) -> Any:
+        import onnx
+
+        if isinstance(value, onnx.TensorProto):
+            return self.ref(value)
+        if isinstance(value, onnx.SparseTensorProto):
+            return self.sparse(value)
+        if isinstance(value, onnx.TypeProto):
+            return str(value).strip()
+        return _text(value) if isinstance(value, bytes) else value
 
     # tensors
 
@@ -446,19 +434,13 @@ def _unique_names(protos: Sequence[onnx.NodeProto]) -> tuple[list[str], dict[str
             continue
         if proto.name:
             number = len(aliases.setdefault(proto.name, [])) + 1
-            name = _free_name(f"{proto.name}#{number}", taken)
+            name = free_name(f"{proto.name}#{number}", taken)
             aliases[proto.name].append(name)
         else:
-            name = _free_name(f"{proto.op_type}_{index}", taken)
+            name = free_name(f"{proto.op_type}_{index}", taken)
         taken.add(name)
         names.append(name)
     return names, {name: tuple(unique) for name, unique in aliases.items()}
-
-
-def _free_name(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _execution_order(

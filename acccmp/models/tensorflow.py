@@ -55,7 +55,8 @@ def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
         if node.name in defs:
             raise FormatError(f"{file}: two nodes are named {node.name!r}")
         defs[node.name] = node
-    declared = _declared(parsed.meta)
+    ops = parsed.meta.meta_info_def.stripped_op_list.op if parsed.meta is not None else ()
+    declared = {op.name: declared_outputs(op) for op in ops}
     library = _Library(parsed.rest.library, declared, str(file))
     attrs = {name: _attributes(node) for name, node in defs.items()}
     weights = _constants(defs, file, str(file), parsed.places)
@@ -83,12 +84,6 @@ def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
     )
     ins, outs = _ends(graph, parsed.meta, names)
     return replace(graph, inputs=ins, outputs=outs)
-
-
-def _declared(meta: Any) -> dict[str, tuple[str, ...]]:
-    """Outputs of ops as a SavedModel declares them."""
-    ops = meta.meta_info_def.stripped_op_list.op if meta is not None else ()
-    return {op.name: declared_outputs(op) for op in ops}
 
 
 def _attributes(node: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph, Node
+from acccmp.core.names import free_name
 from acccmp.core.writing import write_bytes
 from acccmp.errors import SliceError
 from acccmp.models.tensorflow_files import TensorFlowGraph
@@ -130,11 +131,7 @@ def _placeholders(graph: Graph, made: Collection[str], out: Any) -> dict[str, st
 
 
 def _free_name(wanted: str, taken: Collection[str]) -> str:
-    wanted = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", wanted).lstrip("_/\\>-") or "input"
-    name, number = wanted, 1
-    while name in taken:
-        name, number = f"{wanted}_{number}", number + 1
-    return name
+    return free_name(re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", wanted).lstrip("_/\\>-") or "input", taken)
 
 
 def _write_shape(proto: Any, shape: Any) -> None:

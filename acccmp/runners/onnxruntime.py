@@ -24,7 +24,7 @@ from acccmp.inputs.files import check_symbols
 from acccmp.models.onnx import TYPE_NUMBER, model_proto, source_of
 from acccmp.models.onnx_file import follow_links
 from acccmp.plugins import need
-from acccmp.runners.runner import Captured, check_names, check_shape, installed, needed
+from acccmp.runners.runner import Captured, asked, check_names, check_shape, installed, needed
 
 Array = NDArray[Any]
 
@@ -55,8 +55,7 @@ def run(
     ort = _onnxruntime()
     feeds = checked_inputs(graph, inputs)
     check_names(graph, inputs, wanted)
-    asked = None if wanted is None else set(wanted)
-    targets = [t for node in graph.nodes for t in node.outputs if t and (asked is None or t in asked)]
+    targets = asked(graph, wanted)
     above = needed(graph, targets)
     plan = _Plan(
         tuple(node for node in graph.nodes if node.name in above), dict(_hidden(graph) if wanted is None else ()),

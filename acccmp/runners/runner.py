@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from acccmp import plugins
@@ -38,12 +37,6 @@ class Captured:
 
     def __getitem__(self, port: Port) -> NDArray[Any]:
         return self.tensors[port]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all captured values."""
-        return sum(np.asarray(array).nbytes for array in self.tensors.values())
-
 
 class Runner(Protocol):
     """What runs an original here: a module or an object with these two.
@@ -114,6 +107,12 @@ def check_shape(spec: TensorSpec, array: NDArray[Any]) -> None:
     if not agrees(spec.shape, array.shape):
         found, wanted = shape_text(array.shape), shape_text(spec.shape)
         raise InputError(f"the input {spec.name} has the shape {found}, wanted is {wanted}")
+
+
+def asked(graph: Graph, wanted: Collection[str] | None = None) -> list[str]:
+    """The tensors that nodes make, in their order; of these the `wanted`."""
+    chosen = None if wanted is None else set(wanted)
+    return [t for node in graph.nodes for t in node.outputs if t and (chosen is None or t in chosen)]
 
 
 def needed(graph: Graph, wanted: Collection[str]) -> set[str]:
