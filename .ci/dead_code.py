@@ -31,9 +31,7 @@ ALIVE = {
     "op_path": "for notebooks: the file beside an overflow report",
     "blind_spot": "a column of the table of metrics",
     "sniff": "a column of the table of kinds, asked through `Kind.function`",
-    "platform_type": "a field of the .om header: fields are told by their places",
     "max_abs": "a column of the baseline file: its rows are read and written by name",
-    "differences": "a twins file against its original, for scripts",
 }
 
 

@@ -66,7 +66,7 @@ KINDS = (
     Kind("build_pbtxt", "a device build graph", "device", "acccmp.models.sniff:build_pbtxt",
          "acccmp.models.build_pbtxt:load", (".pbtxt", ".txt")),
     Kind("ckpt", "a MindSpore checkpoint", "parts", "acccmp.models.sniff:ckpt",
-         "acccmp.models.mindspore:load_checkpoint", (".ckpt",), describe="acccmp.models.mindspore:describe"),
+         "acccmp.models.mindspore:load_checkpoint", (".ckpt",), describe="acccmp.models.mindspore:describe_checkpoint"),
     Kind("onnx", "an ONNX model", "original", "acccmp.models.sniff:onnx", "acccmp.models.onnx:load", (".onnx",),
          "acccmp.models.onnx:save", runner="onnxruntime"),
     Kind("mindir", "a MindSpore model", "original", "acccmp.models.sniff:mindir", "acccmp.models.mindspore:load",

@@ -11,7 +11,7 @@ from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.tensor import TensorRef
 from acccmp.mapping.device_map import DeviceMap
-from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
+from acccmp.models.device_graph import DeviceModel, DeviceOp, DeviceTensor, device_graph
 from acccmp.models.om_io import model_io
 
 ABSENT = object()
@@ -49,7 +49,7 @@ def mapping(*ops: DeviceOp, **options: Any) -> DeviceMap:
         for place, o in enumerate(ops)
     ]
     io = model_io(numbered, options.get("attrs") or {})
-    return DeviceMap(device_graph("net", numbered, io=io, **options))
+    return DeviceMap(device_graph(DeviceModel("net", numbered, **options), io))
 
 
 def _refs(tensors: Mapping[str, Any]) -> dict[Port, TensorRef]:

@@ -73,7 +73,7 @@ def test_a_real_checkpoint_gives_its_tensors_and_scalars(shared: Path) -> None:
     assert graph.weights["learning_rate"].shape == ()
     assert graph.weights["learning_rate"].numpy() == pytest.approx(0.001)
     assert any("optimiser" in note for note in graph.notes)
-    json.dumps(mindspore.describe(path))
+    json.dumps(mindspore.describe_checkpoint(path))
 
 
 def test_a_strategy_file_parses_to_nothing_and_is_told_apart(shared: Path) -> None:
@@ -127,9 +127,9 @@ def test_a_checksum_at_the_end_is_stripped_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     path.write_bytes(body + b"crc_num" + zlib.crc32(body).to_bytes(10, "big"))
     assert mindspore.load_checkpoint(path).weights["w"].numpy() == 3
-    assert mindspore.describe(path)["checksum"] == "right"
+    assert mindspore.describe_checkpoint(path)["checksum"] == "right"
     path.write_bytes(body + b"crc_num" + (7).to_bytes(10, "big"))
-    assert mindspore.describe(path)["checksum"] == "wrong"
+    assert mindspore.describe_checkpoint(path)["checksum"] == "wrong"
 
 
 def test_map_tensors_and_texts(tmp_path: Path) -> None:

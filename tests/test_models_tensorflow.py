@@ -345,6 +345,27 @@ def test_a_reshape_to_a_computed_shape_is_known_as_far_as_it_is(tmp_path: Path) 
     assert graph.spec("n:0").shape == ()
 
 
+def test_arithmetic_with_sizes_is_followed_as_far_as_they_are_known(tmp_path: Path) -> None:
+    """Half of the known sizes, multiplied out, behind an open batch: [?, 4 * (6 // 2)]."""
+    ints = {"T": Kind(INT32)}
+    graph = load(write(
+        tmp_path / "g.pb", placeholder("x", -1, 4, 6), node("shape", "Shape", "x", T=F, out_type=Kind(INT32)),
+        const("i0", np.array([0], np.int32)), const("i1", np.array([1], np.int32)), const("two", np.int32(2)),
+        const("axis", np.int32(0)), const("last", np.array([2], np.int32)), const("all", np.array([-1], np.int32)),
+        node("batch", "Slice", "shape", "i0", "i1", Index=Kind(INT32), **ints),
+        node("rest", "Slice", "shape", "i1", "all", Index=Kind(INT32), **ints),
+        node("high", "GatherV2", "shape", "i1", "axis", Tparams=Kind(INT32), Tindices=Kind(INT32)),
+        node("wide", "GatherV2", "shape", "last", "axis", Tparams=Kind(INT32), Tindices=Kind(INT32)),
+        node("half", "FloorDiv", "wide", "two", **ints), node("count", "Mul", "high", "half", **ints),
+        node("whole", "Prod", "rest", "i0", **ints), node("one", "ExpandDims", "whole", "axis", **ints),
+        node("to", "ConcatV2", "batch", "count", "axis", N=2, **ints),
+        node("flat_to", "ConcatV2", "batch", "one", "axis", N=2, **ints),
+        node("halved", "Reshape", "x", "to", T=F), node("flat", "Reshape", "x", "flat_to", T=F),
+    ))
+    assert graph.spec("halved:0").shape == (None, 12)
+    assert graph.spec("flat:0").shape == (None, 24)
+
+
 @given(
     st.integers(1, 12), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.sampled_from(["SAME", "VALID"]),
     st.sampled_from(["NHWC", "NCHW"]),

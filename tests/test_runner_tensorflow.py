@@ -267,7 +267,7 @@ def test_inputs_are_checked_before_anything_runs(tmp_path: Path) -> None:
         run(graph, {"x": X})
     with pytest.raises(UnknownName, match="'q'"):
         run(graph, good | {"q": X})
-    with pytest.raises(InputError, match=r"x:0 is \?x4, the array given for it is 4x2"):
+    with pytest.raises(InputError, match=r"the input x:0 has the shape 4x2, wanted is \?x4"):
         run(graph, good | {"x": X.T})
     with pytest.raises(InputError, match="n:0 is int32, the array given for it is float32"):
         run(graph, good | {"n": np.zeros(2, np.float32)})

@@ -445,7 +445,7 @@ def test_open_sizes_of_a_blocked_tensor_come_from_how_it_is_stored(tmp_path: Pat
     part = cut(graph, "abs", "abs", dump=Dump({Port("relu", "output", 0): ref}))
     np.testing.assert_array_equal(part.inputs[Port("relu", "output", 0)].numpy(), a)
     other = TensorRef.of(np.zeros((2, 6, 3, 4), np.float16))
-    with pytest.raises(SliceError, match=r"cannot hold the model's \(n, 5, h, w\)"):
+    with pytest.raises(SliceError, match="cannot hold the model's nx5xhxw"):
         cut(graph, "abs", "abs", dump=Dump({Port("relu", "output", 0): other}))
 
 

@@ -27,6 +27,13 @@ def shape_text(shape: Sequence[Dim] | None, unknown: str = "of any shape", times
     return unknown if shape is None else times.join("?" if dim is None else str(dim) for dim in shape) or "scalar"
 
 
+def agrees(shape: Shape | None, sizes: Dims) -> bool:
+    """Are these the sizes of a tensor whose shape may be open?"""
+    return shape is None or (len(shape) == len(sizes) and all(
+        not isinstance(dim, int) or dim < 0 or dim == size for dim, size in zip(shape, sizes, strict=True)
+    ))
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """What is known of a tensor without running anything. Unknown stays None, never a guess.

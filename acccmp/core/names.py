@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from acccmp.core.dump import Port
@@ -17,6 +17,15 @@ def named(name: str, tables: Sequence[Mapping[str, Thing]], what: str, where: st
         if name in table:
             return table[name]
     raise UnknownName(what, name, [known for table in tables for known in table], where, all_listed)
+
+
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """`wanted`, or `wanted_2`, ... where another has that name."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
 
 
 def op_of(name: str) -> str:

@@ -5,7 +5,7 @@ in a mapped file (the faster one) or in a file that is read by seeking (`FileByt
 memory, and the kernel may map much around each tag).
 
 `thin` copies a message and puts, in place of each payload that a table names, a token of 16 bytes that tells where the
-payload lies; what is left is small and can be handed to protobuf.
+payload lies; what is left is small and can be handed to protobuf (`message`).
 
 The format (protobuf's encoding guide): a field is a tag, `number << 3 | wire type`, and its value; tags, lengths and
 whole numbers are varints, 7 bits a byte, the lowest first. Groups (wire types 3 and 4) are in none of our formats.
@@ -16,9 +16,11 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import BinaryIO, NamedTuple, overload
+from typing import Any, BinaryIO, NamedTuple, overload
+
+from acccmp.errors import FormatError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 DEEPEST = 64  # levels of messages within messages; real models use 10
@@ -31,6 +33,10 @@ _TOKEN = struct.Struct("<QQ")
 
 class Damaged(ValueError):
     """Bytes that no message can have there."""
+
+
+class TooLarge(Damaged):
+    """More bytes are left of a message, without its payloads, than are wanted."""
 
 
 class CutOff(Damaged):
@@ -215,7 +221,34 @@ def thin(
 
 def _bounded(size: int, most: int) -> None:
     if size > most:
-        raise Damaged(f"more than {most} bytes besides its payloads")
+        raise TooLarge(f"more than {most} bytes besides its payloads")
+
+
+def message(
+    kind: Callable[[], Any], buffer: Buffer, start: int, end: int, table: Mapping[int, PayloadTable | None], what: str,
+) -> Any:
+    """buffer[start:end] as a message of protobuf, its payloads as tokens (see `thin`).
+
+    Raises FormatError, which begins with `what`, for bytes that are none.
+    """
+    from google.protobuf.message import DecodeError
+
+    found = kind()
+    try:
+        found.ParseFromString(thin(buffer, start, end, table))
+    except (DecodeError, ValueError) as error:
+        raise FormatError(f"{what}: {' '.join(str(error).split())[:200]}") from None
+    return found
+
+
+def text_of(raw: bytes | str) -> str:
+    """The text in a field; what is no UTF-8 is kept as Latin-1 characters."""
+    if isinstance(raw, str):
+        return raw
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 # -- writing -----------------------------------------------------------------------------------------------------

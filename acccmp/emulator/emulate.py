@@ -434,9 +434,9 @@ class _Sessions:
             graph.input.add(name=tensor).type.tensor_type.elem_type = kind
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         own = source_of(self._graph)
-        model = onnx.ModelProto(ir_version=min(own.ir_version, 10), graph=graph)
-        model.opset_import.extend(own.opset_import)
-        model.functions.extend(own.functions)
+        model = onnx.ModelProto(ir_version=min(own.model.ir_version, 10), graph=graph)
+        model.opset_import.extend(own.model.opset_import)
+        model.functions.extend(own.model.functions)
         return opened(onnxruntime("emulating a device"), model, own.path.parent, threads=1)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import reading
-from acccmp.core.graph import Graph, TensorSpec, shape_text
+from acccmp.core.graph import Graph, TensorSpec, agrees, shape_text
 from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError, UnknownName
@@ -71,7 +71,7 @@ def prepare(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
             out.sources[name] = "<array>"
         out.arrays[name], told_of_shape = _fitted(array, name, spec, out.sources[name])
         notes += told_of_shape
-    _agree(graph, out.arrays)
+    check_symbols(graph, out.arrays)
     return replace(out, notes=tuple(notes))
 
 
@@ -207,7 +207,7 @@ def _image(path: Path, name: str, spec: TensorSpec) -> tuple[Array, tuple[str, .
             pixels = np.asarray(image.convert(_CHANNELS[int(str(channels))]))
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise FormatError(f"{path}: a damaged image: {error}") from None
-    if not _matches(pixels.shape[:2], (height, width)):
+    if not agrees((height, width), pixels.shape[:2]):
         wanted = " and ".join(
             f"{size} pixels {what}" for what, size in (("wide", width), ("high", height)) if isinstance(size, int)
         )
@@ -237,19 +237,13 @@ def _fitted(array: Array, name: str, spec: TensorSpec, source: str) -> tuple[Arr
     """The array in the input's dtype and shape, and a note where its own shape was another one."""
     array = _of_dtype(array, name, spec, source)
     shape = spec.shape
-    if shape is None or _matches(array.shape, shape):
+    if shape is None or agrees(shape, array.shape):
         return array, ()
     found = shape_text(array.shape)
     filled = _filled(shape, array.size)
     if filled is None or not array.size:
         raise InputError(f"{source}: has the shape {found} ({array.size} elements), the input {name} is {told(spec)}")
     return array.reshape(filled), (f"{name}: {source} has the shape {found} and is read as {shape_text(filled)}",)
-
-
-def _matches(found: tuple[int, ...], wanted: Sequence[int | str | None]) -> bool:
-    return len(found) == len(wanted) and all(
-        not isinstance(dim, int) or dim == size for dim, size in zip(wanted, found, strict=True)
-    )
 
 
 def _of_dtype(array: Array, name: str, spec: TensorSpec, source: str) -> Array:
@@ -267,8 +261,8 @@ def _of_dtype(array: Array, name: str, spec: TensorSpec, source: str) -> Array:
     raise InputError(f"{source}: is {found}, the input {name} is {told(spec)}; convert it first")
 
 
-def _agree(graph: Graph, feeds: Mapping[str, Array]) -> None:
-    """Sizes of one symbolic name must be equal."""
+def check_symbols(graph: Graph, feeds: Mapping[str, Array]) -> None:
+    """Sizes of one symbolic name must be equal. Raises InputError."""
     sizes: dict[str, tuple[int, str]] = {}
     for name, array in feeds.items():
         for dim, size in zip(graph.spec(name).shape or (), array.shape, strict=False):
@@ -298,7 +292,7 @@ def random_inputs(
             raise InputError(f"no random input for {name}: its dtype is {spec.dtype or 'not known'}")
         if shapes and name in shapes:
             shape = tuple(int(n) for n in shapes[name])
-            if spec.shape is not None and not _matches(shape, spec.shape):
+            if not agrees(spec.shape, shape):
                 raise InputError(f"the shape {list(shape)} does not fit the input {name}: {told(spec)}")
         elif spec.shape is None:
             raise InputError(f"no random input for {name}: its shape is not known; give one")

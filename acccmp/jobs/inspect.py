@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -18,6 +17,7 @@ from acccmp.errors import InputError
 from acccmp.inputs.preflight import Fit, check_inputs, input_specs
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.device_graph import all_nodes
+from acccmp.models.facts import tensor_facts, weight_facts
 from acccmp.models.load import load
 from acccmp.reports.canvas import save_figure
 from acccmp.slicing.bundle import read_manifest
@@ -62,7 +62,7 @@ def describe_nodes(
 def _node_facts(graph: Graph, node: Node) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": node.name, "type": node.op_type, "inputs": list(node.inputs),
-        "outputs": [_tensor_facts(graph, tensor) for tensor in node.outputs if tensor],
+        "outputs": [tensor_facts(graph.spec(tensor)) for tensor in node.outputs if tensor],
     }
     return facts if node.origins is None else {**facts, "originals": list(node.origins)}
 
@@ -85,17 +85,13 @@ def _dumped_nodes(dump: Dump) -> list[dict[str, Any]]:
 
 def graph_facts(graph: Graph) -> dict[str, Any]:
     """Facts of a model: inputs and outputs with shapes, dtypes and sizes, ops by type, parameters."""
-    weights = graph.weights.values()
     facts: dict[str, Any] = {
         "name": graph.name, "format": graph.format, "nodes": len(graph.nodes),
         "edges": sum(1 for node in graph.nodes for tensor in node.slots if tensor and _made_inside(graph, tensor)),
-        "inputs": [_tensor_facts(graph, name) for name in graph.inputs],
-        "outputs": [_tensor_facts(graph, name) for name in graph.outputs],
+        "inputs": [tensor_facts(graph.spec(name)) for name in graph.inputs],
+        "outputs": [tensor_facts(graph.spec(name)) for name in graph.outputs],
         "ops": dict(Counter(node.op_type for node in graph.nodes).most_common()),
-        "weights": {
-            "tensors": len(weights), "elements": sum(math.prod(ref.own_shape) for ref in weights),
-            "bytes": sum(ref.nbytes for ref in weights),
-        },
+        "weights": weight_facts(graph.weights.values()),
         "sub-graphs": sum(len(node.subgraphs) for node in graph.nodes),
     }
     if graph.format == "om":
@@ -124,19 +120,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
-
-
-def _tensor_facts(graph: Graph, name: str) -> dict[str, Any]:
-    spec = graph.spec(name)
-    facts: dict[str, Any] = {
-        "name": name, "dtype": spec.dtype.name if spec.dtype else None,
-        "shape": None if spec.shape is None else list(spec.shape), "layout": spec.layout,
-    }
-    if spec.nbytes is not None:
-        facts["bytes"] = spec.nbytes
-    elif spec.is_static and spec.dtype is not None and spec.shape is not None:
-        facts["bytes"] = spec.dtype.nbytes(math.prod(int(dim) for dim in spec.shape if isinstance(dim, int)))
-    return facts
 
 
 def dump_facts(dump: Dump) -> dict[str, Any]:

@@ -35,8 +35,9 @@ from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Quantisation
 from acccmp.reports.pair import Pair, Verdict
 from acccmp.reports.report import Comparison
-from acccmp.runners.pieces import LARGE, needed, run_lean, weight_bytes
+from acccmp.runners.pieces import LARGE, run_lean, weight_bytes
 from acccmp.runners.run import run
+from acccmp.runners.runner import needed
 from acccmp.slicing.bundle import Bundle, Proof, save_slice
 from acccmp.slicing.cut import Slice, cut
 from acccmp.slicing.manifest import DeviceSide, SelfTest

@@ -7,10 +7,10 @@ ATC's JSON, a build graph), or from names alone (`acccmp.mapping.names`).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from acccmp.core.dump import Port, flatten_name
 from acccmp.core.graph import Graph, ModelTensor, Node, TensorSpec
@@ -21,6 +21,9 @@ from acccmp.models.device_graph import INPUT_OPS, TASKLESS, all_nodes, split_inp
 
 _QUANT = re.compile(r"_quant_layer|/AscendQuant|/AscendWeightQuant|\.quant|\.weight_quant")
 _DEQUANT = re.compile(r"_dequant_layer|_anti_quant_layer|/AscendDequant|/AntiQuant|\.dequant|\.anti_quant")
+
+Key = TypeVar("Key")
+Thing = TypeVar("Thing")
 
 
 class Originals(Protocol):
@@ -47,6 +50,14 @@ class _Model:
 
     def depth(self, name: str) -> int | None:
         return self.graph.depth.get(name) if self.graph is not None else None
+
+
+def _grouped(pairs: Iterable[tuple[Key, Thing]]) -> dict[Key, tuple[Thing, ...]]:
+    """All things of each key, in their order."""
+    found: dict[Key, list[Thing]] = {}
+    for key, thing in pairs:
+        found.setdefault(key, []).append(thing)
+    return {key: tuple(things) for key, things in found.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +104,7 @@ class DeviceMap:
 
     @cached_property
     def _flattened(self) -> Mapping[str, tuple[Node, ...]]:
-        found: dict[str, tuple[Node, ...]] = {}
-        for node in self.nodes:
-            key = flatten_name(node.name)
-            found[key] = (*found.get(key, ()), node)
-        return found
+        return _grouped((flatten_name(node.name), node) for node in self.nodes)
 
     @cached_property
     def order(self) -> Mapping[str, int]:
@@ -168,11 +175,7 @@ class DeviceMap:
     @cached_property
     def members(self) -> Mapping[int, tuple[Node, ...]]:
         """Number of a group -> its ops."""
-        found: dict[int, tuple[Node, ...]] = {}
-        for node in self.nodes:
-            number = self.group[node.name]
-            found[number] = (*found.get(number, ()), node)
-        return found
+        return _grouped((self.group[node.name], node) for node in self.nodes)
 
     def originals(self, node: Node) -> tuple[str, ...]:
         """Names of the original nodes that a device op implements; its own where the compiler wrote nothing."""
@@ -248,12 +251,10 @@ class DeviceMap:
 
     @cached_property
     def _implementers(self) -> Mapping[str, tuple[Node, ...]]:
-        found: dict[str, tuple[Node, ...]] = {}
-        for node in self.nodes:
-            for name in node.origins if node.origins is not None else (node.name,):
-                for key in {name, flatten_name(name)}:
-                    found[key] = (*found.get(key, ()), node)
-        return found
+        return _grouped(
+            (key, node) for node in self.nodes for name in (node.origins if node.origins is not None else (node.name,))
+            for key in {name, flatten_name(name)}
+        )
 
     @cached_property
     def wanted_originals(self) -> frozenset[str]:
@@ -327,13 +328,8 @@ class DeviceMap:
 
     @cached_property
     def _carriers(self) -> Mapping[Port, tuple[Port, ...]]:
-        found: dict[Port, tuple[Port, ...]] = {}
-        for port, way in self._arrivals.items():
-            assert way.key is not None
-            name, index = self._tensor(*way.key)
-            original = Port(name, "output", index)
-            found[original] = (*found.get(original, ()), port)
-        return found
+        traced = ((self._tensor(*way.key), port) for port, way in self._arrivals.items() if way.key is not None)
+        return _grouped((Port(name, "output", index), port) for (name, index), port in traced)
 
     def trail(self, tensor: str) -> Trail:
         """The way from a device tensor back to its original; see `acccmp.mapping.trace`."""

@@ -178,20 +178,16 @@ class _Names:
         """
         if len(members) == 1 or self.model is None:
             return members
+        import networkx
+
         whole = set(members)
-        reached: dict[str, set[str]] = {}
+        joins = networkx.Graph()
+        joins.add_nodes_from(members)
         for member in members:
-            reached[member] = set()
             for way in self._ways(member, members, taken):
                 whole.update(way)
-                reached[member].add(way[-1])
-        together = {next(iter(members))}
-        while True:
-            near = {a for a in members - together if reached[a] & together or any(a in reached[b] for b in together)}
-            if not near:
-                break
-            together |= near
-        return whole if together == members else set()
+                joins.add_edge(member, way[-1])
+        return whole if networkx.is_connected(joins) else set()
 
     def _ways(self, start: str, ends: Collection[str], taken: Collection[str]) -> Iterator[tuple[str, ...]]:
         """Ways downstream from a node to the next of `ends`, without the start itself."""

@@ -12,7 +12,7 @@ from typing import Any
 from acccmp.core import graph as graphs
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Origin
-from acccmp.core.graph import TensorSpec, shape_text
+from acccmp.core.graph import TensorSpec, agrees, shape_text
 from acccmp.core.layout import Shape, squeezed
 from acccmp.core.tensor import Array, DequantisedRef, TensorRef, TurnedRef
 from acccmp.mapping.trace import Quantisation, Trail
@@ -111,13 +111,6 @@ def sizes_of(shape: graphs.Shape | None) -> Shape | None:
     """A shape whose sizes are all known; else None."""
     sizes = tuple(n for n in shape or () if isinstance(n, int) and n >= 0)
     return sizes if shape is not None and len(sizes) == len(shape) else None
-
-
-def agrees(shape: graphs.Shape | None, sizes: Shape) -> bool:
-    """Are these the sizes of a tensor whose shape may be open?"""
-    return shape is None or (len(shape) == len(sizes) and all(
-        not isinstance(a, int) or a < 0 or a == b for a, b in zip(shape, sizes, strict=True)
-    ))
 
 
 def _unblocked(shape: graphs.Shape, stored: Shape, layout: str) -> Shape | None:

@@ -6,15 +6,14 @@ numbers, 64-bit integers may be texts. Source: specs of the Ascend dumps, 5.1, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph
 from acccmp.core.reading import parse_json, read_bytes
 from acccmp.errors import FormatError
-from acccmp.models.device_graph import DeviceOp, DeviceTensor, device_graph
+from acccmp.models.device_graph import DeviceModel, DeviceOp, DeviceTensor, device_graph
 from acccmp.models.om_io import model_io
 
 LARGEST = 1 << 30  # bytes; the JSON of a large language model's graph has some 100 MB
@@ -28,35 +27,15 @@ def load(path: str | Path) -> Graph:
     ops without a name; an op without a type is kept and noted.
     """
     where = Path(path)
-    return parse(read_bytes(where, LARGEST), where)
+    return graph_of(decode(parse_json(read_bytes(where, LARGEST), where), where), where)
 
 
-def parse(raw: bytes, path: Path) -> Graph:
-    """As `load`, from the bytes of the file; `path` is for messages and `Graph.path`."""
-    return graph_of(decode(parse_json(raw, path), path), path)
+def graph_of(model: DeviceModel, path: Path) -> Graph:
+    """The device Graph of a model whose file lists no inputs and outputs apart from its ops."""
+    return device_graph(model, model_io(model.ops, model.attrs), path)
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A compiled model as its ops say: those of the main graph, those of the others by graph name."""
-
-    name: str
-    ops: tuple[DeviceOp, ...]
-    graphs: Mapping[str, tuple[DeviceOp, ...]]
-    attrs: Mapping[str, Any]
-    meta: Mapping[str, Any]
-    notes: tuple[str, ...]
-
-
-def graph_of(decoded: Decoded, path: Path) -> Graph:
-    """The device Graph of what was decoded."""
-    return device_graph(
-        decoded.name, decoded.ops, attrs=decoded.attrs, subgraphs=decoded.graphs, path=path, notes=decoded.notes,
-        meta=decoded.meta, io=model_io(decoded.ops, decoded.attrs),
-    )
-
-
-def decode(model: Any, path: Path) -> Decoded:
+def decode(model: Any, path: Path) -> DeviceModel:
     """The ops in the parsed JSON, or in anything of the same shape (the text form of build graphs)."""
     if not isinstance(model, dict):
         raise FormatError(f"{path}: not a compiled model as JSON: the outermost value is no object")
@@ -71,15 +50,14 @@ def decode(model: Any, path: Path) -> Decoded:
     try:
         attrs = _attrs(model.get("attr"))
         parts = [(str(graph.get("name", "")), [
-            _op(op, place, str(graph.get("name", "")), path) for place, op in enumerate(_list(graph.get("op")))
+            _op(op, place, str(graph.get("name", "")), path) for place, op in enumerate(list_of(graph.get("op")))
         ]) for graph in graphs]
     except RecursionError:
         raise FormatError(f"{path}: not a model: attributes are nested too deeply") from None
-    return Decoded(
-        str(model.get("name") or parts[0][0] or path.stem), tuple(parts[0][1]),
-        {name: tuple(ops) for name, ops in parts[1:]}, attrs,
-        {"version": _number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
-        tuple(f"op {op.name} has no type in {path.name}" for _, ops in parts for op in ops if not op.op_type),
+    return DeviceModel(
+        str(model.get("name") or parts[0][0] or path.stem), parts[0][1], attrs, dict(parts[1:]),
+        meta={"version": number(model.get("version")), "custom_version": str(model.get("custom_version") or "")},
+        notes=tuple(f"op {op.name} has no type in {path.name}" for _, ops in parts for op in ops if not op.op_type),
     )
 
 
@@ -88,13 +66,13 @@ def _op(op: Any, place: int, graph: str, path: Path) -> DeviceOp:
         raise FormatError(f"{path}: op {place} of graph {graph!r} has no name")
     op_type = op.get("type")
     return DeviceOp(
-        op["name"], op_type if isinstance(op_type, str) else "", _number(op.get("id")) or 0,
-        tuple(text for text in _list(op.get("input")) if isinstance(text, str)),
-        tuple(_tensor(desc) for desc in _list(op.get("input_desc"))),
-        tuple(_tensor(desc) for desc in _list(op.get("output_desc"))),
+        op["name"], op_type if isinstance(op_type, str) else "", number(op.get("id")) or 0,
+        tuple(text for text in list_of(op.get("input")) if isinstance(text, str)),
+        tuple(_tensor(desc) for desc in list_of(op.get("input_desc"))),
+        tuple(_tensor(desc) for desc in list_of(op.get("output_desc"))),
         _attrs(op.get("attr")),
-        tuple(text for text in _list(op.get("subgraph_name")) if isinstance(text, str)),
-        offsets=tuple(_number(n) or 0 for n in _list(op.get("output_i"))),
+        tuple(text for text in list_of(op.get("subgraph_name")) if isinstance(text, str)),
+        offsets=tuple(number(n) or 0 for n in list_of(op.get("output_i"))),
     )
 
 
@@ -104,13 +82,13 @@ def _tensor(desc: Any) -> DeviceTensor:
         return DeviceTensor()
     dtype = desc.get("dtype")
     shape = desc.get("shape")
-    dims = tuple(_number(n) for n in _list(shape.get("dim"))) if isinstance(shape, dict) else None
+    dims = tuple(number(n) for n in list_of(shape.get("dim"))) if isinstance(shape, dict) else None
     layout = desc.get("layout")
     return DeviceTensor(
         dtype if isinstance(dtype, str) or (isinstance(dtype, int) and not isinstance(dtype, bool)) else None,
         layout if isinstance(layout, str) else None,
         None if dims is None or None in dims else tuple(n for n in dims if n is not None),
-        _attrs(desc.get("attr")), _number(desc.get("size")),
+        _attrs(desc.get("attr")), number(desc.get("size")),
     )
 
 
@@ -119,7 +97,8 @@ def _attrs(pairs: Any) -> dict[str, Any]:
     if isinstance(pairs, dict):
         return {str(key): _value(value) for key, value in pairs.items()}
     return {
-        str(pair["key"]): _value(pair.get("value")) for pair in _list(pairs) if isinstance(pair, dict) and "key" in pair
+        str(pair["key"]): _value(pair.get("value"))
+        for pair in list_of(pairs) if isinstance(pair, dict) and "key" in pair
     }
 
 
@@ -129,20 +108,25 @@ def _value(value: Any) -> Any:
         return value
     for kind, inner in value.items():
         if kind == "i":
-            return _number(inner)
+            return number(inner)
         if kind == "f":
-            return _float(inner)
+            return real(inner)
         if kind == "list":
             return _values(inner)
         if kind in ("func", "t", "td", "g", "na"):
             return _nested(inner)
         if kind == "list_list_int":
-            return tuple(tuple(map(_number, _list(_get(row, "list_i")))) for row in _list(_get(inner, "list_list_i")))
+            return _rows(inner, "list_list_i", "list_i", number)
         if kind == "list_list_float":
-            return tuple(tuple(map(_float, _list(_get(row, "list_f")))) for row in _list(_get(inner, "list_list_f")))
+            return _rows(inner, "list_list_f", "list_f", real)
         if kind != "val_type":
             return inner
     return None
+
+
+def _rows(value: Any, rows: str, items: str, convert: Callable[[Any], Any]) -> tuple[tuple[Any, ...], ...]:
+    """A list of lists, each of which is a message of its own."""
+    return tuple(tuple(map(convert, list_of(_get(row, items)))) for row in list_of(_get(value, rows)))
 
 
 def _values(listed: Any) -> tuple[Any, ...]:
@@ -154,8 +138,8 @@ def _values(listed: Any) -> tuple[Any, ...]:
     for kind, items in listed.items():
         if kind == "val_type":
             continue
-        convert = {"i": _number, "f": _float}.get(kind)
-        return tuple(convert(item) if convert else _nested(item) for item in _list(items))
+        convert = {"i": number, "f": real}.get(kind)
+        return tuple(convert(item) if convert else _nested(item) for item in list_of(items))
     return ()
 
 
@@ -169,7 +153,7 @@ def _nested(value: Any) -> Any:
     }
 
 
-def _number(value: Any) -> int | None:
+def number(value: Any) -> int | None:
     """64-bit integers are printed as texts by some tools."""
     if isinstance(value, bool) or value is None:
         return None
@@ -179,14 +163,15 @@ def _number(value: Any) -> int | None:
         return None
 
 
-def _float(value: Any) -> float | None:
+def real(value: Any) -> float | None:
     try:
         return float(value)
     except (TypeError, ValueError):
         return None
 
 
-def _list(value: Any) -> list[Any]:
+def list_of(value: Any) -> list[Any]:
+    """The list; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from acccmp.core.graph import Graph
 from acccmp.core.reading import read_text
 from acccmp.errors import FormatError
-from acccmp.models.atc_json import Decoded, decode, graph_of
+from acccmp.models.atc_json import decode, graph_of, number, real
 from acccmp.models.caffe_text import Block, parse, unquoted
-from acccmp.models.device_graph import DeviceOp, DeviceTensor
+from acccmp.models.device_graph import DeviceModel, DeviceOp, DeviceTensor
 
 LARGEST = 1 << 29  # bytes of text
 
@@ -36,17 +36,19 @@ def load(path: str | Path) -> Graph:
     return graph_of(ops_of(read_text(where, LARGEST, errors="replace"), where), where)
 
 
-def ops_of(text: str, path: Path) -> Decoded:
+def ops_of(text: str, path: Path) -> DeviceModel:
     """The ops in the text of a build graph. Raises FormatError as `load`."""
+    from acccmp.schemas import ge_pb2
+
     tree = parse(text, str(path))
     graphs = tree.blocks("graph")
     if any(graph.blocks("op") for graph in graphs):
-        found = decode(_json(tree, ""), path)
+        found = decode(_json(tree, ge_pb2.ModelDef.DESCRIPTOR), path)
     elif any(graph.blocks("node") for graph in graphs):
         found = _onnx_form(tree, graphs, path)
     else:
         raise FormatError(f"{path}: text, but not a graph of the device's compiler (no graph with ops in it)")
-    all_ops = [*found.ops, *(op for ops in found.graphs.values() for op in ops)]
+    all_ops = [*found.ops, *(op for ops in found.subgraphs.values() for op in ops)]
     if all_ops and not any("_datadump_original_op_names" in op.attrs for op in all_ops):
         note = (
             "no op names its originals (this graph was written before fusion, or without attributes); "
@@ -58,25 +60,14 @@ def ops_of(text: str, path: Path) -> Decoded:
 
 # -- ge.proto as text --------------------------------------------------------------------------------------------
 
-# Fields that can come more than once, by the field that holds them.
-_REPEATED = {
-    "": {"graph", "attr"}, "graph": {"op", "input", "output", "attr"},
-    "op": {"input", "attr", "input_desc", "output_desc", "subgraph_name", "input_name", "src_name", "src_index",
-           "dst_name", "dst_index", "input_i", "output_i", "workspace", "workspace_bytes", "is_input_const"},
-    "input_desc": {"attr"}, "output_desc": {"attr"}, "desc": {"attr"}, "td": {"attr"}, "func": {"attr"},
-    "na": {"attr"}, "shape": {"dim"}, "list": {"s", "i", "f", "b", "bt", "td", "t", "g", "na", "dt"},
-    "list_list_int": {"list_list_i"}, "list_list_i": {"list_i"}, "list_list_float": {"list_list_f"},
-    "list_list_f": {"list_f"}, "g": {"op", "input", "output", "attr"},
-}
-
-
-def _json(block: Block, inside: str) -> dict[str, Any]:
-    """A block as ATC prints it as JSON."""
-    many = _REPEATED.get(inside, set())
+def _json(block: Block, about: Any) -> dict[str, Any]:
+    """A block as ATC prints it as JSON; `about` is the descriptor of its message, None where the schema has none."""
     found: dict[str, Any] = {}
     for name, value in block.fields:
-        plain = _json(value, name) if isinstance(value, Block) else _scalar(value)
-        if name in many:
+        row = about.fields_by_name.get(name) if about is not None else None
+        inner = row.message_type if row is not None else None
+        plain = _json(value, inner) if isinstance(value, Block) else _scalar(value)
+        if row is not None and row.is_repeated:
             found.setdefault(name, []).append(plain)
         else:
             found[name] = plain
@@ -92,19 +83,19 @@ def _scalar(text: str) -> Any:
 # -- ONNX as text ------------------------------------------------------------------------------------------------
 
 
-def _onnx_form(tree: Block, graphs: list[Block], path: Path) -> Decoded:
+def _onnx_form(tree: Block, graphs: list[Block], path: Path) -> DeviceModel:
     graph = graphs[0]
     ops = [_node(node, place) for place, node in enumerate(graph.blocks("node"))]
     # Graphs inside of graphs are nodes of type `subgraph` in front of the ops that own them.
-    inner: dict[str, tuple[DeviceOp, ...]] = {}
+    inner: dict[str, list[DeviceOp]] = {}
     for node in graph.blocks("node"):
         for attribute in node.blocks("attribute"):
             for held in attribute.blocks("g"):
                 name = held.string("name") or attribute.string("name")
-                inner[name] = tuple(_node(found, place) for place, found in enumerate(held.blocks("node")))
-    return Decoded(
-        graph.string("name") or path.stem, tuple(op for op in ops if op.op_type != "subgraph"), inner, {},
-        {"producer": tree.string("producer_name")}, (),
+                inner[name] = [_node(found, place) for place, found in enumerate(held.blocks("node"))]
+    return DeviceModel(
+        graph.string("name") or path.stem, [op for op in ops if op.op_type != "subgraph"], subgraphs=inner,
+        meta={"producer": tree.string("producer_name")},
     )
 
 
@@ -155,29 +146,16 @@ def _value(attribute: Block) -> Any:
     """The value of an ONNX attribute by its type; lists are tuples, and an empty list has only its type."""
     kind = attribute.string("type")
     if kind in ("INTS", "7") or attribute.all("ints"):
-        return tuple(_int(text) for text in attribute.strings("ints"))
+        return tuple(number(text) for text in attribute.strings("ints"))
     if kind in ("STRINGS", "8") or attribute.all("strings"):
         return tuple(attribute.strings("strings"))
     if kind in ("FLOATS", "6") or attribute.all("floats"):
-        return tuple(_float(text) for text in attribute.strings("floats"))
+        return tuple(real(text) for text in attribute.strings("floats"))
     if attribute.all("s"):
         return attribute.string("s")
     if attribute.all("i"):
-        return _int(attribute.string("i"))
+        return number(attribute.string("i"))
     if attribute.all("f"):
-        return _float(attribute.string("f"))
+        return real(attribute.string("f"))
     return "" if kind in ("STRING", "3") else None
 
-
-def _int(text: str) -> int | None:
-    try:
-        return int(text, 0)
-    except ValueError:
-        return None
-
-
-def _float(text: str) -> float | None:
-    try:
-        return float(text.rstrip("fF")) if text not in ("inf", "-inf") else float(text)
-    except ValueError:
-        return None

@@ -7,7 +7,7 @@ mean is written down here, once. Source: specs of the model formats, a.4 to a.9,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from acccmp.core.graph import Compiled, Graph, ModelIO, Node, TensorSpec
 from acccmp.core.reading import is_number
 from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
 
-NO_IO = ModelIO()
 DEEPEST = 32  # graphs inside of graphs; real models have two or three levels
 
 INPUT_OPS = frozenset({"Data", "AippData", "AnnData", "RefData"})
@@ -69,38 +68,41 @@ class DeviceOp:
     subgraphs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()  # tensors that it owns without reading them as inputs
     offsets: tuple[int, ...] = ()  # where its outputs lie in the model's memory
-    source: Any = field(default=None, repr=False, compare=False)
 
 
-def device_graph(
-    name: str,
-    ops: Sequence[DeviceOp],
-    *,
-    attrs: Mapping[str, Any] | None = None,
-    subgraphs: Mapping[str, Sequence[DeviceOp]] | None = None,
-    weights: Mapping[str, TensorRef] | None = None,
-    inner_weights: Mapping[str, Mapping[str, TensorRef]] | None = None,
-    path: Path | None = None,
-    meta: Mapping[str, Any] | None = None,
-    notes: Sequence[str] = (),
-    source: Any = None,
-    io: ModelIO = NO_IO,
-) -> Graph:
+@dataclass(frozen=True)
+class DeviceModel:
+    """A compiled model, decoded from whatever file.
+
+    `ops` are those of its main graph, `subgraphs` those of the others by graph name (an op names those it owns);
+    `weights` are refs by tensor name, `inner_weights` those of the other graphs by graph name. `attrs` are the model's
+    attributes, `io` is the file's own list of inputs and outputs, `meta` what else there is to show. `inner` are the
+    models that it is made of: name, kind, model, and what is wrong where there is none.
+    """
+
+    name: str
+    ops: Sequence[DeviceOp] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    subgraphs: Mapping[str, Sequence[DeviceOp]] = field(default_factory=dict)
+    weights: Mapping[str, TensorRef] = field(default_factory=dict)
+    inner_weights: Mapping[str, Mapping[str, TensorRef]] = field(default_factory=dict)
+    io: ModelIO | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    inner: tuple[tuple[str, str, DeviceModel | None, str], ...] = ()
+
+
+def device_graph(model: DeviceModel, io: ModelIO, path: Path | None = None) -> Graph:
     """The Graph of a device model: nodes in id order, tensors `op:index`, origins of ops and of their outputs.
 
-    `attrs` are the model's attributes, `subgraphs` the ops of the other graphs by graph name (an op names those it
-    owns), `weights` refs by tensor name, `inner_weights` those of the other graphs by graph name, `io` what its user
-    sees of it (`om_io.model_io`). Names that the file uses twice get a suffix `@2` and an alias.
+    `io` is what its user sees of it (`om_io.model_io`). Names that the file uses twice get a suffix `@2` and an alias.
     """
-    attrs = attrs or {}
-    unused = dict(subgraphs or {})
-    facts: dict[str, Any] = {"model": name, **{key: attrs[key] for key in _META if attrs.get(key) is not None}}
-    facts.update(meta or {})
-    graph = _graph(name, ops, _Others(unused, inner_weights or {}), frozenset(), weights or {}, path, source)
-    return Graph(
-        name, "om", graph.nodes, graph.inputs, graph.outputs, graph.tensors, dict(weights or {}), graph.aliases,
-        path, facts, (*graph.notes, *notes), source, io,
-        Compiled(*(str(attrs.get(key) or "") for key in ("soc_version", "atc_cmdline"))),
+    attrs = model.attrs
+    facts = {"model": model.name, **{key: attrs[key] for key in _META if attrs.get(key) is not None}, **model.meta}
+    graph = _Graphs(model, path).graph(model.name, model.ops, model.weights, frozenset())
+    return replace(
+        graph, meta=facts, notes=(*graph.notes, *model.notes), io=io,
+        compiled=Compiled(*(str(attrs.get(key) or "") for key in ("soc_version", "atc_cmdline"))),
     )
 
 
@@ -163,59 +165,55 @@ def origin_of(desc: DeviceTensor, place: int) -> Origin | None:
 
 
 @dataclass(frozen=True)
-class _Others:
-    """The graphs that ops own: their ops and their weights, by graph name; each is built once."""
+class _Graphs:
+    """The graphs of a model; those that ops own are built once each."""
 
-    ops: Mapping[str, Sequence[DeviceOp]]
-    weights: Mapping[str, Mapping[str, TensorRef]]
+    model: DeviceModel
+    path: Path | None
     built: dict[str, Graph] = field(default_factory=dict)
 
-    def graph(self, name: str, above: frozenset[str], path: Path | None) -> Graph:
+    def owned(self, name: str, above: frozenset[str]) -> Graph:
         if name not in self.built:
-            ops, weights = self.ops[name], self.weights.get(name, {})
-            self.built[name] = _graph(name, ops, self, above | {name}, weights, path, None)
+            ops, weights = self.model.subgraphs[name], self.model.inner_weights.get(name, {})
+            self.built[name] = self.graph(name, ops, weights, above | {name})
         return self.built[name]
 
-
-def _graph(
-    name: str, ops: Sequence[DeviceOp], others: _Others, above: frozenset[str],
-    weights: Mapping[str, TensorRef], path: Path | None, source: Any,
-) -> Graph:
-    """One graph of the model; `above` are the graphs that this one is inside of (a loop of owners is cut)."""
-    ordered = sorted(ops, key=lambda op: op.id)
-    unique, aliases = _unique_names(ordered)
-    twice = ", ".join(sorted(aliases)[:5])
-    notes = (f"op names used more than once (a suffix @2 tells them apart): {twice}",) if twice else ()
-    reads = _highest_index(ordered)
-    nodes: list[Node] = []
-    tensors: dict[str, TensorSpec] = {}
-    inputs: list[tuple[int, str]] = []
-    outputs: list[str] = []
-    for op, own in zip(ordered, unique, strict=True):
-        data, control = _edges(op)
-        made = _outputs(op, own, reads.get(op.name, -1))
-        for spec in made:
-            tensors[spec.name] = spec
-        if op.op_type in INPUT_OPS and made:
-            index = op.attrs.get("index", op.attrs.get("_parent_node_index"))
-            inputs.append((index if isinstance(index, int) else len(inputs), made[0].name))
-        if op.op_type == "NetOutput":
-            outputs += [tensor for tensor in data if tensor]
-        owned = [n for n in op.subgraphs if n in others.ops and n not in above and len(above) < DEEPEST]
-        nodes.append(Node(
-            own, op.op_type, data, tuple(spec.name for spec in made), dict(op.attrs), control,
-            weights=op.weights,
-            subgraphs={n: others.graph(n, above, path) for n in owned},
-            origins=origins_of(op.attrs), source=op.source,
-        ))
-    if not any(node.op_type == "NetOutput" for node in nodes):
-        read = {tensor for node in nodes for tensor in node.inputs}
-        outputs = [t for node in nodes if node.inputs for t in node.outputs if t not in read]
-    first_inputs = tuple(tensor for _, tensor in sorted(inputs, key=lambda pair: pair[0]))
-    return Graph(
-        name, "om", tuple(nodes), first_inputs, tuple(dict.fromkeys(outputs)), tensors,
-        dict(weights), aliases, path, {"model": name}, notes, source,
-    )
+    def graph(
+        self, name: str, ops: Sequence[DeviceOp], weights: Mapping[str, TensorRef], above: frozenset[str],
+    ) -> Graph:
+        """One graph; `above` are the graphs that it is inside of (a loop of owners is cut)."""
+        ordered = sorted(ops, key=lambda op: op.id)
+        unique, aliases = _unique_names(ordered)
+        twice = ", ".join(sorted(aliases)[:5])
+        notes = (f"op names used more than once (a suffix @2 tells them apart): {twice}",) if twice else ()
+        reads = _highest_index(ordered)
+        nodes: list[Node] = []
+        tensors: dict[str, TensorSpec] = {}
+        inputs: list[tuple[int, str]] = []
+        outputs: list[str] = []
+        for op, own in zip(ordered, unique, strict=True):
+            data, control = _edges(op)
+            made = _outputs(op, own, reads.get(op.name, -1))
+            for spec in made:
+                tensors[spec.name] = spec
+            if op.op_type in INPUT_OPS and made:
+                index = op.attrs.get("index", op.attrs.get("_parent_node_index"))
+                inputs.append((index if isinstance(index, int) else len(inputs), made[0].name))
+            if op.op_type == "NetOutput":
+                outputs += [tensor for tensor in data if tensor]
+            inner = [n for n in op.subgraphs if n in self.model.subgraphs and n not in above and len(above) < DEEPEST]
+            nodes.append(Node(
+                own, op.op_type, data, tuple(spec.name for spec in made), dict(op.attrs), control,
+                weights=op.weights, subgraphs={n: self.owned(n, above) for n in inner}, origins=origins_of(op.attrs),
+            ))
+        if not any(node.op_type == "NetOutput" for node in nodes):
+            read = {tensor for node in nodes for tensor in node.inputs}
+            outputs = [t for node in nodes if node.inputs for t in node.outputs if t not in read]
+        first_inputs = tuple(tensor for _, tensor in sorted(inputs, key=lambda pair: pair[0]))
+        return Graph(
+            name, "om", tuple(nodes), first_inputs, tuple(dict.fromkeys(outputs)), tensors,
+            dict(weights), aliases, self.path, {"model": name}, notes,
+        )
 
 
 def _unique_names(ops: Sequence[DeviceOp]) -> tuple[list[str], dict[str, tuple[str, ...]]]:

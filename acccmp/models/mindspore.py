@@ -6,18 +6,16 @@ Source: ../shared/specs/model_formats.md, b. The graph itself is read in `mindsp
 
 from __future__ import annotations
 
-import math
 import struct
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph
-from acccmp.core.reading import first_bytes, mapped
+from acccmp.core.reading import first_bytes
 from acccmp.errors import FormatError
 from acccmp.models import mindspore_checkpoint, mindspore_graph
-
-CIPHERS = {0x7F3A5ED8: "AES-GCM", 0x7F3A5ED9: "AES-CBC", 0x7F3A5EDA: "SM4-CBC"}
+from acccmp.models.facts import node_facts, tensor_facts, weight_facts
+from acccmp.models.sniff import CIPHERS
 
 
 def load(path: str | Path) -> Graph:
@@ -59,56 +57,43 @@ def _refuse_encrypted(path: Path) -> None:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What is in a .mindir or .ckpt file as JSON-able facts; of an encrypted one, that it is and with what.
+    """What is in a .mindir file as JSON-able facts; of an encrypted one, that it is and with what.
 
     Keys: `format`, `encrypted`, `name`, `made by`, `inputs`, `outputs`, `nodes`, `edges`, `ops`, `sub-graphs`,
-    `weights`, `largest weights`, `checksum`, `notes`. Raises FormatError as `load`.
+    `weights`, `notes`. Raises FormatError as `load`.
     """
     where = Path(path)
-    cipher = cipher_of(where)
-    if cipher:
-        return {
-            "format": "mindspore", "encrypted": cipher, "name": where.stem, "bytes": where.stat().st_size,
-            "notes": [f"encrypted ({cipher}): nothing can be read without the key"],
-        }
-    with mapped(where) as buffer:
-        is_model = mindspore_graph.looks_like_a_model(buffer)
-    if not is_model:
-        graph = mindspore_checkpoint.read(where)
-        return {
-            "format": "checkpoint", "encrypted": "", "name": graph.name, "weights": _weight_facts(graph),
-            "tensors": [
-                {"name": name, "dtype": ref.dtype.name, "shape": list(ref.shape), "bytes": ref.nbytes}
-                for name, ref in graph.weights.items()
-            ],
-            "checksum": mindspore_checkpoint.checksum(where), "notes": list(graph.notes),
-        }
+    if cipher := cipher_of(where):
+        return _encrypted(where, cipher)
     graph = mindspore_graph.read(where)
     return {
         "format": "mindspore", "encrypted": "", "name": graph.name,
         "made by": {key: str(value) for key, value in graph.meta.items() if value not in ("", None)},
-        "inputs": [_tensor_facts(graph, name) for name in graph.inputs],
-        "outputs": [_tensor_facts(graph, name) for name in graph.outputs],
-        "nodes": len(graph.nodes), "edges": sum(1 for node in graph.nodes for tensor in node.inputs if tensor),
-        "ops": dict(Counter(node.op_type for node in graph.nodes).most_common()),
-        "sub-graphs": sum(len(node.subgraphs) for node in graph.nodes), "weights": _weight_facts(graph),
-        "notes": list(graph.notes),
+        "inputs": [tensor_facts(graph.spec(name)) for name in graph.inputs],
+        "outputs": [tensor_facts(graph.spec(name)) for name in graph.outputs],
+        **node_facts(graph.nodes), "weights": weight_facts(graph.weights.values()), "notes": list(graph.notes),
     }
 
 
-def _weight_facts(graph: Graph) -> dict[str, Any]:
-    refs = graph.weights.values()
+def describe_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What is in a .ckpt file, as `describe`. Keys: `format`, `encrypted`, `name`, `weights`, `tensors`, `checksum`,
+    `notes`."""
+    where = Path(path)
+    if cipher := cipher_of(where):
+        return _encrypted(where, cipher)
+    graph = mindspore_checkpoint.read(where)
     return {
-        "tensors": len(refs), "elements": sum(math.prod(ref.own_shape) for ref in refs),
-        "bytes": sum(ref.nbytes for ref in refs), "dtypes": dict(Counter(ref.dtype.name for ref in refs)),
+        "format": "checkpoint", "encrypted": "", "name": graph.name, "weights": weight_facts(graph.weights.values()),
+        "tensors": [
+            {"name": name, "dtype": ref.dtype.name, "shape": list(ref.shape), "bytes": ref.nbytes}
+            for name, ref in graph.weights.items()
+        ],
+        "checksum": mindspore_checkpoint.checksum(where), "notes": list(graph.notes),
     }
 
 
-def _tensor_facts(graph: Graph, name: str) -> dict[str, Any]:
-    spec = graph.spec(name)
-    sizes = [n for n in spec.shape or () if isinstance(n, int)]
+def _encrypted(path: Path, cipher: str) -> dict[str, Any]:
     return {
-        "name": name, "dtype": spec.dtype.name if spec.dtype else None,
-        "shape": None if spec.shape is None else list(spec.shape), "layout": spec.layout,
-        "bytes": spec.dtype.nbytes(math.prod(sizes)) if spec.dtype and spec.is_static else None,
+        "format": "mindspore", "encrypted": cipher, "name": path.stem, "bytes": path.stat().st_size,
+        "notes": [f"encrypted ({cipher}): nothing can be read without the key"],
     }

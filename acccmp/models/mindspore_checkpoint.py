@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acccmp.core import layout as layouts
 from acccmp.core import reading
-from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.graph import Graph, TensorSpec, shape_text
 from acccmp.core.layout import Region
-from acccmp.core.tensor import BLOCK, DTYPES, Array, DType, TensorRef, decode
-from acccmp.core.wire import Buffer, Payload, PayloadTable, fields, thin
+from acccmp.core.tensor import DTYPES, Array, DType, TensorRef, decode
+from acccmp.core.wire import Buffer, Payload, PayloadTable, fields, message, text_of
 from acccmp.errors import FormatError
 
 _TENSOR = PayloadTable({3: None})
@@ -39,29 +38,24 @@ CRC_WORD, CRC_BYTES = b"crc_num", 10
 class JoinedRef(TensorRef):
     """A tensor that lies in several pieces of one file, as MindSpore cuts those of more than 512 MB.
 
-    `parts` are (offset, size) in the order of the elements, which are in plain order. Reads just the rows it is asked
+    `parts` lie in the order of the elements, which are in plain order. Reads just the rows it is asked
     for.
     """
 
-    parts: tuple[tuple[int, int], ...] = ()
+    parts: tuple[Payload, ...] = ()
 
     __repr__ = TensorRef.__repr__
-
-    def stored(self) -> Array:
-        return self._rows(0, self.shape[0] if self.shape else 1)
 
     def raw(self) -> bytes:
         return b"".join(self._bytes(0, self.nbytes))
 
-    def read(self, region: Region) -> Array:
+    def _decoded(self, region: Region | None) -> Array:
         if not self.shape:
-            return self.stored()
+            return self._rows(0, 1)
+        if region is None:
+            return self._rows(0, self.shape[0])
         start, stop, _ = region[0].indices(self.shape[0])
         return np.array(self._rows(start, stop)[(slice(None), *region[1:])])
-
-    def blocks(self, elements: int = BLOCK) -> Iterator[Array]:
-        for region in layouts.regions(self.own_shape, elements):
-            yield self.read(region).reshape(-1)
 
     def _rows(self, start: int, stop: int) -> Array:
         row = math.prod(self.shape[1:])
@@ -86,22 +80,18 @@ class JoinedRef(TensorRef):
 
 def read(path: Path) -> Graph:
     """The checkpoint's tensors. Raises FormatError for what is none."""
-    from google.protobuf.message import DecodeError
-
     from acccmp.schemas import ckpt_pb2
 
     with reading.mapped(path) as buffer:
         end = len(buffer) - _trailer(buffer)
         has_checksum = end < len(buffer)
-        try:
-            message = ckpt_pb2.Checkpoint.FromString(thin(buffer, 0, end, _PAYLOADS))
-        except (DecodeError, ValueError) as error:
-            raise FormatError(f"{path}: not a MindSpore checkpoint, or damaged: {error}") from None
-        if not message.value:
+        what = f"{path}: not a MindSpore checkpoint, or damaged"
+        checkpoint = message(ckpt_pb2.Checkpoint, buffer, 0, end, _PAYLOADS, what)
+        if not checkpoint.value:
             raise FormatError(f"{path}: {_without_tensors(buffer)}")
     notes: list[str] = []
     refs: dict[str, TensorRef] = {}
-    for tag, pieces in _tensors(message):
+    for tag, pieces in _tensors(checkpoint):
         ref = _ref(path, pieces)
         if isinstance(ref, TensorRef):
             refs[tag] = ref
@@ -149,24 +139,17 @@ def _without_tensors(buffer: Buffer) -> str:
     return "no tensors in it: not a MindSpore checkpoint"
 
 
-@dataclass(frozen=True)
-class _Piece:
-    dims: tuple[int, ...]
-    kind: str
-    payload: Payload
-
-
-def _tensors(message: Any) -> Iterator[tuple[str, list[_Piece]]]:
+def _tensors(checkpoint: Any) -> Iterator[tuple[str, list[Any]]]:
     """Tag and pieces of each tensor: pieces are values of one tag, one behind the other, until the shape is full."""
-    waiting: list[_Piece] = []
+    waiting: list[Any] = []
     last = ""
-    for value in message.value:
-        tag = value.tag if isinstance(value.tag, str) else value.tag.decode("latin-1")
+    for value in checkpoint.value:
+        tag = text_of(value.tag)
         if value.WhichOneof("value") == "maptensor":
             for name, tensor in zip(_MAP_PARTS, value.maptensor.tensor, strict=False):
-                yield f"{tag}.{name}", [_piece(tensor)]
+                yield f"{tag}.{name}", [tensor]
             continue
-        piece = _piece(value.tensor)
+        piece = value.tensor
         if waiting and tag == last and not _is_full(waiting):
             waiting.append(piece)
             continue
@@ -177,36 +160,33 @@ def _tensors(message: Any) -> Iterator[tuple[str, list[_Piece]]]:
         yield last, waiting
 
 
-def _piece(tensor: Any) -> _Piece:
-    kind = tensor.tensor_type if isinstance(tensor.tensor_type, str) else tensor.tensor_type.decode("latin-1")
-    return _Piece(tuple(tensor.dims), kind, Payload.of(tensor.tensor_content))
+def _payload(tensor: Any) -> Payload:
+    return Payload.of(tensor.tensor_content)
 
 
-def _is_full(pieces: list[_Piece]) -> bool:
-    dtype = _dtype(pieces[0].kind)
-    return dtype is None or sum(p.payload.size for p in pieces) >= dtype.nbytes(math.prod(_shape(pieces[0])))
+def _is_full(pieces: list[Any]) -> bool:
+    dtype = _dtype(pieces[0])
+    return dtype is None or sum(_payload(piece).size for piece in pieces) >= dtype.nbytes(math.prod(_shape(pieces[0])))
 
 
-def _dtype(kind: str) -> DType | None:
-    return DTYPES.get(_TYPES.get(kind, ""))
+def _dtype(tensor: Any) -> DType | None:
+    return DTYPES.get(_TYPES.get(text_of(tensor.tensor_type), ""))
 
 
-def _shape(piece: _Piece) -> tuple[int, ...]:
-    """The dims; (0,) with bytes behind it stands for a scalar."""
-    return () if piece.dims == (0,) and piece.payload.size else piece.dims
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """The dims; [0] with bytes behind it stands for a scalar."""
+    return () if list(tensor.dims) == [0] and _payload(tensor).size else tuple(tensor.dims)
 
 
-def _ref(path: Path, pieces: list[_Piece]) -> TensorRef | str:
+def _ref(path: Path, pieces: list[Any]) -> TensorRef | str:
     """The tensor of these pieces; or why there is none."""
-    first = pieces[0]
-    dtype, shape = _dtype(first.kind), _shape(first)
-    size = sum(piece.payload.size for piece in pieces)
+    dtype, shape = _dtype(pieces[0]), _shape(pieces[0])
+    parts = tuple(map(_payload, pieces))
+    size = sum(part.size for part in parts)
     if dtype is None:
-        return f"its type {first.kind!r} is no type of numbers"
+        return f"its type {text_of(pieces[0].tensor_type)!r} is no type of numbers"
     if any(n < 0 for n in shape) or dtype.nbytes(math.prod(shape)) > size:
-        return f"{shape} {dtype} in {size} bytes"
-    ref = TensorRef(str(path), dtype, shape, first.payload.offset, size)
-    if len(pieces) == 1:
-        return ref
-    parts = tuple((piece.payload.offset, piece.payload.size) for piece in pieces)
-    return replace(JoinedRef(str(path), dtype, shape, first.payload.offset, size), parts=parts)
+        return f"{shape_text(shape)} {dtype} in {size} bytes"
+    if len(parts) == 1:
+        return TensorRef(str(path), dtype, shape, parts[0].offset, size)
+    return JoinedRef(str(path), dtype, shape, parts[0].offset, size, parts=parts)

@@ -5,19 +5,18 @@ Source: ../shared/specs/model_formats.md, b.1.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from acccmp.core.graph import Dim, Graph, Node, TensorSpec
+from acccmp.core.graph import Dim, Graph, Node, TensorSpec, shape_text
 from acccmp.core.reading import is_inside, mapped
 from acccmp.core.tensor import DTYPES, DType, TensorRef
-from acccmp.core.wire import BYTES, Buffer, Payload, PayloadTable, fields, thin
+from acccmp.core.wire import Payload, PayloadTable, message, text_of
 from acccmp.errors import FormatError
 
 # Where weights and constants lie in a ModelProto; attributes and graphs are in each other.
@@ -69,33 +68,20 @@ class _Op:
     taken: int = -1  # highest output that a TupleGetItem took
 
 
-def looks_like_a_model(buffer: Buffer) -> bool:
-    """Is it a ModelProto (its field 7 is a graph) rather than a checkpoint (nothing but field 1)?"""
-    try:
-        first = itertools.islice(fields(buffer, 0, len(buffer)), 64)
-        return any(found.number == 7 and found.wire == BYTES for found in first)
-    except ValueError:
-        return False
-
-
 def read(path: Path) -> Graph:
     """The Graph of a plain .mindir. Raises FormatError for damaged files and others."""
-    from google.protobuf.message import DecodeError
-
     from acccmp.schemas import mindir_pb2
 
     with mapped(path) as buffer:
-        try:
-            model = mindir_pb2.ModelProto.FromString(thin(buffer, 0, len(buffer), _PAYLOADS))
-        except (DecodeError, ValueError) as error:
-            raise FormatError(f"{path}: not a MindIR model, or damaged: {error}") from None
+        what = f"{path}: not a MindIR model, or damaged"
+        model = message(mindir_pb2.ModelProto, buffer, 0, len(buffer), _PAYLOADS, what)
     if not model.HasField("graph") or not (model.graph.node or model.graph.parameter):
         raise FormatError(f"{path}: not a MindIR model: there is no graph in it")
     reader = _Model(path, model)
-    graph = reader.graph(model.graph, 0)
+    graph = _GraphReader(reader, model.graph, 0).graph()
     meta = {
-        "MindIR": _text(model.ir_version), "MindIR number": model.mind_ir_version or "",
-        "producer": _text(model.producer_name), "MindSpore": _text(model.model_version),
+        "MindIR": text_of(model.ir_version), "MindIR number": model.mind_ir_version or "",
+        "producer": text_of(model.producer_name), "MindSpore": text_of(model.model_version),
     }
     return Graph(
         graph.name or path.stem, "mindspore", graph.nodes, graph.inputs, graph.outputs, graph.tensors,
@@ -108,14 +94,11 @@ class _Model:
 
     def __init__(self, path: Path, model: Any) -> None:
         self.path = path
-        self.primitives = {_text(p.name): p for p in model.primitives}
-        self.functions = {_text(g.name): g for g in model.functions}
+        self.primitives = {text_of(p.name): p for p in model.primitives}
+        self.functions = {text_of(g.name): g for g in model.functions}
         self.little = not model.HasField("little_endian") or model.little_endian
         self.notes = [] if self.little else ["the weights are stored big-endian: they are left out"]
         self.built: dict[str, Graph] = {}
-
-    def graph(self, proto: Any, depth: int) -> Graph:
-        return _GraphReader(self, proto, depth).graph()
 
     def function(self, name: str, depth: int) -> Graph | None:
         """A function graph by name, built once; None for a loop of calls that is too deep."""
@@ -123,7 +106,7 @@ class _Model:
             if depth >= DEEPEST:
                 return None
             self.built[name] = Graph(name, "mindspore", ())  # what a function that calls itself sees
-            self.built[name] = self.graph(self.functions[name], depth + 1)
+            self.built[name] = _GraphReader(self, self.functions[name], depth + 1).graph()
         return self.built[name]
 
     def tensor(self, name: str, tensor: Any) -> TensorRef | None:
@@ -131,7 +114,8 @@ class _Model:
         dtype = dtype_of(tensor)
         shape = tuple(tensor.dims)
         if dtype is None or dtype.numpy is None or any(n < 0 for n in shape):
-            self._left_out(name, f"its type {tensor.data_type} has no numbers, or its shape {shape} is not known")
+            what = f"its type {tensor.data_type} has no numbers, or its shape {shape_text(shape)} is not known"
+            self._left_out(name, what)
             return None
         if tensor.compression_type:
             how = _COMPRESSED.get(tensor.compression_type, str(tensor.compression_type))
@@ -168,7 +152,7 @@ class _Model:
     def _external(
         self, name: str, where: Any, dtype: DType, shape: tuple[int, ...], need: int,
     ) -> TensorRef | None:
-        named = _text(where.location)
+        named = text_of(where.location)
         parts = PurePosixPath(named.replace("\\", "/")).parts
         file = self.path.parent.joinpath(*parts) if parts else self.path
         outside = not parts or named.startswith("/") or ".." in parts or not is_inside(
@@ -202,15 +186,15 @@ class _GraphReader:
     def graph(self) -> Graph:
         inputs = [self._input(info) for info in self.proto.input]
         for parameter in self.proto.parameter:
-            self._weight(_text(parameter.name), parameter)
+            self._weight(text_of(parameter.name), parameter)
         ops = [found for node in self.proto.node if (found := self._node(node)) is not None]
-        ends = [end for info in self.proto.output for end in self._tensors_of(self._of(_text(info.name)))]
+        ends = [end for info in self.proto.output for end in _names(self._of(text_of(info.name)))]
         nodes = self._nodes(ops)
         for info in self.proto.output:
             self._output(info)
         return Graph(
-            _text(self.proto.name), "mindspore", tuple(nodes), tuple(inputs), tuple(dict.fromkeys(ends)), self.tensors,
-            self.weights, path=self.model.path,
+            text_of(self.proto.name), "mindspore", tuple(nodes), tuple(inputs), tuple(dict.fromkeys(ends)),
+            self.tensors, self.weights, path=self.model.path,
         )
 
     # -- names -------------------------------------------------------------------------------------------------------
@@ -218,7 +202,7 @@ class _GraphReader:
     def _name(self, full: str) -> str:
         """The name without its graph's (`<graph>:conv1.weight`), as long as nothing else has it."""
         if full not in self.names:
-            prefix = f"{_text(self.proto.name)}:"
+            prefix = f"{text_of(self.proto.name)}:"
             short = full.removeprefix(prefix)
             unique, again = (full if short in self.taken else short), 2
             while unique in self.taken:
@@ -231,25 +215,17 @@ class _GraphReader:
         """What stands behind a name; a name that nothing makes is a tensor from outside."""
         return self.values[full] if full in self.values else self._name(full)
 
-    def _tensors_of(self, value: Any, depth: int = 0) -> Iterator[str]:
-        if isinstance(value, str | _Op | _Item):
-            yield _made(value)
-        elif isinstance(value, _Tuple) and depth < DEEPEST:
-            for item in value.items:
-                yield from self._tensors_of(item, depth + 1)
-
     # -- what goes in ------------------------------------------------------------------------------------------------
 
     def _input(self, info: Any) -> str:
-        name = self._name(_text(info.name))
-        self.values[_text(info.name)] = name
+        name = self._name(text_of(info.name))
+        self.values[text_of(info.name)] = name
         self.tensors[name] = _spec(name, info.tensor)
         return name
 
     def _output(self, info: Any) -> None:
         """Shapes of the model's outputs, where the nodes do not tell them."""
-        ends = list(self._tensors_of(self._of(_text(info.name))))
-        for name, tensor in zip(ends, info.tensor, strict=False):
+        for name, tensor in zip(_names(self._of(text_of(info.name))), info.tensor, strict=False):
             if self.tensors.get(name, TensorSpec(name)).shape is None:
                 self.tensors[name] = _spec(name, [tensor])
 
@@ -267,8 +243,8 @@ class _GraphReader:
     def _node(self, node: Any) -> _Op | None:
         """A node that stays; None for one that only hands values on, whose outputs are looked up from then on."""
         kind, attrs, function = self._kind(node)
-        full = _text(node.output[0]) if node.output else _text(node.name)
-        inputs = [self._of(_text(name)) for name in node.input]
+        full = text_of(node.output[0]) if node.output else text_of(node.name)
+        inputs = [self._of(text_of(name)) for name in node.input]
         if kind == "Constant":
             self.values[full] = self._constant(full, node)
             return None
@@ -282,7 +258,7 @@ class _GraphReader:
 
     def _kind(self, node: Any) -> tuple[str, dict[str, Any], str]:
         """Type, attributes, and the function that is called."""
-        kind = _text(node.op_type)
+        kind = text_of(node.op_type)
         attrs = _attributes(node.attribute)
         attrs.pop("shape", None)
         if not kind.startswith("REF::"):
@@ -290,7 +266,7 @@ class _GraphReader:
         name = kind.removeprefix("REF::")
         if name in self.model.primitives:
             primitive = self.model.primitives[name]
-            return _text(primitive.op_type), _attributes(primitive.attribute) | attrs, ""
+            return text_of(primitive.op_type), _attributes(primitive.attribute) | attrs, ""
         if name in self.model.functions:
             return "Call", attrs, name
         return name.rpartition("::")[2], attrs, ""
@@ -331,20 +307,19 @@ class _GraphReader:
         scopes: dict[str, int] = {}
         found = []
         for place, op in enumerate(ops):
-            name = _text(op.proto.domain) or op.output or f"{op.op_type}_{place}"
+            name = text_of(op.proto.domain) or op.output or f"{op.op_type}_{place}"
             scopes[name] = scopes.get(name, 0) + 1
             if scopes[name] > 1:
                 name = f"{name}@{scopes[name]}"
             outputs = self._outputs(op)
             attrs, inputs = dict(op.attrs), []
             for slot, value in enumerate(op.inputs):
-                tensors = [_made(item) for item in _flat(value)]
                 if isinstance(value, _Value):
                     if value.value is not None:
                         attrs[f"input_{slot}"] = value.value
                         inputs.append("")
                 else:
-                    inputs += [tensor for tensor in tensors if tensor]
+                    inputs += _names(value)
             while inputs and not inputs[-1]:
                 inputs.pop()
             inner = self.model.function(op.function, self.depth) if op.function else None
@@ -356,7 +331,7 @@ class _GraphReader:
 
     def _outputs(self, op: _Op) -> tuple[str, ...]:
         """Output names; an op whose parts were taken one by one has several, each with its shape."""
-        told = (a for a in op.proto.attribute if _text(a.name) in ("shape", "") and (a.tensors or a.values))
+        told = (a for a in op.proto.attribute if text_of(a.name) in ("shape", "") and (a.tensors or a.values))
         shapes = next(told, None)
         if op.taken < 0:
             self.tensors[op.output] = _spec(op.output, shapes.tensors if shapes is not None else ())
@@ -376,19 +351,15 @@ class _Item:
     index: int
 
 
-def _flat(value: Any, depth: int = 0) -> Iterable[Any]:
-    if isinstance(value, _Tuple) and depth < DEEPEST:
-        return [found for item in value.items for found in _flat(item, depth + 1)]
-    return [value]
-
-
-def _made(value: Any) -> str:
-    """The tensor that a value stands for; "" for none."""
+def _names(value: Any, depth: int = 0) -> list[str]:
+    """The tensors that a value stands for: several for values that are handed on together, none for constants."""
+    if isinstance(value, _Tuple):
+        return [name for item in value.items if depth < DEEPEST for name in _names(item, depth + 1)]
     if isinstance(value, _Item):
-        return f"{value.op.output}[{value.index}]"
+        return [f"{value.op.output}[{value.index}]"]
     if isinstance(value, _Op):
-        return value.output if value.taken < 0 else f"{value.output}[0]"
-    return value if isinstance(value, str) else ""
+        return [value.output if value.taken < 0 else f"{value.output}[0]"]
+    return [value] if isinstance(value, str) and value else []
 
 
 def _spec(name: str, tensors: Iterable[Any]) -> TensorSpec:
@@ -405,9 +376,9 @@ def dtype_of(tensor: Any) -> DType | None:
     return DTYPES.get(DTYPE_NUMBERS.get(tensor.data_type, ""))
 
 
-def _attributes(found: Iterable[Any], depth: int = 0) -> dict[str, Any]:
+def _attributes(found: Iterable[Any]) -> dict[str, Any]:
     """AttributeProtos as plain values; texts as str, lists as tuples, tensors as their shapes."""
-    return {_text(a.name): _value(a, depth) for a in found if _text(a.name)}
+    return {text_of(a.name): _value(a) for a in found if text_of(a.name)}
 
 
 def _value(a: Any, depth: int = 0) -> Any:
@@ -416,7 +387,7 @@ def _value(a: Any, depth: int = 0) -> Any:
     if a.type in (_TUPLE, _LIST) or a.values:
         return tuple(_value(item, depth + 1) for item in a.values)
     for many in ("floats", "doubles", "ints", "strings"):
-        listed = tuple(_text(item) if many == "strings" else item for item in getattr(a, many))
+        listed = tuple(text_of(item) if many == "strings" else item for item in getattr(a, many))
         if listed:  # a single one inside of a tuple is written as a list of one
             return listed[0] if depth and len(listed) == 1 else listed
     if a.tensors or a.HasField("t"):
@@ -424,15 +395,6 @@ def _value(a: Any, depth: int = 0) -> Any:
     for one in ("s", "i", "f", "d"):
         if a.HasField(one):
             value = getattr(a, one)
-            return _text(value) if one == "s" else value
+            return text_of(value) if one == "s" else value
     return None
-
-
-def _text(raw: Any) -> str:
-    if isinstance(raw, str):
-        return raw
-    try:
-        return bytes(raw).decode("utf-8")
-    except UnicodeDecodeError:
-        return bytes(raw).decode("latin-1")
 

@@ -9,20 +9,19 @@ Source: ../shared/specs/model_formats.md, a.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import acccmp.core.layout as layouts
-from acccmp.core.graph import Graph, ModelIO, Node
+from acccmp.core.graph import Graph, Node, shape_text
 from acccmp.core.reading import is_inside, mapped
 from acccmp.core.tensor import TensorRef
-from acccmp.core.wire import Buffer
+from acccmp.core.wire import Buffer, message, text_of
 from acccmp.errors import FormatError
 from acccmp.models import om_archive, om_domi
 from acccmp.models.device_graph import (
+    DeviceModel,
     DeviceOp,
     DeviceTensor,
     all_nodes,
@@ -30,8 +29,9 @@ from acccmp.models.device_graph import (
     dtype_from,
     split_layout,
 )
-from acccmp.models.om_attrs import Dictionary, plain_attrs, text_of
-from acccmp.models.om_container import INOUT_INFO, MODEL_DEF, WEIGHTS, Container, Partition, open_container
+from acccmp.models.facts import node_facts, weight_facts
+from acccmp.models.om_attrs import Dictionary, plain_attrs
+from acccmp.models.om_container import INOUT_INFO, MODEL_DEF, MODEL_TYPES, WEIGHTS, Container, Partition, open_container
 from acccmp.models.om_io import model_io, parse_inout_info
 
 _CONST_TYPES = ("Const", "Constant")
@@ -45,24 +45,6 @@ _COMPILE_FACTS = {
 _GIVEN_UP = "it is encrypted: nothing but its header can be read; ask whoever compiled it for a plain .om or its JSON"
 
 
-@dataclass(frozen=True)
-class Model:
-    """One model of a file, decoded: the ops of its main graph, of the others by name, its attributes and weights."""
-
-    name: str
-    ops: tuple[DeviceOp, ...]
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    graphs: Mapping[str, tuple[DeviceOp, ...]] = field(default_factory=dict)
-    weights: Mapping[str, TensorRef] = field(default_factory=dict)
-    inner_weights: Mapping[str, Mapping[str, TensorRef]] = field(default_factory=dict)
-    stored_io: ModelIO | None = None
-    version: int | None = None
-    custom_version: str = ""
-    dictionary: Dictionary | None = None
-    inner: tuple[tuple[str, str, Model | None, str], ...] = ()  # name, kind, model, problem
-    notes: tuple[str, ...] = ()
-
-
 def load(path: str | Path) -> Graph:
     """The device Graph (format "om") of an .om file; `weights` is not used, the file has its own.
 
@@ -70,7 +52,7 @@ def load(path: str | Path) -> Graph:
     the user of the model sees them. Models inside of a flow or bundle that no op owns
     are nodes of type `SubModel`. Raises FormatError for what is no .om, is damaged, or is encrypted.
     """
-    return _graph(*_read(Path(path)))
+    return _graph(_read(Path(path))[0], Path(path))
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -90,7 +72,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     if container is not None:
         facts |= _container_facts(container)
     if model is not None:
-        facts |= _model_facts(model, _graph(model, container))
+        facts |= _model_facts(model, where)
     else:
         facts["notes"] = list(container.notes) if container else []
     return facts
@@ -103,7 +85,7 @@ def _read(path: Path, encrypted_too: bool = False) -> tuple[Any, Container | Non
     """The model and its container (None for OM2); the model is None for an encrypted file, if those are wanted."""
     with mapped(path) as buffer:
         if om_archive.is_archive(buffer):
-            return _archived(path), None
+            return om_archive.read(path), None
         container = open_container(buffer, path)
         if container.header.is_encrypted:
             if encrypted_too:
@@ -112,14 +94,15 @@ def _read(path: Path, encrypted_too: bool = False) -> tuple[Any, Container | Non
         return _model(buffer, container), container
 
 
-def _model(buffer: Buffer, container: Container) -> Model:
+def _model(buffer: Buffer, container: Container) -> DeviceModel:
     """The model of a container, with the models inside of it."""
     if container.body is not None:
-        message, ops, refs, notes = om_domi.read(buffer, container.body, container.path)
-        return Model(
-            text_of(message.name) or container.header.name, tuple(ops),
-            {"memory_size": message.memory_size, "weight_size": message.weight_size, "stream_num": message.stream_num},
-            weights=refs, version=message.version, notes=(*container.notes, *notes),
+        model, ops, refs, notes = om_domi.read(buffer, container.body, container.path)
+        return DeviceModel(
+            text_of(model.name) or container.header.name, tuple(ops),
+            {"memory_size": model.memory_size, "weight_size": model.weight_size, "stream_num": model.stream_num},
+            weights=refs, meta={"variant": container.variant, "version": model.version},
+            notes=(*container.notes, *notes),
         )
     inner = []
     for found in container.inner:
@@ -134,15 +117,14 @@ def _model(buffer: Buffer, container: Container) -> Model:
         inner.append((found.name, found.kind, model, problem))
     notes = [*container.notes, *(f"the model {name} inside is left out: {why}" for name, _, m, why in inner if not m)]
     if container.variant == "bundle":
-        return Model(
-            container.header.name or container.path.stem, (), inner=tuple(inner), notes=tuple(notes),
-        )
-    root = _decoded(buffer, container, 0, None)
-    graphs, inner_weights = dict(root.graphs), dict(root.inner_weights)
+        name = container.header.name or container.path.stem
+        return DeviceModel(name, meta={"variant": container.variant}, notes=tuple(notes), inner=tuple(inner))
+    root, dictionary = _decoded(buffer, container, 0, None)
+    graphs, inner_weights = dict(root.subgraphs), dict(root.inner_weights)
     for block in range(1, len(container.blocks)):
         # The sub-models with known shapes; they are more than the sketch of them in the root model.
         try:
-            part = _decoded(buffer, container, block, root.dictionary)
+            part, _ = _decoded(buffer, container, block, dictionary)
         except FormatError as error:
             notes.append(f"sub-model {block} is left out: {str(error).removeprefix(f'{container.path}: ')}")
             continue
@@ -150,11 +132,13 @@ def _model(buffer: Buffer, container: Container) -> Model:
         inner_weights[part.name] = part.weights
         notes += part.notes
     return replace(
-        root, graphs=graphs, inner_weights=inner_weights, inner=tuple(inner), notes=(*notes, *root.notes),
+        root, subgraphs=graphs, inner_weights=inner_weights, inner=tuple(inner), notes=(*notes, *root.notes),
     )
 
 
-def _decoded(buffer: Buffer, container: Container, block: int, above: Dictionary | None) -> Model:
+def _decoded(
+    buffer: Buffer, container: Container, block: int, above: Dictionary | None,
+) -> tuple[DeviceModel, Dictionary | None]:
     """`_one_model`; names of attributes that are no text (protobuf cannot hand them out) become our error."""
     try:
         return _one_model(buffer, container, block, above)
@@ -162,35 +146,33 @@ def _decoded(buffer: Buffer, container: Container, block: int, above: Dictionary
         raise FormatError(f"{container.path}: damaged: the name of an attribute is no text ({error.reason})") from None
 
 
-def _one_model(buffer: Buffer, container: Container, block: int, above: Dictionary | None) -> Model:
-    """The ModelDef of one block of partitions."""
-    from google.protobuf.message import DecodeError
-
+def _one_model(
+    buffer: Buffer, container: Container, block: int, above: Dictionary | None,
+) -> tuple[DeviceModel, Dictionary | None]:
+    """The ModelDef of one block of partitions, and what its attributes were decoded with."""
     from acccmp.schemas import ge_pb2
 
     path, part = container.path, container.find(MODEL_DEF, block)
     if part is None:
         names = ", ".join(found.name for found in container.blocks[block])
         raise FormatError(f"{path}: no graph in it (no MODEL_DEF partition, only {names})")
-    try:
-        message = ge_pb2.ModelDef.FromString(buffer[part.offset : part.offset + part.size])
-    except DecodeError as error:
-        raise FormatError(f"{path}: damaged: MODEL_DEF at byte {part.offset} cannot be read: {error}") from None
-    if not message.graph:
-        raise FormatError(f"{path}: damaged: MODEL_DEF at byte {part.offset} holds no graph")
-    dictionary = Dictionary.of(message.attr, above)
+    what = f"{path}: damaged: MODEL_DEF at byte {part.offset}"
+    model = message(ge_pb2.ModelDef, buffer, part.offset, part.offset + part.size, {}, f"{what} cannot be read")
+    if not model.graph:
+        raise FormatError(f"{what} holds no graph")
+    dictionary = Dictionary.of(model.attr, above)
     reader = _Reader(path, container.find(WEIGHTS, block), dictionary)
-    parts = [(text_of(graph.name), reader.graph(graph)) for graph in message.graph]
+    parts = [(text_of(graph.name), reader.graph(graph)) for graph in model.graph]
     info = container.find(INOUT_INFO, block)
     stored = parse_inout_info(bytes(buffer[info.offset : info.offset + info.size])) if info is not None else None
     lists = ("attr_name_enum", "attr_value_enum", "attrs_use_string_value")
-    attrs = {key: value for key, value in plain_attrs(message.attr).items() if key not in lists}
+    attrs = {key: value for key, value in plain_attrs(model.attr).items() if key not in lists}
     main, (ops, refs) = parts[0]
-    return Model(
-        text_of(message.name) or container.header.name or main, ops,
-        attrs, {name: of for name, (of, _) in parts[1:]}, refs, {name: of for name, (_, of) in parts[1:]}, stored,
-        message.version, text_of(message.custom_version), dictionary, notes=tuple(reader.notes),
-    )
+    meta = {"variant": container.variant, "version": model.version, "custom_version": text_of(model.custom_version)}
+    return DeviceModel(
+        text_of(model.name) or container.header.name or main, ops, attrs, {name: of for name, (of, _) in parts[1:]},
+        refs, {name: of for name, (_, of) in parts[1:]}, stored, meta, tuple(reader.notes),
+    ), dictionary
 
 
 class _Reader:
@@ -283,7 +265,7 @@ class _Reader:
             self.notes.append(f"the weight {name} is left out: its type or shape is not known")
             return None
         if dtype.nbytes(math.prod(shape)) > size:
-            self.notes.append(f"the weight {name} is left out: {shape} {dtype} in {size} bytes")
+            self.notes.append(f"the weight {name} is left out: {shape_text(shape)} {dtype} in {size} bytes")
             return None
         ref = TensorRef(path, dtype, shape, offset, size, layout or "ND", groups=groups)
         original = desc.attrs.get("origin_shape")
@@ -314,50 +296,30 @@ def beside(model: Path, named: str) -> Path | None:
 # -- from models to graphs ---------------------------------------------------------------------------------------
 
 
-def _graph(model: Model, container: Container | None) -> Graph:
-    path = container.path if container else None
-    io = model_io(model.ops, model.attrs, model.stored_io)
-    graph = device_graph(
-        model.name, model.ops, attrs=model.attrs, subgraphs=model.graphs, weights=model.weights,
-        inner_weights=model.inner_weights, path=path, notes=(*model.notes, *io.notes),
-        meta={
-            "variant": container.variant if container else om_archive.VARIANT, "version": model.version,
-            "custom_version": model.custom_version,
-        },
-        io=io,
-    )
-    if not model.inner:
-        return graph
+def _graph(model: DeviceModel, path: Path) -> Graph:
+    io = model_io(model.ops, model.attrs, model.io)
+    graph = device_graph(replace(model, notes=(*model.notes, *io.notes)), io, path)
     owned = {name for node in graph.nodes for name in node.subgraphs}
     nodes = list(graph.nodes)
     for name, kind, inner, _ in model.inner:
-        if inner is None or name in owned:
-            continue
-        unique = name if name not in graph else f"{name}@model"
-        nodes.append(Node(unique, "SubModel", attrs={"kind": kind}, subgraphs={name: _graph(inner, container)}))
+        if inner is not None and name not in owned:
+            unique = name if name not in graph else f"{name}@model"
+            nodes.append(Node(unique, "SubModel", attrs={"kind": kind}, subgraphs={name: _graph(inner, path)}))
     return replace(graph, nodes=tuple(nodes))
-
-
-def _archived(path: Path) -> Model:
-    archive = om_archive.read(path)
-    return Model(
-        archive.name or path.stem, archive.ops, archive.attrs, archive.graphs,
-        om_archive.weights(archive, path), stored_io=archive.io, notes=archive.notes,
-    )
 
 
 # -- facts -------------------------------------------------------------------------------------------------------
 
 
 def _container_facts(container: Container) -> dict[str, Any]:
-    header = container.header
+    header, kind = container.header, container.header.model_type
     return {
         "header": {
-            "version": f"{header.version:#010x}", "model type": _type_name(container), "name": header.name,
-            "payload bytes": header.payload, "models": header.model_num, "ir version": header.ir_version,
-            "platform version": header.platform_version, "encrypted": header.is_encrypted,
-            "checksum": header.has_checksum, "made online": header.is_online, "dynamic shapes": header.is_dynamic,
-            "checks the host": header.checks_host,
+            "version": f"{header.version:#010x}", "model type": MODEL_TYPES.get(kind, f"unknown ({kind})"),
+            "name": header.name, "payload bytes": header.payload, "models": header.model_num,
+            "ir version": header.ir_version, "platform version": header.platform_version,
+            "encrypted": header.is_encrypted, "checksum": header.has_checksum, "made online": header.is_online,
+            "dynamic shapes": header.is_dynamic, "checks the host": header.checks_host,
         },
         "partitions": [
             {"model": block, "name": part.name, "offset": part.offset, "bytes": part.size}
@@ -375,16 +337,10 @@ def _container_facts(container: Container) -> dict[str, Any]:
     }
 
 
-def _type_name(container: Container) -> str:
-    from acccmp.models.om_container import MODEL_TYPES
-
-    return MODEL_TYPES.get(container.header.model_type, f"unknown ({container.header.model_type})")
-
-
-def _model_facts(model: Model, graph: Graph) -> dict[str, Any]:
-    io = graph.io
-    nodes = list(all_nodes(graph))
-    weights = list(all_weights(graph))
+def _model_facts(model: DeviceModel, path: Path) -> dict[str, Any]:
+    graph = _graph(model, path)
+    io, nodes = graph.io, list(all_nodes(graph))
+    parts = [graph, *(inner for node in nodes for inner in node.subgraphs.values())]
     implemented = [set(node.origins) if node.origins is not None else None for node in nodes]
     originals: set[str] = set().union(*(names for names in implemented if names))
     facts: dict[str, Any] = {
@@ -398,13 +354,7 @@ def _model_facts(model: Model, graph: Graph) -> dict[str, Any]:
             told: value for key, told in _COMPILE_FACTS.items()
             if isinstance(value := model.attrs.get(key), str | int) and value != ""
         },
-        "nodes": len(nodes), "edges": sum(1 for node in nodes for tensor in node.inputs if tensor),
-        "ops": dict(Counter(node.op_type for node in nodes).most_common()),
-        "sub-graphs": sum(len(node.subgraphs) for node in nodes),
-        "weights": {
-            "tensors": len(weights), "elements": sum(math.prod(ref.own_shape) for ref in weights),
-            "bytes": sum(ref.nbytes for ref in weights), "dtypes": dict(Counter(ref.dtype.name for ref in weights)),
-        },
+        **node_facts(nodes), "weights": weight_facts([ref for part in parts for ref in part.weights.values()]),
         "mapping": {
             "device ops with originals": sum(1 for names in implemented if names), "originals": len(originals),
             "fused ops": sum(1 for names in implemented if names and len(names) > 1),
@@ -416,15 +366,6 @@ def _model_facts(model: Model, graph: Graph) -> dict[str, Any]:
     if model.inner:
         facts["models"] = []
         for name, kind, inner, problem in model.inner:
-            own = _model_facts(inner, _graph(inner, None)) if inner else {}
+            own = _model_facts(inner, path) if inner else {}
             facts["models"].append({"name": name, "kind": kind, "problem": problem} | own)
     return facts
-
-
-def all_weights(graph: Graph) -> Iterator[TensorRef]:
-    """The weights of a graph and of the graphs inside of it."""
-    yield from graph.weights.values()
-    for node in graph.nodes:
-        for inner in node.subgraphs.values():
-            yield from all_weights(inner)
-

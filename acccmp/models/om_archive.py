@@ -6,8 +6,8 @@ Source: ../shared/specs/model_formats.md, a.11. No real file was public when thi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from acccmp.core.graph import Gear, ModelIO, ModelTensor
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.core.wire import Buffer
 from acccmp.errors import FormatError
-from acccmp.models.device_graph import DeviceOp, DeviceTensor, dtype_from
+from acccmp.models.atc_json import list_of
+from acccmp.models.device_graph import DeviceModel, DeviceOp, DeviceTensor, dtype_from
 
 VARIANT = "OM2"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -25,31 +26,18 @@ LARGEST_TEXT = 256 << 20  # bytes of one JSON file, unpacked
 LARGEST_RATIO = 200  # unpacked / packed; JSON reaches some 20
 
 
-@dataclass(frozen=True)
-class Archive:
-    """What an OM2 archive says about its first model. `constants` is its list of constants by name."""
-
-    name: str
-    ops: tuple[DeviceOp, ...] = ()
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    graphs: Mapping[str, tuple[DeviceOp, ...]] = field(default_factory=dict)
-    io: ModelIO | None = None
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    root: str = ""
-    notes: tuple[str, ...] = ()
-
-
 def is_archive(buffer: Buffer) -> bool:
     return bytes(buffer[:4]) == ZIP_MAGIC
 
 
-def read(path: Path) -> Archive:
-    """The archive's manifest, inputs, outputs, ops with their originals. Raises FormatError for any other zip file."""
+def read(path: Path) -> DeviceModel:
+    """The archive's first model: its inputs, outputs, ops with their originals, constants. Raises FormatError for any
+    other zip file."""
     with reading.archive(path, members=MOST_MEMBERS) as archive:
         return _read(archive, path)
 
 
-def _read(archive: reading.Archive, path: Path) -> Archive:
+def _read(archive: reading.Archive, path: Path) -> DeviceModel:
     names = archive.members
     manifests = [name for name in names if name == "manifest.json" or name.count("/") == 1 == name.count("/manifest.")]
     manifest = _json(archive, manifests[0], path) if manifests else None
@@ -65,10 +53,11 @@ def _read(archive: reading.Archive, path: Path) -> Archive:
     meta = meta if isinstance(meta, dict) else {}
     if not meta:
         notes.append("the archive says nothing about inputs and outputs (data/model_0/model_meta.json)")
-    ops, graphs, attrs, told = _graph(archive, base, path)
-    return Archive(
-        str(meta.get("name") or ""), ops, attrs | {"atc_cmdline": str(manifest.get("atc_command") or "")}, graphs,
-        _io(meta), _constants(archive, root, path), root, (*notes, *told),
+    model = _graph(archive, base, path)
+    return replace(
+        model, name=str(meta.get("name") or path.stem), io=_io(meta), weights=_weights(archive, root, model.ops, path),
+        attrs={**model.attrs, "atc_cmdline": str(manifest.get("atc_command") or "")}, meta={"variant": VARIANT},
+        notes=(*notes, *model.notes),
     )
 
 
@@ -88,9 +77,7 @@ def _bytes(archive: reading.Archive, name: str, path: Path) -> bytes | None:
         return member.read(info.file_size)
 
 
-def _graph(
-    archive: reading.Archive, base: str, path: Path,
-) -> tuple[tuple[DeviceOp, ...], dict[str, tuple[DeviceOp, ...]], dict[str, Any], tuple[str, ...]]:
+def _graph(archive: reading.Archive, base: str, path: Path) -> DeviceModel:
     """Ops of the graph kept for debugging; without one, names and originals alone, and a note."""
     from acccmp.models import build_pbtxt
 
@@ -100,16 +87,16 @@ def _graph(
             continue
         raw = _bytes(archive, name, path)
         if raw:
-            found = build_pbtxt.ops_of(raw.decode("utf-8", "replace"), path)
-            return found.ops, dict(found.graphs), dict(found.attrs), ()
+            return build_pbtxt.ops_of(raw.decode("utf-8", "replace"), path)
     listed = _json(archive, f"{folder}op_attr.json", path)
     if not isinstance(listed, dict):
-        return (), {}, {}, ("the graph is not in the archive (no debug files): no op can be traced to the original",)
+        why = "the graph is not in the archive (no debug files): no op can be traced to the original"
+        return DeviceModel("", notes=(why,))
     ops = []
     for place, (name, attrs) in enumerate(listed.items()):
         plain = {key: _attr(value) for key, value in attrs.items()} if isinstance(attrs, dict) else {}
         ops.append(DeviceOp(str(name), str(plain.get("type") or ""), place, attrs=plain))
-    return tuple(ops), {}, {}, ("the archive keeps the ops' attributes only: no edges, no shapes",)
+    return DeviceModel("", ops, notes=("the archive keeps the ops' attributes only: no edges, no shapes",))
 
 
 def _attr(value: Any) -> Any:
@@ -120,7 +107,7 @@ def _attr(value: Any) -> Any:
 
 def _io(meta: Mapping[str, Any]) -> ModelIO:
     gears = []
-    for entry in _list(meta.get("dynamic_batch_info")):
+    for entry in list_of(meta.get("dynamic_batch_info")):
         values = entry if isinstance(entry, list) else [entry]
         if all(isinstance(n, int) and not isinstance(n, bool) for n in values):
             gears.append(Gear(tuple(values)))
@@ -132,12 +119,8 @@ def _io(meta: Mapping[str, Any]) -> ModelIO:
     )
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _indexed(value: Any) -> list[Mapping[str, Any]]:
-    entries = [entry for entry in _list(value) if isinstance(entry, dict)]
+    entries = [entry for entry in list_of(value) if isinstance(entry, dict)]
     return sorted(entries, key=lambda entry: entry["index"] if isinstance(entry.get("index"), int) else 0)
 
 
@@ -148,7 +131,7 @@ def _tensor(entry: Mapping[str, Any], aipp: Any = None) -> ModelTensor:
         return tuple(values) if good and values else None
 
     size, name = entry.get("size"), str(entry.get("name") or "")
-    ranges = [tuple(pair) for pair in _list(entry.get("shape_range")) if isinstance(pair, list) and len(pair) == 2]
+    ranges = [tuple(pair) for pair in list_of(entry.get("shape_range")) if isinstance(pair, list) and len(pair) == 2]
     return ModelTensor(
         name, dtype_from(str(entry.get("data_type") or "") or None),
         ints("origin_input_dims") or ints("shape_v2") or ints("shape") or (), str(entry.get("format") or "") or None,
@@ -157,24 +140,21 @@ def _tensor(entry: Mapping[str, Any], aipp: Any = None) -> ModelTensor:
     )
 
 
-def _constants(archive: reading.Archive, root: str, path: Path) -> dict[str, Any]:
+def _weights(
+    archive: reading.Archive, root: str, ops: Sequence[DeviceOp], path: Path,
+) -> dict[str, TensorRef]:
+    """Refs to the constants that lie in the archive as they are; packed ones cannot be left where they are."""
     config = _json(archive, f"{root}data/constants/model_0_constants_config.json", path)
     listed = config.get("consts") if isinstance(config, dict) else None
-    return listed if isinstance(listed, dict) else {}
-
-
-def weights(archive: Archive, path: Path) -> dict[str, TensorRef]:
-    """Refs to the constants that lie in the archive as they are; packed ones cannot be left where they are."""
+    descs = {op.name: op.output_descs[0] for op in ops if op.output_descs}
     found: dict[str, TensorRef] = {}
-    descs = {op.name: op.output_descs[0] for op in archive.ops if op.output_descs}
-    with reading.archive(path, members=MOST_MEMBERS) as opened:
-        for name, entry in archive.constants.items():
-            if not isinstance(entry, dict) or entry.get("type") != "INTERNAL":
-                continue
-            op = str(entry.get("op_name") or name)
-            at = _place(opened, f"{archive.root}data/constants/{entry.get('file_name')}", entry)
-            if at is not None:
-                found[f"{op}:0"] = _ref(str(path), descs.get(op, DeviceTensor()), *at)
+    for name, entry in listed.items() if isinstance(listed, dict) else ():
+        if not isinstance(entry, dict) or entry.get("type") != "INTERNAL":
+            continue
+        op = str(entry.get("op_name") or name)
+        at = _place(archive, f"{root}data/constants/{entry.get('file_name')}", entry)
+        if at is not None:
+            found[f"{op}:0"] = _ref(str(path), descs.get(op, DeviceTensor()), *at)
     return found
 
 

@@ -7,9 +7,11 @@ numbers into the lists of the first. Source: ../shared/specs/model_formats.md, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from acccmp.core.wire import text_of
 
 # Texts and bytes of model attributes that are longer are cut: lists of tasks, kernels.
 LONGEST_BYTES = 1 << 16
@@ -69,31 +71,20 @@ def number_of(key: str) -> int | None:
     return number
 
 
-def text_of(raw: bytes | str) -> str:
-    """Bytes of a text; what is no UTF-8 is kept as Latin-1 characters."""
-    if isinstance(raw, str):
-        return raw
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
-
-
 def _list(attrs: Any, name: str) -> Any:
     from acccmp.schemas import ge_pb2
 
     return attrs[name].list if name in attrs else ge_pb2.AttrDef.ListValue()
 
 
-def plain_attrs(attrs: Any, dictionary: Dictionary | None = None, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """A protobuf map of attributes as a dict of plain values; with `names`, just those.
+def plain_attrs(attrs: Any, dictionary: Dictionary | None = None) -> dict[str, Any]:
+    """A protobuf map of attributes as a dict of plain values.
 
     Lists are tuples; a list with nothing but its type is (); tensors are dicts of what describes them, without data.
     """
     found: dict[str, Any] = {}
-    for key in attrs if names is None else [name for name in names if name in attrs]:
-        value = plain(attrs[key], dictionary)
-        name = text_of(key)
+    for key in attrs:
+        name, value = text_of(key), plain(attrs[key], dictionary)
         if dictionary is not None:
             name, value = dictionary.decoded(name, value)
         found[name] = value
@@ -107,19 +98,13 @@ def plain(attr: Any, dictionary: Dictionary | None = None) -> Any:
         return None
     value = getattr(attr, kind)
     if kind == "list":
-        for name in _LISTS:
-            items = getattr(value, name)
-            if items:
-                return tuple(_item(name, item, dictionary) for item in items)
-        return ()
+        told = [(row.name, items) for row, items in value.ListFields() if row.name != "val_type"]
+        return tuple(_item(name, item, dictionary) for name, items in told[:1] for item in items)
     if kind == "list_list_int":
         return tuple(tuple(row.list_i) for row in value.list_list_i)
     if kind == "list_list_float":
         return tuple(tuple(row.list_f) for row in value.list_list_f)
     return _item(kind, value, dictionary)
-
-
-_LISTS = ("s", "i", "f", "b", "bt", "td", "t", "g", "na", "dt")
 
 
 def _item(kind: str, value: Any, dictionary: Dictionary | None) -> Any:

@@ -43,11 +43,9 @@ class Header:
     has_checksum: bool
     is_online: bool
     name: str
-    ops: int
     ir_version: int
     model_num: int
     platform_version: str
-    platform_type: int
     checks_host: bool
     is_dynamic: bool
     is_wide: bool
@@ -171,14 +169,14 @@ def _header(raw: bytes, path: Path) -> tuple[Header, list[str]]:
     # Older headers have no number of models: the platform's version stands in its place.
     old = version == OLD_VERSION
     (length,) = struct.unpack_from("<I", raw, 76)
-    ops, ir_version = struct.unpack_from("<I", raw, 116)[0], struct.unpack_from("<I", raw, 152)[0]
+    (ir_version,) = struct.unpack_from("<I", raw, 152)
     model_num = 1 if old else struct.unpack_from("<I", raw, 156)[0]
     model_length = 0 if old else struct.unpack_from("<Q", raw, 184)[0]
     platform = raw[156:176] if old else raw[160:180]
     return Header(
-        version, model_type, model_length or length, raw[80] == 1, raw[81] == 1, raw[83] == 1, _text(raw[84:116]), ops,
-        ir_version, max(model_num, 1), _text(platform), raw[176 if old else 180], not old and raw[192] == 1,
-        not old and raw[193] == 1, model_type in (FLOW_TYPE, BUNDLE_TYPE) or model_length != 0,
+        version, model_type, model_length or length, raw[80] == 1, raw[81] == 1, raw[83] == 1, _text(raw[84:116]),
+        ir_version, max(model_num, 1), _text(platform), not old and raw[192] == 1, not old and raw[193] == 1,
+        model_type in (FLOW_TYPE, BUNDLE_TYPE) or model_length != 0,
     ), notes
 
 

@@ -6,17 +6,18 @@ types are GE's. Source: ../shared/specs/model_formats.md, a.10; field 800 measur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import acccmp.core.layout as layouts
+from acccmp.core.graph import shape_text
 from acccmp.core.layout import FORMATS
 from acccmp.core.tensor import BY_GE, TensorRef
-from acccmp.core.wire import Buffer, Payload, PayloadTable, thin
+from acccmp.core.wire import Buffer, Payload, PayloadTable, message, text_of
 from acccmp.errors import FormatError, LayoutError
 from acccmp.models.device_graph import DeviceOp, DeviceTensor
-from acccmp.models.om_attrs import text_of
 from acccmp.models.om_container import Partition
 
 _WEIGHT = PayloadTable({4: None})
@@ -30,14 +31,10 @@ def read(
     buffer: Buffer, body: Partition, path: Path,
 ) -> tuple[Any, list[DeviceOp], dict[str, TensorRef], list[str]]:
     """The model message without weights, its ops, its weights by tensor name (`conv1:filter`), and notes."""
-    from google.protobuf.message import DecodeError
-
     from acccmp.schemas import domi_pb2
 
-    try:
-        model = domi_pb2.ModelDef.FromString(thin(buffer, body.offset, body.offset + body.size, _PAYLOADS))
-    except (DecodeError, ValueError) as error:
-        raise FormatError(f"{path}: damaged: its model (domi.ModelDef) cannot be read: {error}") from None
+    what = f"{path}: damaged: its model (domi.ModelDef) cannot be read"
+    model = message(domi_pb2.ModelDef, buffer, body.offset, body.offset + body.size, _PAYLOADS, what)
     if not model.op:
         raise FormatError(f"{path}: not a model: there are no ops behind the header")
     notes: list[str] = []
@@ -102,14 +99,8 @@ def _ref(weight: Any, path: Path) -> TensorRef | str:
             stored = layouts.stored_shape(layout, "NCHW", original, C0)
         except LayoutError as error:
             return f"is left out: {error}"
-    if dtype.nbytes(_count(stored)) > payload.size:
-        return f"is left out: {stored} {dtype} in {payload.size} bytes"
+    if dtype.nbytes(math.prod(stored)) > payload.size:
+        return f"is left out: {shape_text(stored)} {dtype} in {payload.size} bytes"
     ref = TensorRef(str(path), dtype, stored, payload.offset, payload.size, layout)
     return ref if stored == original else ref.seen_as(original, "NCHW" if len(original) == 4 else None)
 
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count

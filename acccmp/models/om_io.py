@@ -6,6 +6,7 @@ attribute names and records: ../shared/specs/model_formats.md, a.7.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from acccmp.core.dump import Port
-from acccmp.core.graph import Dims, Gear, ModelIO, ModelTensor
+from acccmp.core.graph import Dims, Gear, ModelIO, ModelTensor, shape_text
 from acccmp.core.layout import FORMATS
 from acccmp.core.reading import is_number
 from acccmp.core.tensor import BY_GE, DType
@@ -30,8 +31,8 @@ from acccmp.models.device_graph import (
 
 DYNAMIC_KINDS = {1: "batch", 2: "image size", 3: "dimensions"}
 
-# Records of the partition MODEL_INOUT_INFO.
-INPUTS, OUTPUTS, BATCHES, IMAGE_SIZES, DIMENSIONS, OUTPUT_SHAPES, SHAPE_ORDER = range(7)
+# Records of the partition MODEL_INOUT_INFO that are read; 5 and 6 are texts about shapes of outputs and their order.
+INPUTS, OUTPUTS, BATCHES, IMAGE_SIZES, DIMENSIONS = range(5)
 _RECORD = struct.Struct("<QiiIIII")
 MOST_TENSORS = 65536
 
@@ -265,8 +266,6 @@ def parse_inout_info(raw: bytes) -> ModelIO:
                 found[kind] = [(n,) for n in _u64(body, 4, count)]
             elif kind in (IMAGE_SIZES, DIMENSIONS):
                 found[kind] = _parts_of_numbers(body)
-            elif kind in (OUTPUT_SHAPES, SHAPE_ORDER):
-                found[kind] = _parts_of_text(body)
         except (ValueError, struct.error) as error:
             notes.append(f"the list of inputs and outputs in the file is damaged: {error}")
             break
@@ -312,26 +311,13 @@ def _u64(body: bytes, at: int, count: int) -> Dims:
     return struct.unpack_from(f"<{count}Q", body, at)
 
 
-def _sizes(body: bytes) -> tuple[Dims, int]:
+def _parts_of_numbers(body: bytes) -> list[Dims]:
     (count,) = struct.unpack_from("<I", body)
     if count * 4 > len(body) - 4:
         raise ValueError(f"{count} parts in {len(body)} bytes")
-    return struct.unpack_from(f"<{count}I", body, 4), 4 + 4 * count
-
-
-def _parts_of_numbers(body: bytes) -> list[Dims]:
-    sizes, at = _sizes(body)
-    numbers = list(_u64(body, at, sum(sizes)))
-    return [tuple(numbers.pop(0) for _ in range(size)) for size in sizes]
-
-
-def _parts_of_text(body: bytes) -> list[str]:
-    sizes, at = _sizes(body)
-    found = []
-    for size in sizes:
-        found.append(body[at : at + size].decode("utf-8", "replace"))
-        at += size
-    return found
+    sizes = struct.unpack_from(f"<{count}I", body, 4)
+    numbers = iter(_u64(body, 4 + 4 * count, sum(sizes)))
+    return [tuple(itertools.islice(numbers, size)) for size in sizes]
 
 
 def _completed(
@@ -348,8 +334,8 @@ def _completed(
     for mine, theirs in zip(by_graph, stored, strict=True):
         if (what == "inputs" and mine.name != theirs.name) or (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
             notes.append(
-                f"the file's list of {what} has {theirs.name} {theirs.dtype} {theirs.shape}, "
-                f"its graph {mine.name} {mine.dtype} {mine.shape}; the list counts"
+                f"the file's list of {what} has {theirs.name} {theirs.dtype} {shape_text(theirs.shape)}, "
+                f"its graph {mine.name} {mine.dtype} {shape_text(mine.shape)}; the list counts"
             )
         out.append(replace(
             theirs, original=mine.original, made_by=mine.made_by, aipp=mine.aipp, ranges=theirs.ranges or mine.ranges,

@@ -9,19 +9,21 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acccmp.core.graph import Graph, Node, Shape, TensorSpec
-from acccmp.core.identify import identify
+from acccmp.core.graph import Graph, Node, Shape, TensorSpec, shape_text
+from acccmp.core.names import free_name
 from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import FormatError, InputError
 from acccmp.models import onnx_file
+from acccmp.models.onnx_file import bodies
 from acccmp.models.onnx_folding import fold
+from acccmp.models.order import in_order
 
 if TYPE_CHECKING:
     import onnx
@@ -48,18 +50,6 @@ class OnnxSource:
     path: Path
     types: Mapping[str, onnx.TypeProto] = field(repr=False)
 
-    @property
-    def ir_version(self) -> int:
-        return int(self.model.ir_version)
-
-    @property
-    def opset_import(self) -> Any:
-        return self.model.opset_import
-
-    @property
-    def functions(self) -> Any:
-        return self.model.functions
-
 
 # -- loading -----------------------------------------------------------------------------------------------------
 
@@ -74,9 +64,6 @@ def load(path: str | os.PathLike[str]) -> Graph:
     that are missing are a note; reading the weight fails then.
     """
     path = Path(path)
-    found = identify(path)
-    if found.kind.name != "onnx":
-        raise FormatError(f"{path}: is {found.words}, where an ONNX model is wanted")
     model = onnx_file.read_skeleton(path)
     if not model.HasField("graph"):
         raise FormatError(f"{path}: an ONNX model without a graph; it may be cut off")
@@ -100,15 +87,20 @@ def load(path: str | os.PathLike[str]) -> Graph:
 
 def _check_texts(model: onnx.ModelProto, path: Path) -> None:
     """Names that are no UTF-8 come out of protobuf as bytes; a file that has them is damaged."""
-    own = [model.producer_name, model.producer_version, model.domain, *(item.domain for item in model.opset_import)]
-    own += [text for item in model.metadata_props for text in (item.key, item.value)]
-    for text in (*own, *_texts_of_graph(model.graph)):
+    for text in _texts_of_model(model):
         if not isinstance(text, str):
             raise FormatError(f"{path}: an ONNX model that is damaged: the name {bytes(text)[:40]!r} is no text")
+
+
+def _texts_of_model(model: onnx.ModelProto) -> Iterator[Any]:
+    yield from (model.producer_name, model.producer_version, model.domain)
+    yield from (item.domain for item in model.opset_import)
+    for item in model.metadata_props:
+        yield from (item.key, item.value)
+    yield from _texts_of_graph(model.graph)
     for function in model.functions:
-        for text in (function.name, function.domain, *function.input, *function.output, *_texts_of(function.node)):
-            if not isinstance(text, str):
-                raise FormatError(f"{path}: an ONNX model that is damaged: the name {bytes(text)[:40]!r} is no text")
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from _texts_of(function.node)
 
 
 def _texts_of_graph(graph: onnx.GraphProto) -> Iterator[Any]:
@@ -129,8 +121,8 @@ def _texts_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         for attribute in node.attribute:
             yield from (attribute.name, attribute.ref_attr_name)
-            for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _texts_of_graph(graph)
+        for body in bodies(node):
+            yield from _texts_of_graph(body)
 
 
 def _infer(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -214,11 +206,10 @@ class _Builder:
         """A graph or a body; `outer` are the names that a body may read from around it."""
         top = proto is not inferred and not outer
         weights, specs = self.weights(proto)
-        types: dict[str, onnx.TypeProto] = {}
-        for value in (*proto.value_info, *proto.input, *proto.output):
-            types[value.name] = value.type
-        for value in (*inferred.value_info, *inferred.input, *inferred.output):
-            types[value.name] = value.type
+        types = {
+            value.name: value.type for graph in (proto, inferred)
+            for value in (*graph.value_info, *graph.input, *graph.output)
+        }
         if top:
             self.types.update(types)
         specs = {**{n: self.spec(n, t) for n, t in types.items() if n and n not in weights}, **specs}
@@ -294,26 +285,26 @@ class _Builder:
 
     def value(self, attribute: onnx.AttributeProto) -> Any:
         """The attribute as a plain value; tensors as refs; a reference to a function's attribute as "@name"."""
+        import onnx
+
         if attribute.ref_attr_name:
             return f"@{attribute.ref_attr_name}"
-        kind = attribute.type
-        if kind == 4:
-            return self.ref(attribute.t)
-        if kind == 9:
-            return tuple(self.ref(tensor) for tensor in attribute.tensors)
-        if kind == 11:
-            return self.sparse(attribute.sparse_tensor)
-        if kind == 12:
-            return tuple(self.sparse(tensor) for tensor in attribute.sparse_tensors)
-        plain: Any = {1: attribute.f, 2: attribute.i, 3: attribute.s, 6: attribute.floats, 7: attribute.ints,
-                 8: attribute.strings}.get(kind)
-        if isinstance(plain, bytes):
-            return _text(plain)
-        if isinstance(plain, int | float):
-            return plain
-        if plain is None:  # types of values (13, 14), and kinds that are newer than this
-            return str(attribute.tp).strip() if kind == 13 else f"<attribute of kind {kind}>"
-        return tuple(_text(item) if isinstance(item, bytes) else item for item in plain)
+        try:
+            found = onnx.helper.get_attribute_value(attribute)
+        except ValueError:  # a kind that is newer than this
+            return f"<attribute of kind {attribute.type}>"
+        return tuple(map(self.plain, found)) if isinstance(found, list) else self.plain(found)
+
+    def plain(self, value: Any) -> Any:
+        import onnx
+
+        if isinstance(value, onnx.TensorProto):
+            return self.ref(value)
+        if isinstance(value, onnx.SparseTensorProto):
+            return self.sparse(value)
+        if isinstance(value, onnx.TypeProto):
+            return str(value).strip()
+        return _text(value) if isinstance(value, bytes) else value
 
     # tensors
 
@@ -336,7 +327,7 @@ class _Builder:
         """A sparse tensor, filled up with zeros."""
         name, shape = tensor.values.name, tuple(int(n) for n in tensor.dims)
         if min(shape, default=0) < 0 or math.prod(shape) > _DENSE:
-            raise FormatError(f"{self.path}: the sparse tensor {name!r} has the shape {list(shape)}")
+            raise FormatError(f"{self.path}: the sparse tensor {name!r} has the shape {shape_text(shape)}")
         values, places = self.ref(tensor.values).numpy().reshape(-1), self.ref(tensor.indices).numpy()
         dense = np.zeros(shape, values.dtype)
         try:
@@ -386,7 +377,7 @@ def _text(raw: bytes) -> str | bytes:
 def _shape_of(tensor: onnx.TensorProto, path: Path) -> tuple[int, ...]:
     shape = tuple(int(n) for n in tensor.dims)
     if min(shape, default=0) < 0 or len(shape) > 32:
-        raise FormatError(f"{path}: the weight {tensor.name!r} has the shape {list(shape)}")
+        raise FormatError(f"{path}: the weight {tensor.name!r} has the shape {shape_text(shape)}")
     return shape
 
 
@@ -397,7 +388,7 @@ def _lazy_ref(tensor: onnx.TensorProto, path: Path) -> TensorRef:
     need = row.nbytes(math.prod(shape)) if row.kind != "opaque" else 0
     if place.size is not None and place.size < need:
         raise FormatError(
-            f"{path}: the weight {tensor.name!r}, {list(shape)} {row}, needs {need} bytes and has {place.size}"
+            f"{path}: the weight {tensor.name!r}, {shape_text(shape)} {row}, needs {need} bytes and has {place.size}"
         )
     if place.path.exists() and place.path.stat().st_size < place.offset + need:
         raise FormatError(
@@ -443,19 +434,13 @@ def _unique_names(protos: Sequence[onnx.NodeProto]) -> tuple[list[str], dict[str
             continue
         if proto.name:
             number = len(aliases.setdefault(proto.name, [])) + 1
-            name = _free_name(f"{proto.name}#{number}", taken)
+            name = free_name(f"{proto.name}#{number}", taken)
             aliases[proto.name].append(name)
         else:
-            name = _free_name(f"{proto.op_type}_{index}", taken)
+            name = free_name(f"{proto.op_type}_{index}", taken)
         taken.add(name)
         names.append(name)
     return names, {name: tuple(unique) for name, unique in aliases.items()}
-
-
-def _free_name(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _execution_order(
@@ -476,40 +461,20 @@ def _execution_order(
     lost = dict.fromkeys(t for proto in protos for t in proto.input if t and t not in made and t not in known)
     notes = (f"{where} reads tensors that nothing makes: {', '.join(list(lost)[:5])}",) if lost else ()
     if any(place in needs[place] or (needs[place] and max(needs[place]) > place) for place in range(len(protos))):
-        return _sorted(needs, where), (*notes, f"{where}: its nodes were not in the order of execution and are sorted")
+        order = in_order(needs)
+        if len(order) < len(needs):
+            raise FormatError(f"{where} has a cycle of nodes")
+        return order, (*notes, f"{where}: its nodes were not in the order of execution and are sorted")
     return list(range(len(protos))), notes
-
-
-def _sorted(needs: Sequence[set[int]], where: str) -> list[int]:
-    import heapq
-
-    readers: dict[int, list[int]] = {}
-    for place, before in enumerate(needs):
-        for other in before:
-            readers.setdefault(other, []).append(place)
-    left = [len(before) for before in needs]
-    ready = [place for place, count in enumerate(left) if count == 0]
-    order: list[int] = []
-    while ready:
-        place = heapq.heappop(ready)
-        order.append(place)
-        for reader in readers.get(place, ()):
-            left[reader] -= 1
-            if left[reader] == 0:
-                heapq.heappush(ready, reader)
-    if len(order) != len(needs):
-        raise FormatError(f"{where} has a cycle of nodes")
-    return order
 
 
 def _reads(proto: onnx.NodeProto) -> Iterator[str]:
     """Every name that a node reads, in its bodies too (names that the bodies make themselves are among them)."""
     yield from proto.input
-    for attribute in proto.attribute:
-        for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            yield from (value.name for value in graph.output)
-            for node in graph.node:
-                yield from _reads(node)
+    for body in bodies(proto):
+        yield from (value.name for value in body.output)
+        for node in body.node:
+            yield from _reads(node)
 
 
 def _free(body: Graph) -> Iterable[str]:
@@ -613,11 +578,10 @@ def _set_quantised(nodes: Sequence[Node], specs: dict[str, TensorSpec]) -> None:
 def _hint_layouts(nodes: Sequence[Node], specs: dict[str, TensorSpec]) -> None:
     """Say NCHW and the like where an operator's definition leaves no doubt; element-wise operators pass it on."""
 
-    def hint(tensor: str, layout: str | None) -> None:
-        spec = specs.get(tensor)
-        if layout and spec is not None and spec.layout is None and spec.shape is not None and (
-            _SPATIAL.get(len(spec.shape)) == layout
-        ):
+    def hint(tensor: str, only: str | None = None) -> None:
+        spec = specs.get(tensor) or TensorSpec(tensor)
+        layout = _SPATIAL.get(len(spec.shape or ()))
+        if layout is not None and spec.layout is None and only in (None, layout):
             specs[tensor] = replace(spec, layout=layout)
 
     for node in nodes:
@@ -625,10 +589,9 @@ def _hint_layouts(nodes: Sequence[Node], specs: dict[str, TensorSpec]) -> None:
             continue
         source = specs.get(node.inputs[0])
         if node.op_type in _CHANNEL_SECOND:
-            for tensor in (node.inputs[0], node.outputs[0]):
-                spec = specs.get(tensor)
-                hint(tensor, _SPATIAL.get(len(spec.shape)) if spec is not None and spec.shape is not None else None)
-        elif node.op_type in _ELEMENTWISE and source is not None:
+            hint(node.inputs[0])
+            hint(node.outputs[0])
+        elif node.op_type in _ELEMENTWISE and source is not None and source.layout is not None:
             hint(node.outputs[0], source.layout)
 
 
@@ -674,15 +637,14 @@ def _rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Let a node, and the bodies in it, read tensors under other names."""
     for place, tensor in enumerate(node.input):
         node.input[place] = names.get(tensor, tensor)
-    for attribute in node.attribute:
-        for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-            own |= {tensor for inner in body.node for tensor in inner.output}
-            outer = {old: new for old, new in names.items() if old not in own}
-            for inner in body.node:
-                _rename_reads(inner, outer)
-            for value in body.output:
-                value.name = outer.get(value.name, value.name)
+    for body in bodies(node):
+        own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+        own |= {tensor for inner in body.node for tensor in inner.output}
+        outer = {old: new for old, new in names.items() if old not in own}
+        for inner in body.node:
+            _rename_reads(inner, outer)
+        for value in body.output:
+            value.name = outer.get(value.name, value.name)
 
 
 def source_of(graph: Graph) -> OnnxSource:
@@ -819,9 +781,8 @@ def _called(nodes: Iterable[onnx.NodeProto], functions: Sequence[onnx.FunctionPr
             if key in table and key not in found:
                 found.add(key)
                 visit(table[key].node)
-            for attribute in proto.attribute:
-                for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                    visit(body.node)
+            for body in bodies(proto):
+                visit(body.node)
 
     visit(nodes)
     return [f for key, f in table.items() if key in found]

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from acccmp.core import reading
 from acccmp.core.wire import (
-    BYTES,
-    Buffer,
     CutOff,
     Damaged,
-    Field,
     FileBytes,
+    Payload,
+    PayloadTable,
+    TooLarge,
     bytes_field,
     bytes_head,
-    fields,
-    number_field,
+    thin,
 )
 from acccmp.core.writing import together
 from acccmp.errors import FormatError, InputError
@@ -37,9 +36,8 @@ LARGEST_SKELETON = 1 << 30  # bytes; what is left of a model without its weights
 LARGEST_FILE = 2_000_000_000  # protobuf ends at 2 GiB; beyond this, weights go to a file of their own
 _CHUNK = 4 << 20
 
-# Field numbers of onnx.proto: ModelProto.graph; GraphProto.initializer; TensorProto.raw_data, external_data,
-# data_location; StringStringEntryProto.key, value.
-_GRAPH, _INITIALIZER, _RAW, _EXTERNAL, _LOCATION, _KEY, _VALUE = 7, 5, 9, 13, 14, 1, 2
+_GRAPH, _INITIALIZER, _RAW = 7, 5, 9  # onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data
+_PAYLOADS = PayloadTable({_GRAPH: PayloadTable({_INITIALIZER: PayloadTable({_RAW: None})})})
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -53,60 +51,39 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    model = onnx.ModelProto()
+    is_named = _is_text(path) and _is_text(path.resolve())
     try:
-        parts = bytearray()
         with reading.opened(path) as file:
             buffer = FileBytes(file)
-            for field in fields(buffer, 0, len(buffer)):
-                if (field.number, field.wire) == (_GRAPH, BYTES):
-                    inside = bytearray()
-                    for item in fields(buffer, field.start, field.end):
-                        inside += _graph_field(path, buffer, item)
-                        _bounded(path, len(inside))
-                    parts += bytes_field(_GRAPH, bytes(inside))
-                else:
-                    parts += _copied(buffer, field)
-                _bounded(path, len(parts))
-        model = onnx.ModelProto()
-        model.ParseFromString(bytes(parts))
+            model.ParseFromString(thin(buffer, 0, len(buffer), _PAYLOADS, LARGEST_SKELETON))
+            inside = 0
+            for tensor in model.graph.initializer:
+                if not tensor.HasField("raw_data"):
+                    continue
+                raw = Payload.of(tensor.raw_data)
+                if raw.size > INLINE and is_named:
+                    set_place(tensor, path.name, *raw)
+                    continue
+                inside += raw.size
+                if inside > LARGEST_SKELETON:
+                    raise TooLarge
+                tensor.raw_data = buffer[raw.offset : raw.offset + raw.size]
     except CutOff as error:
         raise FormatError(
             f"{path}: an ONNX model that is cut off: a part of {error.need} bytes at offset {error.at} does not end "
             f"within its {os.path.getsize(path)} bytes; fetch or export it again"
+        ) from None
+    except TooLarge:
+        raise FormatError(
+            f"{path}: more than {LARGEST_SKELETON >> 20} MiB besides its initializers; export large constants as "
+            "initializers"
         ) from None
     except (Damaged, DecodeError) as error:
         raise FormatError(f"{path}: an ONNX model that is damaged: {str(error).splitlines()[0]}") from None
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
     return model
-
-
-def _bounded(path: Path, size: int) -> None:
-    if size > LARGEST_SKELETON:
-        raise FormatError(
-            f"{path}: more than {LARGEST_SKELETON >> 20} MiB besides its initializers; export large constants as "
-            "initializers"
-        )
-
-
-def _copied(buffer: Buffer, field: Field) -> bytes:
-    if field.size > LARGEST_SKELETON:
-        raise Damaged(f"a part of {field.size} bytes at offset {field.start}")
-    return bytes(buffer[field.tag : field.end])
-
-
-def _graph_field(path: Path, buffer: Buffer, field: Field) -> bytes:
-    if (field.number, field.wire) != (_INITIALIZER, BYTES) or field.size <= INLINE:
-        return _copied(buffer, field)
-    inner = list(fields(buffer, field.start, field.end))
-    raw = [item for item in inner if (item.number, item.wire) == (_RAW, BYTES)]
-    if not raw or raw[-1].size <= INLINE or not _is_text(path.resolve()):
-        return _copied(buffer, field)
-    out = b"".join(_copied(buffer, item) for item in inner if item.number not in (_RAW, _EXTERNAL, _LOCATION))
-    for key, value in (("location", path.name), ("offset", str(raw[-1].start)), ("length", str(raw[-1].size))):
-        entry = bytes_field(_KEY, key.encode()) + bytes_field(_VALUE, value.encode("utf-8", "surrogateescape"))
-        out += bytes_field(_EXTERNAL, entry)
-    return bytes_field(_INITIALIZER, out + number_field(_LOCATION, 1))
 
 
 def _is_text(path: Path) -> bool:
@@ -180,6 +157,14 @@ def follow_links(model: onnx.ModelProto, source: Path) -> Path:
     return home
 
 
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in the attributes of a node: the branches of an If, the body of a Loop."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def _of_functions(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for function in model.functions:
         yield from _of_nodes(function.node)
@@ -196,10 +181,8 @@ def _of_nodes(nodes: Any) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _of_graph(attribute.g)
-            for graph in attribute.graphs:
-                yield from _of_graph(graph)
+        for body in bodies(node):
+            yield from _of_graph(body)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ _NODE = re.compile(r"(?:^|[\s}])node\s*\{")
 _OP = re.compile(r"(?:^|[\s}])op\s*\{")
 _GRAPH = re.compile(r"(?:^|[\s}])graph\s*\{")
 
-# u32 at the start of encrypted MindSpore files: AES-GCM, AES-CBC, SM4-CBC
-_ENCRYPTED = (0x7F3A5ED8, 0x7F3A5ED9, 0x7F3A5EDA)
+# u32 at the start of encrypted MindSpore files
+CIPHERS = {0x7F3A5ED8: "AES-GCM", 0x7F3A5ED9: "AES-CBC", 0x7F3A5EDA: "SM4-CBC"}
 
 
 def onnx(evidence: Evidence) -> str:
@@ -90,7 +90,7 @@ def cambricon(evidence: Evidence) -> str:
 
 def mindir(evidence: Evidence) -> str:
     head = evidence.head
-    if len(head) >= 4 and struct.unpack_from("<I", head)[0] in _ENCRYPTED:
+    if len(head) >= 4 and struct.unpack_from("<I", head)[0] in CIPHERS:
         return "an encrypted MindSpore file"
     return "a MindSpore model (.mindir)" if _is_mindir(evidence) else ""
 

@@ -7,7 +7,6 @@ library, the versions, and whatever else the file holds.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,9 +16,12 @@ from typing import Any
 from acccmp.core.graph import Graph, Node, TensorSpec
 from acccmp.core.reading import is_number
 from acccmp.core.tensor import TensorRef
+from acccmp.core.wire import Payload
 from acccmp.errors import FormatError
+from acccmp.models.order import in_order
 from acccmp.models.tensorflow_files import Parsed, TensorFlowGraph, read
-from acccmp.models.tensorflow_shapes import infer, outputs_of
+from acccmp.models.tensorflow_ops import declared_outputs, outputs_of
+from acccmp.models.tensorflow_shapes import infer
 from acccmp.models.tensorflow_values import attribute, constant, data_type, split_name
 from acccmp.models.tensorflow_write import MARKED_OUTPUTS, STANDS_FOR, graph_def, results, save
 
@@ -53,43 +55,35 @@ def _graph(parsed: Parsed, file: Path, path: Path) -> Graph:
         if node.name in defs:
             raise FormatError(f"{file}: two nodes are named {node.name!r}")
         defs[node.name] = node
-    declared = _declared(parsed.meta)
+    ops = parsed.meta.meta_info_def.stripped_op_list.op if parsed.meta is not None else ()
+    declared = {op.name: declared_outputs(op) for op in ops}
     library = _Library(parsed.rest.library, declared, str(file))
     attrs = {name: _attributes(node) for name, node in defs.items()}
-    weights = _constants(parsed, defs, file)
+    weights = _constants(defs, file, str(file), parsed.places)
     inputs, control = _edges(defs, file)
     outputs = _outputs(defs, attrs, inputs, declared, file)
     names = _tensor_names(defs, outputs)
     order = _execution_order(defs, inputs, control, file)
     frames, parents = _frames(defs, order, inputs, control)
-    nodes = []
-    for name in order:
-        own = attrs[name]
-        if name in frames:
-            own = {**own, "frame": frames[name]}
-        nodes.append(Node(
+    for name, frame in frames.items():
+        attrs[name]["frame"] = frame
+    nodes = [
+        Node(
             name, defs[name].op, tuple(names[source] for source in inputs[name]),
-            tuple(names[name, index] for index in range(len(outputs[name]))), own, tuple(control[name]),
+            tuple(names[name, index] for index in range(len(outputs[name]))), attrs[name], tuple(control[name]),
             subgraphs=library.bodies(defs[name]), source=defs[name],
-        ))
-    consts = {names[name, 0]: ref for name, ref in weights.items()}
+        )
+        for name in order
+    ]
     producer = parsed.rest.versions.producer
-    specs = infer(((n.op_type, _as_declared(n, producer), n.inputs, n.outputs) for n in nodes), consts)
+    specs = infer(((n.op_type, _as_declared(n, producer), n.inputs, n.outputs) for n in nodes), weights)
     graph = Graph(
         path.name if path.name != "saved_model.pb" else path.parent.name, "tensorflow", tuple(nodes),
-        tensors=specs, weights=consts, path=path, notes=parsed.notes, source=_source(parsed, frames, parents),
+        tensors=specs, weights=weights, path=path, notes=parsed.notes, source=_source(parsed, frames, parents),
         meta=_meta(parsed, frames),
     )
     ins, outs = _ends(graph, parsed.meta, names)
     return replace(graph, inputs=ins, outputs=outs)
-
-
-def _declared(meta: Any) -> dict[str, list[tuple[str, int | str]]]:
-    """Outputs of ops as a SavedModel declares them."""
-    found = {}
-    for op in meta.meta_info_def.stripped_op_list.op if meta is not None else ():
-        found[op.name] = [(arg.name, arg.number_attr or arg.type_list_attr or 1) for arg in op.output_arg]
-    return found
 
 
 def _attributes(node: Any) -> dict[str, Any]:
@@ -107,19 +101,22 @@ def _as_declared(node: Node, producer: int) -> Mapping[str, Any]:
     return node.attrs
 
 
-def _constants(parsed: Parsed, defs: Mapping[str, Any], file: Path) -> dict[str, TensorRef]:
+def _constants(
+    defs: Mapping[str, Any], where: object, path: str, places: Mapping[str, Payload] | None = None,
+) -> dict[str, TensorRef]:
+    """The weights of a graph or function; `places` are those of the large ones, which were left in the file `path`."""
     found = {}
     for name, node in defs.items():
         if node.op != "Const":
             continue
         if "value" not in node.attr:
-            raise FormatError(f"{file}: the constant {name!r} has no value")
+            raise FormatError(f"{where}: the constant {name!r} has no value")
         try:
-            ref = constant(node.attr["value"].tensor, str(file), parsed.places.get(name))
+            ref = constant(node.attr["value"].tensor, path, (places or {}).get(name))
         except FormatError as error:
-            raise FormatError(f"{file}: constant {name!r}: {error}") from None
+            raise FormatError(f"{where}: constant {name!r}: {error}") from None
         if ref is not None:
-            found[name] = ref
+            found[f"{name}:0"] = ref
     return found
 
 
@@ -199,32 +196,18 @@ def _execution_order(
     """Node names so that each comes after what it reads, in file order where possible; loops are cut open at the edge
     from NextIteration to Merge. Raises FormatError on any other cycle."""
     place = {name: index for index, name in enumerate(defs)}
-    names = list(defs)
-    waits = dict.fromkeys(names, 0)
-    readers: dict[str, list[str]] = {name: [] for name in names}
-    for name in names:
-        loops = defs[name].op in ("Merge", "RefMerge")
-        sources = {
-            source for source, _ in inputs[name]
+    needs = []
+    for name, node in defs.items():
+        loops = node.op in ("Merge", "RefMerge")
+        needs.append({place[before] for before in control[name]} | {
+            place[source] for source, _ in inputs[name]
             if not (loops and defs[source].op in ("NextIteration", "RefNextIteration"))
-        } | set(control[name])
-        waits[name] = len(sources)
-        for source in sources:
-            readers[source].append(name)
-    ready = [place[name] for name in names if not waits[name]]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        name = names[heapq.heappop(ready)]
-        order.append(name)
-        for reader in readers[name]:
-            waits[reader] -= 1
-            if not waits[reader]:
-                heapq.heappush(ready, place[reader])
+        })
+    order, names = in_order(needs), list(defs)
     if len(order) < len(names):
-        stuck = next(name for name in names if waits[name])
+        stuck = names[min(set(range(len(names))) - set(order))]
         raise FormatError(f"{file}: the nodes run in a circle that is no loop, through {stuck!r} or above it")
-    return order
+    return [names[index] for index in order]
 
 
 def _frames(
@@ -302,7 +285,8 @@ class _Library:
 
     def __init__(self, library: Any, declared: Mapping[str, Any], path: str) -> None:
         self._functions = {function.signature.name: function for function in library.function}
-        self._declared = declared
+        called = {name: declared_outputs(function.signature) for name, function in self._functions.items()}
+        self._declared = {**declared, **called}
         self._path = path
         self._built: dict[str, Graph | None] = {}
 
@@ -338,7 +322,7 @@ class _Library:
         arguments = [argument.name for argument in signature.input_arg]
         defs = {node.name: node for node in function.node_def}
         attrs = {name: _attributes(node) for name, node in defs.items()}
-        kinds = {name: outputs_of(node.op, attrs[name], self._outputs_of(node.op)) for name, node in defs.items()}
+        kinds = {name: outputs_of(node.op, attrs[name], self._declared.get(node.op)) for name, node in defs.items()}
 
         def named(reference: str, reader: str) -> str:
             parts = reference.split(":")
@@ -389,15 +373,7 @@ class _Library:
             )
             for name in order
         )
-        weights = {}
-        for name, node in defs.items():
-            if node.op == "Const" and "value" in node.attr:
-                try:
-                    ref = constant(node.attr["value"].tensor, self._path)
-                except FormatError as error:
-                    raise FormatError(f"{where}: constant {name!r}: {error}") from None
-                if ref is not None:
-                    weights[f"{name}:0"] = ref
+        weights = _constants(defs, where, self._path)
         given = {
             argument.name: TensorSpec(argument.name, data_type(argument.type)) for argument in signature.input_arg
         }
@@ -406,9 +382,3 @@ class _Library:
             signature.name, "tensorflow", nodes, tuple(arguments), tuple(dict.fromkeys(results)), specs, weights,
         )
 
-    def _outputs_of(self, op: str) -> Sequence[tuple[str, int | str]] | None:
-        if op in self._functions:
-            outputs = self._functions[op].signature.output_arg
-            return [(arg.name, arg.number_attr or arg.type_list_attr or 1) for arg in outputs]
-        found: Sequence[tuple[str, int | str]] | None = self._declared.get(op)
-        return found

@@ -6,13 +6,13 @@ Nodes are read one by one, and the bytes of large constants are left in the file
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from acccmp.core.reading import mapped
-from acccmp.core.wire import BYTES, VARINT, Buffer, CutOff, Damaged, Field, fields
+from acccmp.core.wire import BYTES, VARINT, Buffer, CutOff, Damaged, Payload, PayloadTable, fields, message
 from acccmp.errors import FormatError
 
 LAZY = 1024  # bytes from which on a constant stays in the file
@@ -45,7 +45,7 @@ class Parsed:
 
     nodes: list[Any]
     rest: Any  # the GraphDef without its nodes
-    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    places: Mapping[str, Payload] = field(default_factory=dict)
     meta: Any = None  # the MetaGraphDef of a SavedModel, without its graph
     notes: tuple[str, ...] = ()
 
@@ -87,16 +87,16 @@ def _parse_text(raw: bytes, file: Path) -> Parsed:
     if not saved and not re.search(r"^\s*(node|library|versions)\s*:?\s*\{", text, re.MULTILINE):
         raise FormatError(f"{file}: text, but no TensorFlow graph (no `node {{` in it)")
     text, unknown = _known_enums(text, schema)
-    message = schema.SavedModel() if saved else schema.GraphDef()
+    tree = schema.SavedModel() if saved else schema.GraphDef()
     try:
-        text_format.Parse(text, message, allow_unknown_field=True)
+        text_format.Parse(text, tree, allow_unknown_field=True)
     except (text_format.ParseError, RecursionError, ValueError) as error:
-        raise FormatError(f"{file}: text of a graph that is damaged: {_line(error)}") from None
+        raise FormatError(f"{file}: text of a graph that is damaged: {' '.join(str(error).split())[:200]}") from None
     notes = (f"types that no schema here knows were read as unknown: {', '.join(unknown)}",) if unknown else ()
     if not saved:
-        return _taken_apart(message, None, notes)
-    meta, note = _chosen([graph.meta_info_def.tags for graph in message.meta_graphs], file)
-    chosen = message.meta_graphs[meta]
+        return _taken_apart(tree, None, notes)
+    meta, note = _chosen([graph.meta_info_def.tags for graph in tree.meta_graphs], file)
+    chosen = tree.meta_graphs[meta]
     parsed = _taken_apart(chosen.graph_def, chosen, notes + note)
     chosen.ClearField("graph_def")
     return parsed
@@ -129,36 +129,21 @@ def _known_enums(text: str, schema: Any) -> tuple[str, list[str]]:
 
 
 def _parse_binary(data: Buffer, file: Path) -> Parsed:
-    kinds: set[tuple[int, int]] = set()
     try:
-        if data[0] == 0x08:  # a number as field 1: SavedModel's version, ONNX's IR version or a tensor's size
-            for found in fields(data, 0, len(data)):
-                kinds.add((found.number, found.wire))
-            if {(7, BYTES), (8, BYTES)} <= kinds:
-                raise FormatError(f"{file}: an ONNX model, not a TensorFlow graph")
-            if (9, BYTES) in kinds or (2, VARINT) in kinds:
-                raise FormatError(f"{file}: one tensor in ONNX's format, not a TensorFlow graph")
+        if data[0] == 0x08:  # a number as field 1: the version of a SavedModel
             return _parse_saved_model(data, file)
         return _parse_graph(data, 0, len(data), file)
+    except CutOff as error:
+        raise FormatError(f"{file}: truncated TensorFlow graph? {error}") from None
     except Damaged as error:
-        raise FormatError(f"{file}: {_truncated_or_other(error, (7, BYTES) in kinds)}") from None
-
-
-def _truncated_or_other(error: Damaged, has_graph: bool) -> str:
-    if has_graph:
-        return f"looks like an ONNX model, and is damaged ({error})"
-    if isinstance(error, CutOff):
-        return f"truncated TensorFlow graph? {error}"
-    return f"not a TensorFlow graph ({error})"
+        raise FormatError(f"{file}: not a TensorFlow graph ({error})") from None
 
 
 def _parse_graph(data: Buffer, start: int, end: int, file: Path) -> Parsed:
-    from google.protobuf.message import DecodeError
-
     from acccmp.schemas import tensorflow_pb2 as schema
 
     nodes: list[Any] = []
-    places: dict[str, tuple[int, int]] = {}
+    places: dict[str, Payload] = {}
     others: list[bytes] = []
     try:
         for found in fields(data, start, end):
@@ -166,13 +151,11 @@ def _parse_graph(data: Buffer, start: int, end: int, file: Path) -> Parsed:
                 hint = " (a Caffe model?)" if found.number == 100 else ""
                 raise Damaged(f"field {found.number} at byte {found.tag} is no part of a graph{hint}")
             if found.number == 1:
-                node = _node_def(schema, bytes(data[found.start : found.end]), len(nodes), found.tag)
-                value = node.attr["value"].tensor if node.op == "Const" and "value" in node.attr else None
-                if value is not None and len(value.tensor_content) >= LAZY:
-                    place = _content_place(data, found.start, found.end)
-                    if place is not None and place[1] == len(value.tensor_content):
-                        places[node.name] = place
-                        value.ClearField("tensor_content")
+                what = f"{file}: not a TensorFlow graph (node {len(nodes)} at byte {found.tag} is no NodeDef)"
+                node = message(schema.NodeDef, data, found.start, found.end, _CONTENT, what)
+                if not node.name or not node.op:
+                    raise FormatError(what)
+                places |= _contents_left(node, data)
                 nodes.append(node)
             else:
                 others.append(bytes(data[found.tag : found.end]))
@@ -180,68 +163,48 @@ def _parse_graph(data: Buffer, start: int, end: int, file: Path) -> Parsed:
         if not nodes:
             raise
         raise FormatError(f"{file}: truncated after node {nodes[-1].name!r} ({len(nodes)} read): {error}") from None
-    try:
-        rest = schema.GraphDef.FromString(b"".join(others))
-    except DecodeError as error:
-        raise FormatError(f"{file}: its function library or versions are damaged: {_line(error)}") from None
-    return Parsed(nodes, rest, places)
+    rest = b"".join(others)
+    what = f"{file}: its function library or versions are damaged"
+    return Parsed(nodes, message(schema.GraphDef, rest, 0, len(rest), {}, what), places)
 
 
-def _node_def(schema: Any, raw: bytes, index: int, at: int) -> Any:
-    from google.protobuf.message import DecodeError
-
-    try:
-        node = schema.NodeDef.FromString(raw)
-    except DecodeError:
-        node = None
-    if node is None or not node.name or not node.op:
-        raise Damaged(f"node {index} at byte {at} is no NodeDef")
-    return node
+# NodeDef.attr["..."].tensor.tensor_content
+_CONTENT = PayloadTable({5: PayloadTable({2: PayloadTable({8: PayloadTable({4: None})})})})
 
 
-def _content_place(data: Buffer, start: int, end: int) -> tuple[int, int] | None:
-    """(offset, length) of `attr["value"].tensor.tensor_content` of the NodeDef in `data[start:end]`, or None."""
-    place = None
-    for attr in _messages(data, start, end, 5):
-        entry = {part.number: part for part in fields(data, attr.start, attr.end) if part.wire == BYTES}
-        if 1 not in entry or 2 not in entry or bytes(data[entry[1].start : entry[1].end]) != b"value":
+def _contents_left(node: Any, data: Buffer) -> dict[str, Payload]:
+    """Where the bytes of a large constant lie, by the node's name; those of all other tensors are put in."""
+    left = {}
+    for name, value in node.attr.items():
+        if value.WhichOneof("value") != "tensor" or not value.tensor.tensor_content:
             continue
-        for tensor in _messages(data, entry[2].start, entry[2].end, 8):
-            for content in _messages(data, tensor.start, tensor.end, 4):
-                place = content.start, content.size
-    return place
-
-
-def _messages(data: Buffer, start: int, end: int, number: int) -> Iterator[Field]:
-    return (found for found in fields(data, start, end) if (found.number, found.wire) == (number, BYTES))
+        place = Payload.of(value.tensor.tensor_content)
+        if node.op == "Const" and name == "value" and place.size >= LAZY:
+            left[node.name] = place
+            value.tensor.ClearField("tensor_content")
+        else:
+            value.tensor.tensor_content = bytes(data[place.offset : place.offset + place.size])
+    return left
 
 
 def _parse_saved_model(data: Buffer, file: Path) -> Parsed:
-    from google.protobuf.message import DecodeError
-
     from acccmp.schemas import tensorflow_pb2 as schema
 
-    graphs: list[tuple[Any, tuple[int, int] | None]] = []
+    metas, places = [], []
     for found in fields(data, 0, len(data)):
-        if (found.number, found.wire) == (1, VARINT):
-            continue
-        if (found.number, found.wire) != (2, BYTES):
+        if (found.number, found.wire) not in ((1, VARINT), (2, BYTES)):
             raise Damaged(f"field {found.number} is no part of a SavedModel")
-        place, shell = None, []
-        for part in fields(data, found.start, found.end):
-            if (part.number, part.wire) == (2, BYTES):
-                place = part.start, part.end
-            else:
-                shell.append(bytes(data[part.tag : part.end]))
-        try:
-            graphs.append((schema.MetaGraphDef.FromString(b"".join(shell)), place))
-        except DecodeError as error:
-            raise FormatError(f"{file}: a SavedModel whose description is damaged: {_line(error)}") from None
-    chosen, note = _chosen([meta.meta_info_def.tags for meta, _ in graphs], file)
-    meta, place = graphs[chosen]
-    if place is None:
+        if found.number == 2:
+            parts = list(fields(data, found.start, found.end))
+            places.append([part for part in parts if (part.number, part.wire) == (2, BYTES)])
+            shell = b"".join(bytes(data[part.tag : part.end]) for part in parts if part not in places[-1])
+            what = f"{file}: a SavedModel whose description is damaged"
+            metas.append(message(schema.MetaGraphDef, shell, 0, len(shell), {}, what))
+    chosen, note = _chosen([meta.meta_info_def.tags for meta in metas], file)
+    if not places[chosen]:
         raise FormatError(f"{file}: a SavedModel without a graph")
-    return replace(_parse_graph(data, *place, file), meta=meta, notes=note)
+    graph = places[chosen][-1]
+    return replace(_parse_graph(data, graph.start, graph.end, file), meta=metas[chosen], notes=note)
 
 
 def _chosen(tags: Sequence[Iterable[str]], file: Path) -> tuple[int, tuple[str, ...]]:
@@ -253,6 +216,3 @@ def _chosen(tags: Sequence[Iterable[str]], file: Path) -> tuple[int, tuple[str, 
         return index, ()
     return index, (f"the SavedModel has {len(tags)} graphs; the one tagged {', '.join(tags[index])!r} is shown",)
 
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

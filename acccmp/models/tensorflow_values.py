@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from acccmp.core.graph import Shape
+from acccmp.core.graph import Shape, shape_text
 from acccmp.core.reading import is_number
 from acccmp.core.tensor import DTYPES, DType, TensorRef, code_table, decode
 from acccmp.errors import FormatError
@@ -129,7 +129,7 @@ def constant(proto: Any, path: str, at: tuple[int, int] | None = None) -> Tensor
     stored = replace(row, bits=8) if row.bits < 8 else row  # TensorFlow does not pack: one element a byte
     length = at[1] if at is not None else len(proto.tensor_content)
     if length and length != stored.nbytes(count):
-        raise FormatError(f"{shape} {row.name} needs {stored.nbytes(count)} bytes, its value has {length}")
+        raise FormatError(f"{shape_text(shape)} {row.name} needs {stored.nbytes(count)} bytes, its value has {length}")
     if at is not None and row.bits >= 8:
         return TensorRef(path, row, shape, at[0], length)
     if length:
@@ -137,7 +137,7 @@ def constant(proto: Any, path: str, at: tuple[int, int] | None = None) -> Tensor
         return _in_memory(path, row, _numbers(raw, row, count).reshape(shape))
     values = _listed(proto, row)
     if values.size > count:
-        raise FormatError(f"{shape} {row.name} has {count} elements, its value lists {values.size}")
+        raise FormatError(f"{shape_text(shape)} {row.name} has {count} elements, its value lists {values.size}")
     if values.size <= 1:
         fill = values[0] if values.size else np.zeros((), row.numpy)
         return _in_memory(path, row, np.broadcast_to(fill, shape))

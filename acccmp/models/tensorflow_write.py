@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core.graph import Graph, Node
+from acccmp.core.names import free_name
 from acccmp.core.writing import write_bytes
 from acccmp.errors import SliceError
 from acccmp.models.tensorflow_files import TensorFlowGraph
-from acccmp.models.tensorflow_shapes import SIDE_OUTPUTS
+from acccmp.models.tensorflow_ops import SIDE_OUTPUTS
 from acccmp.models.tensorflow_values import content, data_type_number, split_name
 
 STANDS_FOR = "_acccmp_tensor"
@@ -130,11 +131,7 @@ def _placeholders(graph: Graph, made: Collection[str], out: Any) -> dict[str, st
 
 
 def _free_name(wanted: str, taken: Collection[str]) -> str:
-    wanted = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", wanted).lstrip("_/\\>-") or "input"
-    name, number = wanted, 1
-    while name in taken:
-        name, number = f"{wanted}_{number}", number + 1
-    return name
+    return free_name(re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", wanted).lstrip("_/\\>-") or "input", taken)
 
 
 def _write_shape(proto: Any, shape: Any) -> None:
@@ -209,7 +206,7 @@ def _keep_functions(out: Any) -> None:
     waiting = list(out.node)
     while waiting:
         node = waiting.pop()
-        names = {node.op} | {name for value in node.attr.values() for name in _functions_in(value)}
+        names = {node.op} | {called.name for called in called_in(node)}
         if "_gradient_op_type" in node.attr:
             kind = node.attr["_gradient_op_type"].s.decode("utf-8", "replace")
             if kind in registered:
@@ -220,9 +217,8 @@ def _keep_functions(out: Any) -> None:
             name = new.pop()
             used.add(name)
             waiting.extend(functions[name].node_def)
-            for value in functions[name].attr.values():
-                new |= (set(_functions_in(value)) & functions.keys()) - used
-            new |= (set(gradients.get(name, ())) & functions.keys()) - used
+            more = {called.name for called in called_in(functions[name])} | set(gradients.get(name, ()))
+            new |= (more & functions.keys()) - used
     _drop(library.function, [entry.signature.name not in used for entry in library.function])
     _drop(library.gradient, [entry.function_name not in used for entry in library.gradient])
     _drop(library.registered_gradients, [e.registered_op_type not in asked for e in library.registered_gradients])
@@ -236,13 +232,13 @@ def _drop(entries: Any, gone: Sequence[bool]) -> None:
             del entries[index]
 
 
-def _functions_in(value: Any) -> Iterator[str]:
-    kind = value.WhichOneof("value")
-    called = [value.func] if kind == "func" else value.list.func if kind == "list" else []
-    for function in called:
-        yield function.name
-        for inner in function.attr.values():
-            yield from _functions_in(inner)
+def called_in(holder: Any) -> Iterator[Any]:
+    """The functions (NameAttrLists) in the attributes of a NodeDef or a function, those within others too."""
+    for value in holder.attr.values():
+        kind = value.WhichOneof("value")
+        for called in [value.func] if kind == "func" else value.list.func if kind == "list" else []:
+            yield called
+            yield from called_in(called)
 
 
 _NO_RESULT = ("Const", "Placeholder", "PlaceholderWithDefault", "NoOp", "Assert", "VarHandleOp", "VariableV2")

@@ -20,7 +20,7 @@ from acccmp.core.writing import make_folder, scratch, write_text
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError, RunError
 from acccmp.kinds import find_kind
-from acccmp.runners.runner import Captured, check_names
+from acccmp.runners.runner import Captured, asked, check_names
 
 TIMEOUT = 3600.0  # seconds
 _LONGEST_NAME = 150
@@ -68,7 +68,7 @@ def _run(
         _call([_fill(word, filled) for word in words], timeout)
         tensors, notes = _collect(graph, output, inputs, wanted)
     skipped = {
-        tensor: "the command did not write it" for tensor in _asked(graph, wanted)
+        tensor: "the command did not write it" for tensor in asked(graph, wanted)
         if graph.producer(tensor) not in tensors
     }
     return Captured(tensors, "command", words[0], skipped, tuple(notes))
@@ -121,15 +121,10 @@ def _write_inputs(folder: Path, inputs: Mapping[str, NDArray[Any]]) -> Path:
 # -- what it wrote -----------------------------------------------------------------------------------------------
 
 
-def _asked(graph: Graph, wanted: Collection[str] | None) -> list[str]:
-    asked = None if wanted is None else set(wanted)
-    return [t for node in graph.nodes for t in node.outputs if t and (asked is None or t in asked)]
-
-
 def _collect(
     graph: Graph, output: Path, inputs: Mapping[str, NDArray[Any]], wanted: Collection[str] | None,
 ) -> tuple[dict[Port, NDArray[Any]], list[str]]:
-    ports = {port: None for tensor in _asked(graph, wanted) if (port := graph.producer(tensor)) is not None}
+    ports = {port: None for tensor in asked(graph, wanted) if (port := graph.producer(tensor)) is not None}
     found: dict[Port, NDArray[Any]] = {}
     strange: list[str] = []
     table = _ports(graph)

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core.dump import Port
-from acccmp.core.graph import Graph, Node, shape_text
+from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import dtype_of
-from acccmp.errors import InputError, RunError, UnknownName
+from acccmp.errors import InputError, RunError
+from acccmp.inputs.files import check_symbols
 from acccmp.models.onnx import TYPE_NUMBER, model_proto, source_of
 from acccmp.models.onnx_file import follow_links
 from acccmp.plugins import need
-from acccmp.runners.runner import Captured, check_names, installed
+from acccmp.runners.runner import Captured, asked, check_names, check_shape, installed, needed
 
 Array = NDArray[Any]
 
@@ -42,21 +43,24 @@ _THROUGH = {
 
 
 def run(
-    graph: Graph, inputs: Mapping[str, Array], wanted: Collection[str] | None = None, *, up_to_frontier: bool = True,
+    graph: Graph, inputs: Mapping[str, Array], wanted: Collection[str] | None = None,
 ) -> Captured:
     """Run an ONNX model, or a part of one, and capture the tensors `wanted` (None: all), in order of execution.
 
     `inputs` maps each of `graph.inputs` to an array. Only nodes that `wanted` depends on are run. Values inside the
     bodies of If, Loop, Scan and functions, sequences and texts are in `skipped` with the reason. Nodes that
-    onnxruntime cannot run, and everything below them, are left out and in `skipped` as well; without `up_to_frontier`
-    they are a RunError that names domain and op, and so they are when nothing that is wanted can be computed.
-    Raises MissingExtra, InputError, RunError.
+    onnxruntime cannot run, and everything below them, are left out and in `skipped` as well; they are a RunError that
+    names domain and op when nothing that is wanted can be computed. Raises MissingExtra, InputError, RunError.
     """
     ort = onnxruntime()
     feeds = checked_inputs(graph, inputs)
-    targets = _targets(graph, wanted)
-    plan = _Plan(_needed(graph, targets), dict(_hidden(graph) if wanted is None else ()))
-    plan, values = _computed(ort, graph, plan, feeds, targets, up_to_frontier)
+    check_names(graph, inputs, wanted)
+    targets = asked(graph, wanted)
+    above = needed(graph, targets)
+    plan = _Plan(
+        tuple(node for node in graph.nodes if node.name in above), dict(_hidden(graph) if wanted is None else ()),
+    )
+    plan, values = _computed(ort, graph, plan, feeds, targets)
     return _captured(ort, graph, plan, feeds, values, targets)
 
 
@@ -80,12 +84,12 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
     name must agree. Raises InputError where an input is missing, not known, of another dtype or of another shape.
     """
     check_names(graph, inputs)
-    sizes: dict[str, tuple[int, str]] = {}
     feeds = {}
     for name in graph.inputs:
         array = _of_dtype(graph, name, np.asarray(inputs[name]))
-        _check_shape(graph, name, array, sizes)
+        check_shape(graph.spec(name), array)
         feeds[name] = array
+    check_symbols(graph, feeds)
     return feeds
 
 
@@ -112,21 +116,6 @@ def _of_dtype(graph: Graph, name: str, array: Array) -> Array:
     return np.asarray(array.astype(wanted.numpy), order="C")
 
 
-def _check_shape(graph: Graph, name: str, array: Array, sizes: dict[str, tuple[int, str]]) -> None:
-    shape = graph.spec(name).shape
-    if shape is None:
-        return
-    told, found = shape_text(shape), shape_text(array.shape)
-    if len(shape) != array.ndim:
-        raise InputError(f"the input {name} has the shape {found}, wanted is {told}")
-    for dim, size in zip(shape, array.shape, strict=True):
-        if isinstance(dim, int) and dim != size:
-            raise InputError(f"the input {name} has the shape {found}, wanted is {told}")
-        if isinstance(dim, str) and sizes.setdefault(dim, (size, name))[0] != size:
-            before, other = sizes[dim]
-            raise InputError(f"the size {dim!r} is {before} in the input {other}, and {size} in {name}")
-
-
 # -- what is run -------------------------------------------------------------------------------------------------
 
 
@@ -143,28 +132,6 @@ class _Plan:
     @property
     def makes(self) -> set[str]:
         return {tensor for node in self.nodes for tensor in node.outputs if tensor}
-
-
-def _targets(graph: Graph, wanted: Collection[str] | None) -> dict[str, None]:
-    made = dict.fromkeys(tensor for node in graph.nodes for tensor in node.outputs if tensor)
-    if wanted is None:
-        return made
-    for name in wanted:
-        if name not in made and name not in graph.inputs and name not in graph.weights:
-            raise UnknownName("tensor", name, made, graph.name or "the model")
-    asked = set(wanted)
-    return {tensor: None for tensor in made if tensor in asked}
-
-
-def _needed(graph: Graph, targets: Collection[str]) -> tuple[Node, ...]:
-    """The nodes that `targets` depend on, in order of execution."""
-    reads = set(targets)
-    kept = []
-    for node in reversed(graph.nodes):
-        if any(tensor in reads for tensor in node.outputs if tensor):
-            kept.append(node)
-            reads.update(tensor for tensor in node.slots if tensor)
-    return tuple(reversed(kept))
 
 
 def _hidden(graph: Graph) -> Iterator[tuple[str, str]]:
@@ -219,7 +186,7 @@ def _op(node: Node) -> str:
 
 
 def _computed(
-    ort: Any, graph: Graph, plan: _Plan, feeds: Mapping[str, Array], targets: Collection[str], up_to_frontier: bool,
+    ort: Any, graph: Graph, plan: _Plan, feeds: Mapping[str, Array], targets: Collection[str],
 ) -> tuple[_Plan, dict[str, Any]]:
     """The values of the targets that can be computed; the plan says which cannot, and why."""
     for _ in range(_MOST_TRIES):
@@ -239,11 +206,6 @@ def _computed(
             if not bad:
                 raise RunError(f"{graph.name}: onnxruntime cannot load it: {why}") from error
             node = next(node for node in plan.nodes if node.name in bad)
-            if not up_to_frontier:
-                raise RunError(
-                    f"{graph.name}: onnxruntime has no operator {_op(node)} (node {node.name}); "
-                    "cut the model above it, or compare against a golden dump made where it runs"
-                ) from error
             plan = _without(plan, bad, "onnxruntime has no such operator, or not for its types")
             plan = replace(plan, notes=(*plan.notes, f"not run: {len(bad)} nodes of type {_op(node)}, which "
                                                      "onnxruntime does not have, and what lies below them"))
@@ -382,7 +344,7 @@ def _values(
     try:
         results = session.run(names, {name: _feed(ort, array) for name, array in feeds.items() if name in wanted})
     except Exception as error:  # onnxruntime's errors have no common parent below Exception
-        raise RunError(f"{graph.name}: {_failed_node(graph, str(error))}{_why(str(error))}") from error
+        raise RunError(f"{graph.name}: {_failed_node(str(error))}{_why(str(error))}") from error
     out = {}
     for tensor, value in zip(asked, results, strict=True):
         if tensor in plan.through:
@@ -406,7 +368,7 @@ def _back(array: Array, name: str) -> Array:
     return array if kind is None else array.astype(kind)
 
 
-def _failed_node(graph: Graph, message: str) -> str:
+def _failed_node(message: str) -> str:
     found = re.search(r"while running (\w+) node\. Name:'([^']*)'", message)
     if found is None:
         return "onnxruntime cannot run it: "

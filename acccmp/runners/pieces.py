@@ -10,6 +10,7 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.tensor import TensorRef
 from acccmp.runners.run import run
+from acccmp.runners.runner import needed
 
 LARGE = 1 << 29  # bytes of weights from which a model is run in pieces
 PIECE = 1 << 27  # bytes of weights in a piece (a single op may have more)
@@ -57,18 +58,6 @@ def run_lean(
                     refs[port] = ran[port]
         values = {tensor: array for tensor, array in values.items() if tensor in later}
     return replace(ran, refs=refs, run=replace(ran.run, outputs=()), notes=())
-
-
-def needed(graph: Graph, wanted: Collection[str]) -> set[str]:
-    """The nodes that make `wanted`, and all above them."""
-    found: set[str] = set()
-    waiting = list(wanted)
-    while waiting:
-        port = graph.producer(waiting.pop())
-        if port is not None and port.node in graph and port.node not in found:
-            found.add(port.node)
-            waiting += [tensor for tensor in graph[port.node].slots if tensor]
-    return found
 
 
 def _constants_of(graph: Graph, names: Collection[str]) -> set[str]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from acccmp import plugins
 from acccmp.core.dump import Port
-from acccmp.core.graph import Graph
+from acccmp.core.graph import Graph, TensorSpec, agrees, shape_text
 from acccmp.errors import InputError, UnknownName
 from acccmp.kinds import RUNNERS
 
@@ -38,11 +37,6 @@ class Captured:
 
     def __getitem__(self, port: Port) -> NDArray[Any]:
         return self.tensors[port]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all captured values."""
-        return sum(np.asarray(array).nbytes for array in self.tensors.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +107,35 @@ def check_names(graph: Graph, inputs: Collection[str], wanted: Collection[str] |
     if missing:
         raise InputError(f"{where} also needs the input{'s' * (len(missing) > 1)} {', '.join(missing[:5])}"
                          f"{', ...' * (len(missing) > 5)}")
-    known = {*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)}
+    known = {*graph.inputs, *graph.weights, *(tensor for node in graph.nodes for tensor in node.outputs)}
     for name in wanted or ():
         if name not in known:
             raise UnknownName("tensor", name, known, where)
+
+
+def check_shape(spec: TensorSpec, array: NDArray[Any]) -> None:
+    """Raises InputError for an array that does not have the shape of an input."""
+    if not agrees(spec.shape, array.shape):
+        found, wanted = shape_text(array.shape), shape_text(spec.shape)
+        raise InputError(f"the input {spec.name} has the shape {found}, wanted is {wanted}")
+
+
+def asked(graph: Graph, wanted: Collection[str] | None = None) -> list[str]:
+    """The tensors that nodes make, in their order; of these the `wanted`."""
+    chosen = None if wanted is None else set(wanted)
+    return [t for node in graph.nodes for t in node.outputs if t and (chosen is None or t in chosen)]
+
+
+def needed(graph: Graph, wanted: Collection[str]) -> set[str]:
+    """The nodes that make `wanted`, and all above them."""
+    found: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        port = graph.producer(waiting.pop())
+        if port is not None and port.node in graph and port.node not in found:
+            found.add(port.node)
+            waiting += [tensor for tensor in graph[port.node].slots if tensor]
+    return found
 
 
 def installed(*packages: str) -> str:

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from acccmp.core.dump import Port
-from acccmp.core.graph import Graph, Node, shape_text
+from acccmp.core.graph import Graph, Node
 from acccmp.core.reading import check_tree
 from acccmp.core.writing import scratch, write_bytes
 from acccmp.errors import FormatError, InputError, MissingExtra, RunError, SliceError, UnknownName
 from acccmp.models.tensorflow import graph_def, load
-from acccmp.models.tensorflow_write import STANDS_FOR, loop_around
-from acccmp.runners.runner import Captured, installed
+from acccmp.models.tensorflow_write import STANDS_FOR, called_in, loop_around
+from acccmp.runners.runner import Captured, check_shape, installed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -179,8 +179,9 @@ def _run_plain(tf: Any, graph: Graph, feeds: Arrays, asked: set[str] | None, not
                 skipped[tensor] = reason
             else:
                 fetch.append(tensor)
-    values = _fetched(tf, graph, message, fetch, fed, native, skipped)
+    values, lost = _fetched(tf, graph, message, fetch, fed, native)
     values |= feeds
+    skipped |= lost
     found = {}
     for name in graph.inputs:
         if name in feeds and (asked is None or name in asked):
@@ -220,27 +221,26 @@ def _reason(tf: Any, graph: Graph, node: Node, index: int, dtypes: Sequence[Any]
 
 def _fetched(
     tf: Any, graph: Graph, message: Any, names: Sequence[str], fed: Mapping[str, Any], native: Mapping[str, str],
-    skipped: dict[str, str],
-) -> dict[str, Any]:
-    """All of `names` in one run; where one of them turns out to have no value, in halves until it is found."""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """All of `names` in one run; where some turn out to have no value, in halves until they are found; and why those
+    have none."""
     if not names:
-        return {}
+        return {}, {}
     try:
         with _session(tf, message) as session:  # a new one each time: random ops begin anew
-            return dict(zip(names, session.run([native.get(name, name) for name in names], fed), strict=True))
+            values = session.run([native.get(name, name) for name in names], fed)
+        return dict(zip(names, values, strict=True)), {}
     except tf.errors.OpError as error:
         if not re.search(r"does not have value|Retval\[\d+\]|has already been set", str(error)):
             raise RunError(f"{graph.name}: TensorFlow fails{_failed_at(error, graph)}: {_one_line(error)}") from None
         if len(names) == 1:
-            skipped[names[0]] = f"without a value in this run ({_one_line(error)})"
-            return {}
+            return {}, {names[0]: f"without a value in this run ({_one_line(error)})"}
     except (ValueError, TypeError, MemoryError) as error:
         raise RunError(f"{graph.name}: TensorFlow fails: {_one_line(error)}") from None
     half = len(names) // 2
-    return (
-        _fetched(tf, graph, message, names[:half], fed, native, skipped)
-        | _fetched(tf, graph, message, names[half:], fed, native, skipped)
-    )
+    first, lost = _fetched(tf, graph, message, names[:half], fed, native)
+    rest, more = _fetched(tf, graph, message, names[half:], fed, native)
+    return first | rest, lost | more
 
 
 # -- what goes in ------------------------------------------------------------------------------------------------
@@ -265,11 +265,7 @@ def _feeds(graph: Graph, inputs: Mapping[str, Any]) -> Arrays:
 
 def _fitted(graph: Graph, name: str, array: Any) -> np.ndarray[Any, Any]:
     spec = graph.spec(name)
-    if spec.shape is not None and (
-        len(spec.shape) != array.ndim
-        or any(isinstance(n, int) and n != m for n, m in zip(spec.shape, array.shape, strict=True))
-    ):
-        raise InputError(f"{name} is {shape_text(spec.shape)}, the array given for it is {shape_text(array.shape)}")
+    check_shape(spec, array)
     if spec.dtype is None or spec.dtype.numpy is None or spec.dtype.name == array.dtype.name:
         return array  # type: ignore[no-any-return]
     if spec.dtype.name == "bfloat16":
@@ -472,27 +468,16 @@ def _renamed(tf: Any, message: Any, prefix: str) -> Any:
     out.CopyFrom(message)
     old = {function.signature.name for function in out.library.function}
 
-    def rename(nodes: Iterable[Any]) -> None:
-        for node in nodes:
-            if node.op in old:
-                node.op = prefix + node.op
-            for value in node.attr.values():
-                rename_called(value)
-
-    def rename_called(value: Any) -> None:
-        kind = value.WhichOneof("value")
-        for called in [value.func] if kind == "func" else value.list.func if kind == "list" else []:
+    nodes = [*out.node, *(node for function in out.library.function for node in function.node_def)]
+    for node in nodes:
+        if node.op in old:
+            node.op = prefix + node.op
+    for holder in (*nodes, *out.library.function):
+        for called in called_in(holder):
             if called.name in old:
                 called.name = prefix + called.name
-            for inner in called.attr.values():
-                rename_called(inner)
-
-    rename(out.node)
     for function in out.library.function:
         function.signature.name = prefix + function.signature.name
-        rename(function.node_def)
-        for value in function.attr.values():
-            rename_called(value)
     for entry in out.library.gradient:
         entry.function_name, entry.gradient_func = prefix + entry.function_name, prefix + entry.gradient_func
     for entry in out.library.registered_gradients:

@@ -16,15 +16,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from acccmp.core import reading
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.identify import identify
-from acccmp.core.tensor import DTYPES, Array, DType, decode, dtype_of, encode
+from acccmp.core.names import free_name
+from acccmp.core.tensor import DTYPES, Array, DType, dtype_of, encode
 from acccmp.core.writing import replacing, together, write_bytes, write_texts
 from acccmp.dumps.arrays import sha256, write_golden, write_npy
+from acccmp.dumps.convert import cast
 from acccmp.dumps.names import MAPPING_FILE
 from acccmp.errors import FormatError, InputError
 from acccmp.kinds import find_kind
@@ -237,13 +237,8 @@ def _with_plain_inputs(graph: Graph) -> tuple[Graph, dict[str, str]]:
     odd = graph.inputs if graph.format == "onnx" else [node.name for node in graph.nodes if node.op_type == "Input"]
     for name in odd:
         if not is_plain(name):
-            free = plain = re.sub(r"[^A-Za-z0-9_./-]", "_", name) or "input"
-            number = 1
-            while free in taken:
-                number += 1
-                free = f"{plain}_{number}"
-            taken.add(free)
-            called[name] = free
+            called[name] = free_name(re.sub(r"[^A-Za-z0-9_./-]", "_", name) or "input", taken)
+            taken.add(called[name])
     if graph.format == "onnx" and called:
         from acccmp.models.onnx import renamed
 
@@ -309,7 +304,7 @@ def _write_input(
     stored = folder / f"{name}.dumped.bin"
     write_bytes(stored, ref.raw())
     array, quantised = dequantised(ref, spec, part.quantisation.get(port))
-    raw, cast = to_bin(ref.numpy() if quantised else array, dtype, ref.dtype)
+    raw, told = to_bin(ref.numpy() if quantised else array, dtype, ref.dtype)
     path = folder / f"{name}.bin"
     write_bytes(path, raw)
     return replace(
@@ -319,7 +314,7 @@ def _write_input(
         dumped=AsDumped(**asdict(_written(stored, folder.parent)), dtype=ref.dtype.name, layout=ref.layout,
                         shape=ref.shape),
         npy=_saved(array, folder / f"{name}.npy", folder.parent),
-        bin=Raw(**asdict(_written(path, folder.parent)), **asdict(cast)),
+        bin=Raw(**asdict(_written(path, folder.parent)), **asdict(told)),
     )
 
 
@@ -343,13 +338,8 @@ def to_bin(array: Array, dtype: DType, own: DType) -> tuple[bytes, Cast]:
     raw = encode(array, dtype)
     if dtype.name == own.name:
         return raw, Cast(dtype.name)
-    wide = np.abs(array.astype(np.float64))
-    after = np.abs(decode(np.frombuffer(raw, np.uint8), dtype, array.size).astype(np.float64)).reshape(wide.shape)
-    small = (wide > 0) & (after < dtype.smallest_normal)
-    return raw, Cast(
-        dtype.name, int((np.isfinite(wide) & np.isinf(after)).sum()),
-        int((small & ~((wide < own.smallest_normal) & (after == wide))).sum()),
-    )
+    _, told = cast(array, own, dtype)
+    return raw, Cast(dtype.name, told.infinite, told.subnormal + told.zero)
 
 
 def _write_expected(part: Slice, order: int, tensor: str, folder: Path, golden: Dump) -> Output:

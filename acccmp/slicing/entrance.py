@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from acccmp.core import layout as layouts
 from acccmp.core.dump import Dump, Port
-from acccmp.core.graph import Graph, TensorSpec
+from acccmp.core.graph import Graph, TensorSpec, agrees, shape_text
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import SliceError
 from acccmp.mapping.device_map import DeviceMap
-from acccmp.mapping.reading import agrees, could_hold, read_as, sizes_of
+from acccmp.mapping.reading import could_hold, read_as, sizes_of
 from acccmp.mapping.trace import Quantisation, Trail
 
 
@@ -99,10 +99,10 @@ def _why_not(spec: TensorSpec, ref: TensorRef, trail: Trail | None) -> str:
 
 def misfit(graph: Graph, tensor: str, ref: TensorRef, at: Port) -> str:
     """That a dumped tensor cannot be the model's."""
-    shape = graph.spec(tensor).shape
-    own = f" of {ref.original_shape}" if ref.original_shape is not None and not layouts.is_plain(ref.layout) else ""
-    told = "unknown shape" if shape is None else f"({', '.join('?' if d is None else str(d) for d in shape)})"
+    is_stored = ref.original_shape is not None and not layouts.is_plain(ref.layout)
+    own = f" of {shape_text(ref.original_shape)}" if is_stored else ""
+    told = shape_text(graph.spec(tensor).shape, "unknown shape")
     return (
-        f"{tensor} was dumped at {at} as {ref.layout} {ref.shape}{own}, which cannot hold the model's {told}; "
-        "was the dump made from another version of the model?"
+        f"{tensor} was dumped at {at} as {ref.layout} {shape_text(ref.shape)}{own}, which cannot hold the model's "
+        f"{told}; was the dump made from another version of the model?"
     )
