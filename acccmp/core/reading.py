@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -59,10 +60,32 @@ def refusal(path: FilePath, inside: FilePath | None = None) -> str:
 def is_inside(path: FilePath, *folders: FilePath) -> bool:
     """Does the path, with all links followed, lie in one of the folders?"""
     try:
-        real = Path(os.path.realpath(path))
+        real = _real_place(path)
+        return any(real.is_relative_to(_real_folder(folder)) for folder in folders)
     except ValueError:  # no file can have such a name
         return False
-    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+
+
+def _real_place(path: FilePath) -> Path:
+    """Where a path leads with all links followed; of the many files of one folder only the last part is looked at."""
+    folder, name = os.path.split(path)
+    if name in ("", os.curdir, os.pardir) or os.path.islink(path):
+        return Path(os.path.realpath(path))
+    return _real_folder(folder or os.curdir) / name
+
+
+def _real_folder(folder: FilePath) -> Path:
+    try:
+        about = os.stat(folder)
+    except OSError:  # it is not there (yet)
+        return Path(os.path.realpath(folder))
+    return _resolved(os.fspath(folder), about.st_dev, about.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _resolved(folder: str, _device: int, _number: int) -> Path:
+    """Where a folder really lies. A link that leads elsewhere by now has another number, and is followed anew."""
+    return Path(os.path.realpath(folder))
 
 
 def _refused(path: FilePath, error: OSError) -> str:
