@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from acccmp.core.dump import Port
@@ -17,6 +17,13 @@ def named(name: str, tables: Sequence[Mapping[str, Thing]], what: str, where: st
         if name in table:
             return table[name]
     raise UnknownName(what, name, [known for table in tables for known in table], where, all_listed)
+
+
+def few(items: Iterable[str], most: int = 3) -> str:
+    """The first of a list, and how many more there are."""
+    listed = list(items)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest
 
 
 def op_of(name: str) -> str:

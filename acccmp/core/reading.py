@@ -278,7 +278,7 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
 
 def is_number(text: str) -> bool:
     """Is it a whole number from 0 on that `int` reads, and that fits into 64 bits?"""
-    return text.isascii() and text.isdigit() and len(text) <= 18
+    return text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 1 << 63
 
 
 def _plain(value: Any, where: object) -> None:

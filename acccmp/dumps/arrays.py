@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port, RunFacts, flatten_name
 from acccmp.core.layout import FORMAT_NUMBERS
+from acccmp.core.names import few
 from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
 from acccmp.core.writing import replacing, write_text
 from acccmp.dumps import names
@@ -391,7 +392,7 @@ def read_golden(folder: str | os.PathLike[str]) -> Dump:
         known.add(name)
         path = folder / name
         parsed = names.parse_golden(name)
-        ops.setdefault(port.node, DumpedOp(port.node, "", str(path), parsed.time if parsed else 0))
+        ops.setdefault(port.node, DumpedOp(port.node, "", str(path), parsed.op.time if parsed else 0))
         tensors[port] = str(row.get("tensor", port.node))
         if isinstance(row.get("sha256"), str):
             hashes[port] = row["sha256"]
@@ -400,7 +401,7 @@ def read_golden(folder: str | os.PathLike[str]) -> Dump:
         except FormatError as error:
             broken.append(Broken(port.node, str(path), str(error), "", port))
     others = [e.name for e in reading.listed(folder) if e.name not in known and not e.name.startswith(".")]
-    notes = [f"{folder}: {len(others)} files that the manifest does not list were ignored: {_few(others)}"]
+    notes = [f"{folder}: {len(others)} files that the manifest does not list were ignored: {few(others)}"]
     return Dump(
         refs, ops, tuple(broken), folder, "golden", _text(told, "model", "name"), False,
         tuple(notes) if others else (), _run_facts(told, tensors, hashes),
@@ -487,51 +488,57 @@ def _changed(dump: Dump) -> list[Broken]:
 def read_flat_golden(folder: Path, files: Iterable[str], inside: reading.FilePath | None = None) -> Dump:
     """Read golden npy files that no manifest describes: op names stay flattened (`flat_names`).
 
-    Of several files for one output the newest wins. `input_X.i` is an input of X when X has an output among the
-    files, else the output of an op of that name. Files that do not follow the naming are reported in one note.
+    `input_X.i` is an input of X when X has an output among the files, else the output of an op of that name. Files
+    that do not follow the naming are reported in one note.
     """
     mapping = names.read_mapping(folder)
-    found: list[tuple[names.GoldenName, str]] = []
-    strange: list[str] = []
-    for file in files:
-        parsed = names.parse_golden(names.real_name(file, mapping))
-        if parsed is None:
-            strange.append(file)
-        else:
-            found.append((parsed, file))
-    with_outputs = {name.op for name, _ in found}
+    found = {file: names.parse_golden(names.real_name(file, mapping)) for file in files}
+    strange = [file for file, told in found.items() if told is None]
+    with_outputs = {told.op.name for told in found.values() if told is not None}
+    tensors = []
+    for file, told in found.items():
+        if told is None:
+            continue
+        op, port = told.op.name, told.port
+        if op.startswith("input_") and op[6:] in with_outputs:
+            op, port = op[6:], port._replace(side="input")
+        op = flatten_name(op)
+        named = names.TensorName(replace(told.op, name=op), port._replace(node=op))
+        tensors.append((str(folder / file), named))
+    dump = tensors_in(folder, tensors, inside or folder)
+    if strange:
+        note = f"{folder}: {len(strange)} npy files are not named <op>.<index>.<time>.npy: {few(strange)}"
+        dump = replace(dump, notes=(*dump.notes, note))
+    return replace(dump, kind="golden")
+
+
+def tensors_in(folder: Path, files: Iterable[tuple[str, names.TensorName]], inside: reading.FilePath) -> Dump:
+    """The Dump of files that hold one tensor each, as their names say; in the order of their times, names flattened.
+
+    Of several files of one tensor the newest counts, and a note says so. Damaged ones are in `broken`.
+    """
+    ordered = sorted(files, key=lambda item: (item[1].op.time, item[0]))
+    newest = {told.port: path for path, told in ordered}
+    older = [os.path.basename(path) for path, told in ordered if newest[told.port] != path]
     refs: dict[Port, TensorRef] = {}
     ops: dict[str, DumpedOp] = {}
-    broken: dict[Port, Broken] = {}
-    used: dict[Port, str] = {}
-    twice: list[str] = []
-    for name, file in sorted(found, key=lambda item: (item[0].time, item[1])):
-        port = Port(flatten_name(name.op), "output", name.index)
-        if name.op.startswith("input_") and name.op[6:] in with_outputs:
-            port = Port(flatten_name(name.op[6:]), "input", name.index)
-        if port in used:
-            twice.append(used[port])
-        used[port] = file
-        path = folder / file
-        ops[port.node] = DumpedOp(port.node, "", str(path), name.time)
-        refs.pop(port, None)
-        broken.pop(port, None)
+    broken: list[Broken] = []
+    for path, told in ordered:
+        if newest[told.port] != path:
+            continue
+        ops[told.port.node] = replace(told.op, path=path)
         try:
-            refs[port] = read_npy(path, inside or folder)
-        except FormatError as error:
-            broken[port] = Broken(port.node, str(path), str(error), "", port)
-    told = []
-    if twice:
-        told.append(f"{folder}: {len(twice)} files are older than others of the same tensor: {_few(twice)}")
-    if strange:
-        told.append(f"{folder}: {len(strange)} npy files are not named <op>.<index>.<time>.npy: {_few(strange)}")
-    return Dump(refs, ops, tuple(broken.values()), folder, "golden", "", True, tuple(told))
+            ref = read_npy(path, inside) if path.endswith(".npy") else read_array(path, inside)
+            refs[told.port] = as_named(ref, told)
+        except (FormatError, InputError) as error:
+            broken.append(Broken(told.port.node, path, str(error), told.op.op_type, told.port))
+    note = f"{folder}: {len(older)} files are older than others of the same tensor: {few(older)}"
+    return Dump(refs, ops, tuple(broken), folder, flat_names=True, notes=(note,) if older else ())
 
 
-def _few(items: list[str]) -> str:
-    """The first three of a list, and how many more there are."""
-    rest = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return ", ".join(items[:3]) + rest
+def as_named(ref: TensorRef, told: names.TensorName) -> TensorRef:
+    """A plain array in the layout that its file's name says (`...output.0.NC1HWC0.npy`)."""
+    return replace(ref, layout=told.layout) if told.layout and ref.layout == "ND" else ref
 
 
 def npz_dump(path: Path) -> Dump:

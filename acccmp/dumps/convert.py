@@ -26,6 +26,7 @@ from acccmp.core.layout import Shape
 from acccmp.core.tensor import DType, TensorRef, decode, dtype_of, encode
 from acccmp.core.writing import append, make_folder, one_line, remove, replacing, write_text
 from acccmp.dumps import arrays, ascend, converted, fftsplus, names, tree
+from acccmp.dumps.content import FileContent
 from acccmp.errors import FormatError, InputError, LayoutError
 
 Target = Literal["npy", "bin", "dump"]
@@ -216,7 +217,7 @@ def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
         real = names.real_name(entry.name, mapping)
         one = names.parse_converted(real)
         if one is not None and to == "dump":
-            together.setdefault(str(one.dump), []).append(entry.path)
+            together.setdefault(names.device_name(one.op), []).append(entry.path)
         elif one is not None or real.endswith((".npy", ".npz", ".bin")):
             yield _job(Path(entry.path), mapping)
         elif names.parse_device(real) is not None and not real.endswith((".csv", ".txt", ".json", ".md")):
@@ -235,8 +236,7 @@ def _golden_ports(folder: Path, mapping: dict[str, str]) -> dict[str, Port]:
     for entry in reading.listed(folder):
         golden = names.parse_golden(names.real_name(entry.name, mapping))
         if golden is not None and names.parse_converted(names.real_name(entry.name, mapping)) is None:
-            port = Port(golden.op, "output", golden.index)
-            found[port] = max((golden.time, entry.name), found.get(port, (0, "")))
+            found[golden.port] = max((golden.op.time, entry.name), found.get(golden.port, (0, "")))
     return {file: port for port, (_, file) in found.items()}
 
 
@@ -268,7 +268,7 @@ class _Opened:
     op: DumpedOp
     tensors: list[_Tensor]
     failed: tuple[Failure, ...] = ()
-    content: ascend.FileContent | None = None
+    content: FileContent | None = None
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ def _open(job: _Job) -> _Opened:
         return _device_file(job, job.source.content)
     if job.ports:
         golden = names.parse_golden(os.path.basename(job.path))
-        op = DumpedOp(job.ports[0].node, "Op", job.path, golden.time if golden else 0)
+        op = DumpedOp(job.ports[0].node, "Op", job.path, golden.op.time if golden else 0)
         return _Opened(op, [_Tensor(port, "", arrays.read_array(part))
                             for port, part in zip(job.ports, job.parts, strict=True)])
     if job.parts:
@@ -336,9 +336,9 @@ def _open(job: _Job) -> _Opened:
             told = names.parse_converted(real)
             if told is None:
                 raise FormatError(f"{part}: not the name of a converted tensor")
-            op = ascend.named_op(part, told.dump)
-            stem = f"{told.dump}.{told.side}.{told.index}"
-            found.append(_Tensor(Port(op.name, told.side, told.index), stem, arrays.read_array(part)))
+            op = replace(told.op, path=part)
+            stem = f"{names.device_name(op)}.{told.port.side}.{told.port.index}"
+            found.append(_Tensor(told.port, stem, arrays.read_array(part)))
         return _Opened(op, found)
     if job.path.endswith(".npz"):
         refs, wrong = arrays.read_npz(job.path)
@@ -348,15 +348,14 @@ def _open(job: _Job) -> _Opened:
             for name, ref in refs.items()
         ], tuple(Failure(job.path, why) for why in wrong.values()))
     if job.path.endswith((".npy", ".bin", ".txt")):
-        golden = names.parse_golden(f"{job.name}.npy")
-        op_name = golden.op if golden else job.name
-        op = DumpedOp(op_name, "Op", job.path, golden.time if golden else 0)
-        port = Port(op_name, "output", golden.index if golden else 0)
-        return _Opened(op, [_Tensor(port, job.name, arrays.read_array(job.path))])
+        told = names.parse_golden(f"{job.name}.npy") or names.TensorName(
+            DumpedOp(job.name), Port(job.name, "output", 0))
+        op = replace(told.op, op_type="Op", path=job.path)
+        return _Opened(op, [_Tensor(told.port, job.name, arrays.read_array(job.path))])
     return _device_file(job, ascend.read_file(job.path, job.name))
 
 
-def _device_file(job: _Job, content: ascend.FileContent) -> _Opened:
+def _device_file(job: _Job, content: FileContent) -> _Opened:
     return _Opened(
         content.op,
         [_Tensor(port, f"{job.name}.{port.side}.{port.index}", ref) for port, ref in content.refs.items()],

@@ -19,7 +19,7 @@ from acccmp.core.layout import Shape
 from acccmp.core.tensor import DTYPES, ConvertedRef, DType, TensorRef
 from acccmp.core.writing import write_text
 from acccmp.dumps import arrays
-from acccmp.dumps.ascend import MOST_AXES, FileContent
+from acccmp.dumps.content import MOST_AXES, FileContent
 from acccmp.errors import FormatError, LayoutError
 
 SCHEMA = "acccmp.converted/1"
@@ -155,7 +155,7 @@ def _source(folder: Path, row: Mapping[str, Any]) -> Source:
     name = _text(row["source"])
     where = str(folder / os.path.basename(name))
     if "reason" in row:
-        return Source(name, FileContent(DumpedOp(name, path=where), {}, "big"), _text(row["reason"]))
+        return Source(name, FileContent(DumpedOp(name, path=where), {}), _text(row["reason"]))
     tensors = row["tensors"]
     if tensors:
         where = str(folder / _file_name(tensors[0]["file"]))
@@ -180,7 +180,7 @@ def _source(folder: Path, row: Mapping[str, Any]) -> Source:
             refs[port] = _ref(path, item, folder)
         except (FormatError, LayoutError) as error:
             broken.append(Broken(op.name, path, str(error).removeprefix(f"{path}: "), op.op_type, port))
-    content = FileContent(op, refs, "big", tuple(broken), is_named=row["is_named"] is True)
+    content = FileContent(op, refs, tuple(broken), is_named=row["is_named"] is True)
     return Source(name, content, "", files)
 
 

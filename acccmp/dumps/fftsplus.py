@@ -24,7 +24,7 @@ from acccmp.core.layout import Region
 from acccmp.core.reading import parse_json
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps import names
-from acccmp.dumps.ascend import FileContent
+from acccmp.dumps.content import FileContent
 from acccmp.errors import FormatError
 
 AUTOMATIC = 1
@@ -130,7 +130,7 @@ def _merged(name: str, pieces: list[tuple[FileContent, Mapping[str, Any]]]) -> F
             broken.append(Broken(name, first.op.path, f"output {index}: {error}", op.op_type, port))
     return replace(
         first, op=op, refs=refs, broken=tuple(broken), notes=tuple(n for c, _ in ordered for n in c.notes),
-        buffers=sum(c.buffers for c, _ in ordered), spaces=sum(c.spaces for c, _ in ordered),
+        unread=sum(c.unread for c, _ in ordered),
     )
 
 

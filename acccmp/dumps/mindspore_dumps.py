@@ -16,14 +16,15 @@ import csv
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import acccmp.core.layout as layouts
 from acccmp.core import reading
-from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side, Statistics
-from acccmp.core.tensor import DTYPES, DType, TensorRef
+from acccmp.core.dump import Dump, DumpedOp, Port, Side, Statistics
+from acccmp.core.tensor import DTYPES, DType
 from acccmp.dumps import arrays, names
+from acccmp.dumps.names import TensorName
 from acccmp.errors import FormatError, InputError
 
 STATISTICS = "statistic.csv"
@@ -33,17 +34,7 @@ _SIDES: dict[str, Side] = {"input": "input", "output": "output"}
 _DEFAULT = "DefaultFormat"
 
 
-@dataclass(frozen=True)
-class DumpName:
-    """The parts of a file name; `dtype` is the original's, None where the name does not tell."""
-
-    op: DumpedOp
-    port: Port
-    layout: str
-    dtype: DType | None
-
-
-def parse_name(name: str, path: str = "") -> DumpName | None:
+def parse_name(name: str) -> TensorName | None:
     """Take the name of a MindSpore npy file apart; None if it is not one. The op's name may contain dots."""
     parts = name.split(".")
     if parts[-1] != "npy" or len(parts) < 9:
@@ -53,11 +44,11 @@ def parse_name(name: str, path: str = "") -> DumpName | None:
     if len(rest) < 8 or rest[-3] not in _SIDES or not reading.is_number(rest[-2]) or not rest[-1]:
         return None
     *front, task, stream, time, side, index, layout = rest
-    if len(front) < 2 or not all(reading.is_number(part) and len(part) < 20 for part in (task, stream, time)):
+    if len(front) < 2 or not all(map(reading.is_number, (task, stream, time))):
         return None
-    op_name = ".".join(front[1:])
-    op = DumpedOp(op_name, front[0], path, int(time), int(task), int(stream))
-    return DumpName(op, Port(op_name, _SIDES[side], int(index)), layout, dtype)
+    op = DumpedOp(".".join(front[1:]), front[0], "", int(time), int(task), int(stream))
+    known = layout != _DEFAULT and layouts.is_known(layout)
+    return TensorName(op, Port(op.name, _SIDES[side], int(index)), layout if known else "", dtype)
 
 
 def _dtype(text: str) -> DType | None:
@@ -83,59 +74,34 @@ def read_folder(folder: Path, root: Path | None = None) -> Dump:
     root = root or folder
     outside = (folder / CONSTANTS).is_dir() and not reading.is_inside(folder / CONSTANTS, root)
     notes = [f"{folder / CONSTANTS}: a link that leads out of {root} was not followed"] if outside else []
-    refs: dict[Port, TensorRef] = {}
-    ops: dict[str, DumpedOp] = {}
-    newest: dict[Port, int] = {}
-    broken: dict[Port, Broken] = {}
-    stored_wider: set[str] = set()
-    for path, told in sorted(_files(folder, root), key=lambda pair: (pair[1].op.time, str(pair[0]))):
-        port = told.port
-        if port in newest:
-            notes.append(f"{port} was dumped more than once: the newest file counts")
-        newest[port] = told.op.time
-        ops[port.node] = told.op
-        refs.pop(port, None)
-        broken.pop(port, None)
-        try:
-            refs[port] = _ref(path, told, root)
-        except FormatError as error:
-            broken[port] = Broken(port.node, str(path), str(error), told.op.op_type, port)
-        if told.dtype is not None and told.dtype.name in ("bfloat16", "int4"):
-            stored_wider.add(told.dtype.name)
+    files = list(_files(folder, root))
+    dump = arrays.tensors_in(folder, files, root)
+    notes += dump.notes
+    stored_wider = sorted({told.dtype.name for _, told in files if told.dtype is not None} & {"bfloat16", "int4"})
     if stored_wider:
-        notes.append(f"{', '.join(sorted(stored_wider))} tensors were saved in a wider type by MindSpore")
+        notes.append(f"{', '.join(stored_wider)} tensors were saved in a wider type by MindSpore")
     statistics: dict[Port, Statistics] = {}
     try:
         statistics = read_statistics(folder / STATISTICS, root) if (folder / STATISTICS).is_file() else {}
     except FormatError as error:
         notes.append(str(error))
-    if not newest and not statistics:
+    if not files and not statistics:
         raise InputError(f"{folder}: no dump of MindSpore here (no {STATISTICS}, no npy files with its names)")
-    if not newest:
+    if not files:
         notes.append(f"only statistics were dumped ({len(statistics)} tensors); dump with saved_data \"tensor\"")
-    return Dump(
-        refs, ops, tuple(broken.values()), folder, "npu", flat_names=True, notes=tuple(dict.fromkeys(notes)),
-        statistics=statistics,
-    )
+    return replace(dump, notes=tuple(notes), statistics=statistics)
 
 
-def _files(folder: Path, root: Path) -> Iterator[tuple[Path, DumpName]]:
+def _files(folder: Path, root: Path) -> Iterator[tuple[str, TensorName]]:
     """The tensors of a folder and of its `constants`, long names looked up."""
     for place in (folder, folder / CONSTANTS):
         if not place.is_dir() or not reading.is_inside(place, root):
             continue
         mapping = names.read_mapping(place)
         for entry in reading.listed(place):
-            real = names.real_name(entry.name, mapping)
-            told = parse_name(real, entry.path)
+            told = parse_name(names.real_name(entry.name, mapping))
             if told is not None:
-                yield Path(entry.path), told
-
-
-def _ref(path: Path, told: DumpName, root: Path) -> TensorRef:
-    ref = arrays.read_npy(str(path), root)
-    known = told.layout != _DEFAULT and layouts.is_known(told.layout)
-    return replace(ref, layout=told.layout) if known else ref
+                yield entry.path, told
 
 
 def read_statistics(path: Path, inside: Path | None = None) -> dict[Port, Statistics]:
@@ -180,7 +146,7 @@ def _row(row: dict[str, str]) -> tuple[Statistics | None, int]:
     return Statistics(
         Port(row["Op Name"], side, int(row["Slot"])), _dtype(row.get("Data Type", "")), _shape(row.get("Shape", "")),
         int(size) if reading.is_number(size) else None, row["Op Type"], values,
-    ), int(time) if reading.is_number(time) and len(time) < 20 else 0
+    ), int(time) if reading.is_number(time) else 0
 
 
 def _shape(text: str) -> tuple[int, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from acccmp import kinds
 from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Overflow, Port
 from acccmp.core.identify import Found, identify
-from acccmp.core.layout import FORMAT_NUMBERS
+from acccmp.core.names import few
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps import arrays, ascend, converted, fftsplus, mindspore_dumps, names, opdebug, tree
+from acccmp.dumps.content import FileContent
 from acccmp.errors import FormatError, InputError
 
 # Names that belong beside dumps and are none. Models get their own message.
@@ -95,19 +96,15 @@ def _with_place(dump: Dump, root: Path, leaf: Path) -> Dump:
 def one_array(path: Path, choice: tree.Choice) -> Dump:
     """One tensor, named by its file."""
     ref = arrays.read_array(path)
-    told = names.parse_golden(path.name)
-    one = names.parse_converted(path.name)
-    if one is not None:
-        op = ascend.named_op(str(path), one.dump)
-        port = Port(op.name, one.side, one.index)
-        ref = _in_format(ref, one)
-        return Dump({port: ref}, {op.name: op}, (), path, "npu", "", True, bare=True)
-    name, index, time = (told.op, told.index, told.time) if told else (path.stem, 0, 0)
-    return Dump({Port(name, "output", index): ref}, {name: DumpedOp(name, "", str(path), time)}, (), path, "golden",
-                "", told is not None)
+    converted = names.parse_converted(path.name)
+    golden = names.parse_golden(path.name)
+    told = converted or golden or names.TensorName(DumpedOp(path.stem), Port(path.stem, "output", 0))
+    op = replace(told.op, path=str(path))
+    dump = Dump({told.port: arrays.as_named(ref, told)}, {op.name: op}, (), path, flat_names=told is golden)
+    return replace(dump, flat_names=True, bare=True) if converted else replace(dump, kind="golden")
 
 
-def _overflow_only(content: ascend.FileContent, path: Path) -> Dump:
+def _overflow_only(content: FileContent, path: Path) -> Dump:
     return Dump({}, {}, content.broken, path, "npu", overflows=opdebug.read_overflow(content))
 
 
@@ -200,12 +197,6 @@ def _ignored(folder: Path, stray: list[str]) -> str:
     return f"{folder}: {len(stray)} files beside the dumps were ignored: {few(stray)}"
 
 
-def few(items: list[str], most: int = 3) -> str:
-    """The first of a list, and how many more there are."""
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest
-
-
 # Names of files that other tools dump -> what they are. None of them is read; msprobe can dump the same runs.
 _FOREIGN = (
     (re.compile(r"(?:in|out)tensor[0-9]+\.bin"), "tensors of ATB operations"),
@@ -235,7 +226,7 @@ def _nothing(folder: Path, files: _Sorted) -> str:
 
 
 def _device_folder(folder: Path, root: Path, files: Iterable[tuple[str, str]]) -> Dump:
-    contents: list[ascend.FileContent] = []
+    contents: list[FileContent] = []
     lost: list[_Lost] = []
     for name, real in files:
         path = os.path.join(folder, name)
@@ -255,19 +246,19 @@ class _Lost:
     reason: str
 
 
-def _from_files(folder: Path, files: Iterable[ascend.FileContent], lost: Iterable[_Lost]) -> Dump:
+def _from_files(folder: Path, files: Iterable[FileContent], lost: Iterable[_Lost]) -> Dump:
     """One Dump of what the files of a folder hold; overflow reports are told apart."""
     broken: list[Broken] = []
     unread: dict[str, int] = {}  # flat op name -> time of its newest unreadable file
     for item in lost:
         told = names.parse_device(item.name)
         broken.append(Broken(
-            told.op_name if told else os.path.basename(item.path), item.path, item.reason, told.op_type if told else "",
+            told.name if told else os.path.basename(item.path), item.path, item.reason, told.op_type if told else "",
         ))
         if told is not None and told.thread is None:
-            unread[told.op_name] = max(told.time, unread.get(told.op_name, 0))
-    contents: list[ascend.FileContent] = []
-    overflow: list[ascend.FileContent] = []
+            unread[told.name] = max(told.time, unread.get(told.name, 0))
+    contents: list[FileContent] = []
+    overflow: list[FileContent] = []
     notes = []
     for content in files:
         (overflow if opdebug.is_overflow(content.op) else contents).append(content)
@@ -288,7 +279,7 @@ def _from_files(folder: Path, files: Iterable[ascend.FileContent], lost: Iterabl
 
 
 def _from_contents(
-    contents: Iterable[ascend.FileContent], path: Path, broken: Iterable[Broken] = (),
+    contents: Iterable[FileContent], path: Path, broken: Iterable[Broken] = (),
 ) -> Dump:
     """One Dump of many files: FFTS+ slices merged, the newest file of an op kept, in the order of their times."""
     merged, merge_notes = fftsplus.merge(list(contents))
@@ -302,7 +293,7 @@ def _from_contents(
         refs.update(content.refs)
         bad += content.broken
         told += content.notes
-    buffers = sum(content.buffers + content.spaces for content in kept)
+    buffers = sum(content.unread for content in kept)
     if buffers:
         told.append(f"{path}: {buffers} buffers and workspaces were passed over")
     flat = bool(kept) and not any(content.is_named for content in kept)
@@ -310,10 +301,10 @@ def _from_contents(
 
 
 def _newest(
-    contents: list[ascend.FileContent], path: Path,
-) -> tuple[list[ascend.FileContent], tuple[str, ...]]:
+    contents: list[FileContent], path: Path,
+) -> tuple[list[FileContent], tuple[str, ...]]:
     """Of several files of one op the newest, as the vendor does, sorted by time; and a note that counts the others."""
-    by_name: dict[str, list[ascend.FileContent]] = {}
+    by_name: dict[str, list[FileContent]] = {}
     for content in contents:
         by_name.setdefault(content.op.name, []).append(content)
     older: list[str] = []
@@ -330,38 +321,13 @@ def _newest(
     return sorted(kept, key=_age), (told,) if older else ()
 
 
-def _age(content: ascend.FileContent) -> tuple[int, str]:
+def _age(content: FileContent) -> tuple[int, str]:
     return content.op.time, content.op.path
-
-
-def _in_format(ref: TensorRef, told: names.ConvertedName) -> TensorRef:
-    """`ref` in the layout that frameworks write behind the index (`...output.0.NC1HWC0.npy`)."""
-    layout = told.rest[-1] if told.rest else ""
-    return replace(ref, layout=layout) if layout in FORMAT_NUMBERS and ref.layout == "ND" else ref
 
 
 def _converted_folder(folder: Path, root: Path, files: Iterable[str]) -> Dump:
     """Tensors that were converted from device dumps, one npy or bin each; names stay flattened."""
-    mapping: Mapping[str, str] = names.read_mapping(folder)
-    refs: dict[Port, TensorRef] = {}
-    ops: dict[str, DumpedOp] = {}
-    broken: dict[Port, Broken] = {}
-    parsed = []
-    for file in files:
-        told = names.parse_converted(names.real_name(file, mapping))
-        if told is not None:
-            parsed.append((told, file))
-    for told, file in sorted(parsed, key=lambda item: (item[0].dump.time, item[1])):
-        path = str(folder / file)
-        op = ascend.named_op(path, told.dump)
-        if opdebug.is_overflow(op):
-            continue
-        port = Port(op.name, told.side, told.index)
-        ops[op.name] = op
-        refs.pop(port, None)
-        broken.pop(port, None)
-        try:
-            refs[port] = _in_format(arrays.read_array(path, root), told)
-        except (FormatError, InputError) as error:
-            broken[port] = Broken(op.name, path, str(error), op.op_type, port)
-    return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, bare=True)
+    mapping = names.read_mapping(folder)
+    found = [(str(folder / file), names.parse_converted(names.real_name(file, mapping))) for file in files]
+    tensors = [(path, told) for path, told in found if told is not None and not opdebug.is_overflow(told.op)]
+    return replace(arrays.tensors_in(folder, tensors, root), bare=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from acccmp.core import reading
 from acccmp.core.dump import Place
+from acccmp.core.names import few
 from acccmp.dumps import ascend, names
 from acccmp.errors import FormatError, InputError
 
@@ -73,7 +74,7 @@ class Leaf:
         for file in self.files:
             told = names.parse_device(names.real_name(file, mapping))
             if told is not None:
-                key = f"{told.op_type}.{told.op_name}"
+                key = f"{told.op_type}.{told.name}"
                 found[key] = max(told.time, found.get(key, 0))
         return found
 
@@ -117,7 +118,7 @@ def find_leaf(root: Path, choice: Choice) -> tuple[Path, list[str]]:
         others = [leaf for leaf in leaves if not leaf.is_placed]
         count = sum(len(leaf.files) for leaf in others)
         notes.append(f"{root}: {count} files lie outside of the runs and were not read: "
-                     f"{_few(str(leaf.path.relative_to(root)) or '.' for leaf in others)}")
+                     f"{few(str(leaf.path.relative_to(root)) or '.' for leaf in others)}")
         leaves = placed
     chosen = _asked_for(root, leaves, choice)
     leaf, told = _newest_complete(root, chosen)
@@ -206,7 +207,7 @@ def _newest_complete(root: Path, leaves: Sequence[Leaf]) -> tuple[Leaf, list[str
     notes = []
     runs = sorted({leaf.place.run for leaf in leaves})
     if len(runs) > 1 and not any(leaf.is_placed for leaf in leaves):
-        raise InputError(f"{root}: holds {len(runs)} folders of dumps ({_few(run or '.' for run in runs)}) that are no "
+        raise InputError(f"{root}: holds {len(runs)} folders of dumps ({few(run or '.' for run in runs)}) that are no "
                          f"runs of one tree; give one of them, or run={runs[-1]}")
     ranked = sorted(leaves, key=_age, reverse=True)
     looked_at = ranked[:_LOOKED_AT]
@@ -230,7 +231,7 @@ def _newest_complete(root: Path, leaves: Sequence[Leaf]) -> tuple[Leaf, list[str
     others = [leaf for leaf in leaves if leaf is not chosen]
     if others:
         notes.append(f"{root}: {_label(chosen)} was read, of {len(leaves)} that are there (also "
-                     f"{_few(_label(leaf) for leaf in ranked if leaf is not chosen)})")
+                     f"{few(_label(leaf) for leaf in ranked if leaf is not chosen)})")
     return chosen, notes
 
 
@@ -266,9 +267,3 @@ def _label(leaf: Leaf) -> str:
     parts += [f"{name} {value}" for name, value in (
         ("device", place.device), ("model", place.model), ("id", place.model_id), ("step", place.step)) if value]
     return " ".join(parts)
-
-
-def _few(items: Iterable[str]) -> str:
-    listed = list(items)
-    rest = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(listed[:3]) + rest
