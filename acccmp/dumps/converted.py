@@ -16,7 +16,7 @@ from typing import Any
 from acccmp.core import reading
 from acccmp.core.dump import Broken, DumpedOp, Origin, Port, Side
 from acccmp.core.layout import Shape
-from acccmp.core.tensor import DTYPES, ConvertedRef, DType, TensorRef
+from acccmp.core.tensor import DTYPES, ConvertedRef, TensorRef
 from acccmp.core.writing import write_text
 from acccmp.dumps import arrays
 from acccmp.dumps.content import MOST_AXES, FileContent
@@ -28,16 +28,6 @@ LIST = "converted.json"
 _LARGEST_LIST = 256 << 20
 _TEXTS = ("op_type", "task_type", "dfx_message")
 _NUMBERS = ("time", "task", "stream", "context", "thread", "device")
-
-
-@dataclass(frozen=True)
-class Held:
-    """How the numbers of one tensor lie in an array's file."""
-
-    file: str
-    dtype: DType
-    shape: Shape
-    layout: str
 
 
 @dataclass(frozen=True)
@@ -54,8 +44,10 @@ class Source:
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
-def row_of(name: str, content: FileContent, held: Mapping[Port, Held], wrong: Mapping[Port, str]) -> dict[str, Any]:
-    """The row of the dump file `name`. `wrong` are the tensors that could not be converted, and why."""
+def row_of(
+    name: str, content: FileContent, made: Mapping[Port, TensorRef], wrong: Mapping[Port, str],
+) -> dict[str, Any]:
+    """The row of the dump file `name`. `made` are the arrays, `wrong` what could not be converted, and why."""
     op = content.op
     broken = [{"side": item.port.side, "index": item.port.index, "reason": item.reason}
               for item in content.broken if item.port is not None]
@@ -66,7 +58,7 @@ def row_of(name: str, content: FileContent, held: Mapping[Port, Held], wrong: Ma
         "origins": [_origin_row(index, origin) for index, origin in op.origins.items()],
         "tensors": [
             _tensor_row(port, content.refs[port], there, op.addresses.get((port.side, port.index)))
-            for port, there in held.items()
+            for port, there in made.items()
         ],
         "broken": broken + [{"side": p.side, "index": p.index, "reason": why} for p, why in wrong.items()],
     }
@@ -84,11 +76,11 @@ def _origin_row(index: int, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _tensor_row(port: Port, ref: TensorRef, there: Held, address: int | None) -> dict[str, Any]:
+def _tensor_row(port: Port, ref: TensorRef, there: TensorRef, address: int | None) -> dict[str, Any]:
     """How the array lies, and what the device had. A dtype that lost digits on the way is the device's no more."""
     dtype = there.dtype if there.dtype.epsilon > ref.dtype.epsilon else ref.dtype
     return {
-        "side": port.side, "index": port.index, "file": there.file,
+        "side": port.side, "index": port.index, "file": os.path.basename(there.path),
         "lies": {"dtype": there.dtype.name, "shape": there.shape, "layout": there.layout},
         "dtype": dtype.name, "shape": ref.shape, "layout": ref.layout, "original_shape": ref.original_shape,
         "original_layout": ref.original_layout, "groups": ref.groups, "address": address,
