@@ -10,6 +10,7 @@ from acccmp.core import layout as layouts
 from acccmp.core.dump import Broken, DumpedOp, Port, Side
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import DTYPES, DType, TensorRef
+from acccmp.dumps import names
 
 MOST_AXES = 32
 _NO_LAYOUT = {40: "ND", 41: "ND", 42: "ND", 255: "ND"}  # RESERVED, ALL, NULL, MAX: no order is stated
@@ -26,6 +27,11 @@ class FileContent:
     notes: tuple[str, ...] = ()
     unread: int = 0
     is_named: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Could nothing of the file be read?"""
+        return any(item.port is None for item in self.broken)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,12 @@ def named_op(path: str, by_name: DumpedOp | None, true_name: str = "") -> Dumped
     """The op of a file, by what its name tells; `true_name` (from a header) replaces the flattened one."""
     op = by_name or DumpedOp(os.path.basename(path))
     return replace(op, path=path, name=true_name or op.name)
+
+
+def lost(path: str, name: str, reason: str) -> FileContent:
+    """What is left of a file that cannot be read at all; `name` is the one that it would have had."""
+    op = named_op(path, names.parse_device(name))
+    return FileContent(op, {}, (Broken(op.name, path, reason.removeprefix(f"{path}: "), op.op_type),))
 
 
 def checked(op: DumpedOp, entries: Iterable[Entry], size: int, trailing: int) -> FileContent:

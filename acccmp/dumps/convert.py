@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
 from acccmp.core import reading
-from acccmp.core.dump import Dump, DumpedOp, Port, Side
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import DType, TensorRef, decode, dtype_of, encode
 from acccmp.core.writing import append, make_folder, one_line, remove, replacing, write_text
@@ -30,7 +30,6 @@ from acccmp.dumps.content import FileContent
 from acccmp.errors import FormatError, InputError, LayoutError
 
 Target = Literal["npy", "bin", "dump"]
-FAILED_LIST = "convert_failed_file_list.txt"
 _BATCH = 8  # files a task, so that a cluster is worth its round trip
 
 
@@ -181,7 +180,7 @@ def _listed_jobs(folder: Path, file: str = "") -> Iterator[_Job]:
     listed = converted.read(folder)
     for source in listed.sources if listed is not None else ():
         content = source.content
-        if source.reason or (file and file not in source.files.values()):
+        if content.is_lost or (file and file not in source.files.values()):
             continue
         if file:
             only = {port for port, name in source.files.items() if name == file}
@@ -203,7 +202,7 @@ def _file_job(path: str, real: str) -> _Job:
 def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
     mapping = names.read_mapping(folder)
     told = converted.read(folder)
-    done = {names.MAPPING_FILE, FAILED_LIST, *(told.files if told is not None else ())}
+    done = {names.MAPPING_FILE, names.FAILED_LIST, *(told.files if told is not None else ())}
     if to == "dump":
         for content in _golden_ops(folder, mapping):
             yield _Job(content.op.path, content.op.name, content=content)
@@ -237,10 +236,14 @@ def _golden_ops(folder: Path, mapping: Mapping[str, str]) -> Iterator[FileConten
 
 def _ops_of(dump: Dump) -> Iterator[FileContent]:
     """A Dump of arrays, op by op."""
+    refs: dict[str, dict[Port, TensorRef]] = {}
+    broken: dict[str, list[Broken]] = {}
+    for port, ref in dump.refs.items():
+        refs.setdefault(port.node, {})[port] = ref
+    for item in dump.broken:
+        broken.setdefault(item.name, []).append(item)
     for name, op in dump.ops.items():
-        refs = {port: ref for port, ref in dump.refs.items() if port.node == name}
-        broken = tuple(item for item in dump.broken if item.name == name)
-        yield FileContent(replace(op, op_type=op.op_type or "Op"), refs, broken)
+        yield FileContent(replace(op, op_type=op.op_type or "Op"), refs.get(name, {}), tuple(broken.get(name, ())))
 
 
 # -- doing it ----------------------------------------------------------------------------------------------------
@@ -567,7 +570,7 @@ def _place(out: Path, name: str) -> Path:
 
 
 def _write_lists(out: Path, result: ConvertResult) -> None:
-    path = out / FAILED_LIST
+    path = out / names.FAILED_LIST
     if result.failed:
         write_text(path, "".join(
             f"{one_line(item.path)}\t{one_line(item.reason)}\n" for item in result.failed))

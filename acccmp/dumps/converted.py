@@ -19,7 +19,7 @@ from acccmp.core.layout import Shape
 from acccmp.core.tensor import DTYPES, ConvertedRef, TensorRef
 from acccmp.core.writing import write_text
 from acccmp.dumps import arrays
-from acccmp.dumps.content import MOST_AXES, FileContent
+from acccmp.dumps.content import MOST_AXES, FileContent, lost
 from acccmp.errors import FormatError, LayoutError
 
 SCHEMA = "acccmp.converted/1"
@@ -32,12 +32,10 @@ _NUMBERS = ("time", "task", "stream", "context", "thread", "device")
 
 @dataclass(frozen=True)
 class Source:
-    """A dump file that was converted: its name, and its content with refs to the arrays. `reason` is why the whole
-    file could not be read. `files` are the arrays' names."""
+    """A dump file that was converted: its name, its content with refs to the arrays, and the arrays' names."""
 
     name: str
     content: FileContent
-    reason: str = ""
     files: Mapping[Port, str] = field(default_factory=dict, hash=False)
 
 
@@ -147,7 +145,7 @@ def _source(folder: Path, row: Mapping[str, Any]) -> Source:
     name = _text(row["source"])
     where = str(folder / os.path.basename(name))
     if "reason" in row:
-        return Source(name, FileContent(DumpedOp(name, path=where), {}), _text(row["reason"]))
+        return Source(name, lost(where, name, _text(row["reason"])))
     tensors = row["tensors"]
     if tensors:
         where = str(folder / _file_name(tensors[0]["file"]))
@@ -173,7 +171,7 @@ def _source(folder: Path, row: Mapping[str, Any]) -> Source:
         except (FormatError, LayoutError) as error:
             broken.append(Broken(op.name, path, str(error).removeprefix(f"{path}: "), op.op_type, port))
     content = FileContent(op, refs, tuple(broken), is_named=row["is_named"] is True)
-    return Source(name, content, "", files)
+    return Source(name, content, files)
 
 
 def _ref(path: str, row: Mapping[str, Any], folder: Path) -> TensorRef:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core import reading
-from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
+from acccmp.core.dump import Broken, Dump, DumpedOp, Place, Port, Side
 from acccmp.core.tensor import DType, TensorRef, dtype_of
 from acccmp.dumps import arrays
-from acccmp.dumps.tree import Choice
+from acccmp.dumps.tree import Choice, Leaf, asked_for
 from acccmp.errors import FormatError, InputError
 
 INDEX = "dump.json"
@@ -56,28 +56,19 @@ def _find(root: Path, choice: Choice) -> tuple[Path, list[str]]:
     if (root / INDEX).is_file():
         choice.refuse(root, "a single rank")
         return root, []
-    places = [(_part(folder, root, "step"), _part(folder, root, "rank"), folder) for folder in _ranks(root)]
+    ranks = [Leaf(folder, Place("", _part(folder, root, "rank"), step=_part(folder, root, "step")))
+             for folder in _ranks(root)]
     notes = [f"{folder}: a link that leads out of {root} was not followed" for folder in _ranks(root, False)]
-    places = _kept(root, places, [place[0] for place in places], "step", choice.step)
-    places = _kept(root, places, [place[1] for place in places], "device", choice.device)
-    step = max((place[0] for place in places), key=lambda text: int(text) if reading.is_number(text) else -1)
-    chosen = [place for place in places if place[0] == step]
+    left = asked_for(root, ranks, choice)
+    step = max((leaf.place.step for leaf in left), key=lambda text: int(text) if reading.is_number(text) else -1)
+    chosen = [leaf for leaf in left if leaf.place.step == step]
     if len(chosen) > 1:
-        ranks = ", ".join(place[1] or "-" for place in chosen)
-        raise InputError(f"{root}: step {step or '-'} has dumps of {len(chosen)} devices ({ranks}); "
-                         f"say which: device={chosen[0][1]}")
-    if len(places) > 1:
-        notes.append(f"{root}: step {step} was read, of {len(places)} that are there")
-    return chosen[0][2], notes
-
-
-def _kept(
-    root: Path, places: list[tuple[str, str, Path]], answers: list[str], name: str, wanted: str | None,
-) -> list[tuple[str, str, Path]]:
-    kept = [place for place, answer in zip(places, answers, strict=True) if wanted in (None, answer)]
-    if not kept:
-        raise InputError(f"{root}: no {name} {wanted!r}; there are: {', '.join(sorted({a or '-' for a in answers}))}")
-    return kept
+        devices = ", ".join(leaf.place.device or "-" for leaf in chosen)
+        raise InputError(f"{root}: step {step or '-'} has dumps of {len(chosen)} devices ({devices}); "
+                         f"say which: device={chosen[0].place.device}")
+    if len(left) > 1:
+        notes.append(f"{root}: step {step} was read, of {len(left)} that are there")
+    return chosen[0].path, notes
 
 
 def _part(folder: Path, root: Path, word: str) -> str:

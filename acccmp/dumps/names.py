@@ -27,6 +27,7 @@ from acccmp.core.tensor import DType
 from acccmp.errors import FormatError
 
 MAPPING_FILE = "mapping.csv"
+FAILED_LIST = "convert_failed_file_list.txt"
 LONGEST = 255  # bytes of a file name on the file systems in use
 _DEVICE_FLATTENED = re.compile(r"[ ./\\]")  # what the device writer replaces by "_"; everything else it keeps
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from acccmp import kinds
 from acccmp.core import reading
-from acccmp.core.dump import Broken, Dump, DumpedOp, Overflow, Port
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.identify import Found, identify
 from acccmp.core.names import few
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps import arrays, ascend, converted, fftsplus, mindspore_dumps, names, opdebug, tree
-from acccmp.dumps.content import FileContent
+from acccmp.dumps.content import FileContent, lost
 from acccmp.errors import FormatError, InputError
 
 # Names that belong beside dumps and are none. Models get their own message.
@@ -111,54 +111,35 @@ def _overflow_only(content: FileContent, path: Path) -> Dump:
 # -- a folder of files -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Sorted:
-    """The files of one folder by what they look like."""
-
-    dumps: tuple[tuple[str, str], ...]  # (name in the folder, real name)
-    converted: tuple[str, ...]
-    npy: tuple[str, ...]
-    npz: tuple[str, ...]
-    stray: tuple[str, ...]
-    models: tuple[str, ...]
-
-
-def _sort(folder: Path, root: Path) -> _Sorted:
+def _sort(folder: Path, root: Path) -> dict[str, list[str]]:
+    """The names in one folder by what `_look` says of them."""
     mapping = names.read_mapping(folder)
-    of_models = kinds.suffixes("original", "device", "parts", "unread")
-    dumps, converted, npy, npz, stray, models = [], [], [], [], [], []
+    found: dict[str, list[str]] = {what: [] for what in ("dump", "converted", "npy", "npz", "stray")}
     for entry in reading.listed(folder):
-        name = entry.name
-        if entry.is_folder:
-            continue
-        real = names.real_name(name, mapping)
-        if name.startswith(".") or name in (names.MAPPING_FILE, "convert_failed_file_list.txt"):
-            if name.startswith("."):
-                stray.append(name)
-        elif names.parse_converted(real) is not None:
-            converted.append(name)
-        elif name.endswith(".npy"):
-            npy.append(name)
-        elif name.endswith(".npz"):
-            npz.append(name)
-        elif real.endswith(_BESIDE):
-            stray.append(name)
-        elif names.parse_device(real) is not None or name in mapping or _begins_like_a_dump(folder / name, root):
-            dumps.append((name, real))
-        elif name.endswith(of_models):
-            models.append(name)
-        else:
-            stray.append(name)
-    return _Sorted(tuple(dumps), tuple(converted), tuple(npy), tuple(npz), tuple(stray), tuple(models))
+        if not entry.is_folder and entry.name not in (names.MAPPING_FILE, names.FAILED_LIST):
+            found[_look(Path(entry.path), mapping, root)].append(entry.name)
+    return found
 
 
-def _begins_like_a_dump(path: Path, root: Path) -> bool:
-    """For names outside the grammar (hashed ones without a mapping, other suffixes): can its header be read?"""
+def _look(path: Path, mapping: Mapping[str, str], root: Path) -> str:
+    """What a file is by its name: a dump, a converted tensor, npy, npz, or a stray. Names outside the grammar (hashed
+    ones without a mapping, other suffixes) are dumps when their header can be read."""
+    real = names.real_name(path.name, mapping)
+    if path.name.startswith("."):
+        return "stray"
+    if names.parse_converted(real) is not None:
+        return "converted"
+    if path.suffix in (".npy", ".npz"):
+        return path.suffix[1:]
+    if real.endswith(_BESIDE):
+        return "stray"
+    if names.parse_device(real) is not None or path.name in mapping:
+        return "dump"
     try:
         ascend.read_file(path, inside=root)
     except FormatError:
-        return False
-    return True
+        return "stray"
+    return "dump"
 
 
 def _folder(folder: Path, root: Path) -> Dump:
@@ -168,26 +149,25 @@ def _folder(folder: Path, root: Path) -> Dump:
         return _listed_folder(folder, listed)
     files = _sort(folder, root)
     unnamed = names.mapping_problem(folder)
-    stray = [*files.stray, *files.models, *files.npz]
-    if files.dumps:
-        stray += [*files.converted, *files.npy]
-        dump = _device_folder(folder, root, files.dumps)
-    elif files.converted:
-        stray += files.npy
-        dump = _converted_folder(folder, root, files.converted)
-    elif files.npy:
-        dump = arrays.read_flat_golden(folder, files.npy, root)
+    stray = [*files["stray"], *files["npz"]]
+    if files["dump"]:
+        stray += [*files["converted"], *files["npy"]]
+        dump = _device_folder(folder, root, files["dump"])
+    elif files["converted"]:
+        stray += files["npy"]
+        dump = _converted_folder(folder, root, files["converted"])
+    elif files["npy"]:
+        dump = arrays.read_flat_golden(folder, files["npy"], root)
     else:
-        raise InputError(_nothing(folder, files))
+        raise InputError(_nothing(folder, files["npz"], files["stray"]))
     ignored = [_ignored(folder, sorted(stray))] if stray else []
     return replace(dump, notes=(*([unnamed] if unnamed else []), *dump.notes, *ignored))
 
 
 def _listed_folder(folder: Path, listed: converted.Converted) -> Dump:
     """Converted tensors with the list of what the device had."""
-    lost = [_Lost(item.name, item.content.op.path, item.reason) for item in listed.sources if item.reason]
-    dump = _from_files(folder, (item.content for item in listed.sources if not item.reason), lost)
-    known = {*listed.files, converted.LIST, names.MAPPING_FILE, "convert_failed_file_list.txt"}
+    dump = _from_files(folder, [item.content for item in listed.sources])
+    known = {*listed.files, converted.LIST, names.MAPPING_FILE, names.FAILED_LIST}
     stray = [entry.name for entry in reading.listed(folder) if entry.name not in known and not entry.is_folder]
     told = (*dump.notes, _ignored(folder, stray)) if stray else dump.notes
     return replace(dump, model=listed.model, notes=told)
@@ -204,11 +184,13 @@ _FOREIGN = (
 )
 
 
-def _nothing(folder: Path, files: _Sorted) -> str:
-    if files.npz:
-        return f"{folder}: holds npz archives ({few(list(files.npz))}); give one of them itself"
-    if files.models:
-        return f"{folder}: holds a model ({few(list(files.models))}) and no dump; give the dump's folder"
+def _nothing(folder: Path, npz: list[str], stray: list[str]) -> str:
+    of_models = kinds.suffixes("original", "device", "parts", "unread")
+    models = [name for name in stray if name.endswith(of_models) and not name.endswith(_BESIDE)]
+    if npz:
+        return f"{folder}: holds npz archives ({few(npz)}); give one of them itself"
+    if models:
+        return f"{folder}: holds a model ({few(models)}) and no dump; give the dump's folder"
     below = [
         str((place / entry.name).relative_to(folder)) for place, entries in reading.walked(folder, tree.DEEPEST)
         for entry in entries if not entry.is_folder and not entry.name.startswith(".")
@@ -218,61 +200,43 @@ def _nothing(folder: Path, files: _Sorted) -> str:
         if found:
             return (f"{folder}: holds {what}, which are not read here ({few(found)}); dump the run with msprobe and "
                     'task "tensor" instead: it writes step*/rank*/dump.json beside the tensors')
-    if files.stray:
-        return f"{folder}: none of its {len(files.stray)} files is a dump: {few(list(files.stray))}"
+    if stray:
+        return f"{folder}: none of its {len(stray)} files is a dump: {few(stray)}"
     if below:
         return f"{folder}: none of the {len(below)} files below it is a dump: {few(below)}"
     return f"{folder}: an empty folder, no dump in it"
 
 
-def _device_folder(folder: Path, root: Path, files: Iterable[tuple[str, str]]) -> Dump:
-    contents: list[FileContent] = []
-    lost: list[_Lost] = []
-    for name, real in files:
-        path = os.path.join(folder, name)
+def _device_folder(folder: Path, root: Path, files: Iterable[str]) -> Dump:
+    mapping = names.read_mapping(folder)
+    contents = []
+    for name in files:
+        path, real = os.path.join(folder, name), names.real_name(name, mapping)
         try:
             contents.append(ascend.read_file(path, real, root))
         except FormatError as error:
-            lost.append(_Lost(real, path, str(error).removeprefix(f"{path}: ")))
-    return _from_files(folder, contents, lost)
+            contents.append(lost(path, real, str(error)))
+    return _from_files(folder, contents)
 
 
-@dataclass(frozen=True)
-class _Lost:
-    """A file that cannot be read at all: the name that it would have had, where it is, and why."""
-
-    name: str
-    path: str
-    reason: str
-
-
-def _from_files(folder: Path, files: Iterable[FileContent], lost: Iterable[_Lost]) -> Dump:
+def _from_files(folder: Path, files: Sequence[FileContent]) -> Dump:
     """One Dump of what the files of a folder hold; overflow reports are told apart."""
-    broken: list[Broken] = []
     unread: dict[str, int] = {}  # flat op name -> time of its newest unreadable file
-    for item in lost:
-        told = names.parse_device(item.name)
-        broken.append(Broken(
-            told.name if told else os.path.basename(item.path), item.path, item.reason, told.op_type if told else "",
-        ))
-        if told is not None and told.thread is None:
-            unread[told.name] = max(told.time, unread.get(told.name, 0))
-    contents: list[FileContent] = []
-    overflow: list[FileContent] = []
+    for op in (content.op for content in files if content.is_lost and content.op.thread is None):
+        unread[op.name] = max(op.time, unread.get(op.name, 0))
+    read = [content for content in files if not content.is_lost]
+    overflow = [content for content in read if opdebug.is_overflow(content.op)]
+    every = [content for content in read if not opdebug.is_overflow(content.op)]
+    outdated = {c.op.path for c in every if unread.get(names.device_flat(c.op.name), 0) > c.op.time}
+    contents = [content for content in every if content.op.path not in outdated]
     notes = []
-    for content in files:
-        (overflow if opdebug.is_overflow(content.op) else contents).append(content)
-    outdated = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) > c.op.time]
     if outdated:  # an older file does not stand in for the newest one
-        left_out = [os.path.basename(content.op.path) for content in outdated]
         notes.append(f"{folder}: {len(outdated)} files are older than unreadable ones of the same op and were not "
-                     f"used: {few(left_out)}")
-        contents = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) <= c.op.time]
-    dump = _from_contents(contents, folder, broken)
-    found: tuple[Overflow, ...] = ()
+                     f"used: {few(map(os.path.basename, sorted(outdated)))}")
+    dump = _from_contents(contents, folder, [item for content in files if content.is_lost for item in content.broken])
+    found = opdebug.read_all(overflow, [content.op for content in contents])
     reported = []
     if overflow:
-        found = opdebug.read_all(overflow, [content.op for content in contents])
         first = f", the first: {found[0]}" if found else ""
         reported.append(f"{folder}: {len(found)} overflows reported{first}")
     return replace(dump, overflows=found, notes=(*notes, *dump.notes, *reported))

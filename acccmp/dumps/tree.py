@@ -17,12 +17,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from acccmp.core import reading
-from acccmp.core.dump import Place
+from acccmp.core.dump import DumpedOp, Place
 from acccmp.core.names import few
 from acccmp.dumps import ascend, names
 from acccmp.errors import FormatError, InputError
@@ -67,31 +67,30 @@ class Leaf:
         return bool(self.place.device)
 
     @cached_property
+    def dumped(self) -> tuple[DumpedOp, ...]:
+        """What the names of its device files tell; `path` is the name of the file."""
+        mapping = names.read_mapping(self.path)
+        told = ((file, names.parse_device(names.real_name(file, mapping))) for file in self.files)
+        return tuple(replace(op, path=file) for file, op in told if op is not None)
+
+    @cached_property
     def ops(self) -> dict[str, int]:
         """Op -> time stamp of its newest file, by file names alone."""
-        mapping = names.read_mapping(self.path)
         found: dict[str, int] = {}
-        for file in self.files:
-            told = names.parse_device(names.real_name(file, mapping))
-            if told is not None:
-                key = f"{told.op_type}.{told.name}"
-                found[key] = max(told.time, found.get(key, 0))
+        for op in self.dumped:
+            key = f"{op.op_type}.{op.name}"
+            found[key] = max(op.time, found.get(key, 0))
         return found
 
     @cached_property
     def is_cut_off(self) -> bool:
         """Is the file that was written last shorter than its header says?"""
-        mapping = names.read_mapping(self.path)
-        stamped = []
-        for file in self.files:
-            told = names.parse_device(names.real_name(file, mapping))
-            if told is not None:
-                stamped.append((told.time, file))
-        if not stamped:
+        last = max(self.dumped, key=lambda op: (op.time, op.path), default=None)
+        if last is None:
             return False
-        last = max(stamped)[1]
         try:
-            return bool(ascend.read_file(self.path / last, names.real_name(last, mapping)).broken)
+            real = names.real_name(last.path, names.read_mapping(self.path))
+            return bool(ascend.read_file(self.path / last.path, real).broken)
         except FormatError as error:
             return "cut off" in str(error) or "no dump" in str(error)
 
@@ -120,7 +119,7 @@ def find_leaf(root: Path, choice: Choice) -> tuple[Path, list[str]]:
         notes.append(f"{root}: {count} files lie outside of the runs and were not read: "
                      f"{few(str(leaf.path.relative_to(root)) or '.' for leaf in others)}")
         leaves = placed
-    chosen = _asked_for(root, leaves, choice)
+    chosen = asked_for(root, leaves, choice)
     leaf, told = _newest_complete(root, chosen)
     return leaf.path, [*notes, *told]
 
@@ -176,7 +175,7 @@ def _first(inside: str, last: int) -> str:
     return "/".join(parts[:-last]) if len(parts) > last else ""
 
 
-def _asked_for(root: Path, leaves: Sequence[Leaf], choice: Choice) -> list[Leaf]:
+def asked_for(root: Path, leaves: Sequence[Leaf], choice: Choice) -> list[Leaf]:
     """The leaves that the user's choice leaves. InputError that lists what there is, if that is none."""
     left = list(leaves)
     for key, wanted in vars(choice).items():
