@@ -17,7 +17,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,19 +132,20 @@ def size_of(file: BinaryIO) -> int:
 def read_bytes(path: FilePath, most: int, inside: FilePath | None = None) -> bytes:
     """All of a file of at most `most` bytes. Raises FormatError as `opened`."""
     with opened(path, inside, most) as file:
-        try:
-            return file.read(size_of(file))  # a buffer of `most` bytes would be made first
-        except OSError as error:
-            raise FormatError(f"{os.fspath(path)}: {_refused(path, error)}") from error
+        return _read(file, path, size_of(file))  # a buffer of `most` bytes would be made first
 
 
 def first_bytes(path: FilePath, count: int, inside: FilePath | None = None) -> bytes:
     """The beginning of a file, at most `count` bytes. Raises FormatError as `opened`."""
     with opened(path, inside) as file:
-        try:
-            return file.read(count)
-        except OSError as error:
-            raise FormatError(f"{os.fspath(path)}: {_refused(path, error)}") from error
+        return _read(file, path, count)
+
+
+def _read(file: BinaryIO, path: FilePath, count: int) -> bytes:
+    try:
+        return file.read(count)
+    except OSError as error:
+        raise FormatError(f"{os.fspath(path)}: {_refused(path, error)}") from error
 
 
 def read_text(path: FilePath, most: int, inside: FilePath | None = None, errors: str = "strict") -> str:
@@ -249,31 +250,41 @@ def check_tree(root: FilePath, deepest: int = 8) -> None:
 def parse_json(raw: bytes | str, where: object) -> Any:
     """JSON as Python's own values. Raises FormatError that begins with `where` for text that is none, is nested deeper
     than DEEPEST, or has whole numbers of more than 64 bits."""
-    text = raw.decode("utf-8-sig", "replace") if isinstance(raw, bytes) else raw
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{where}: not JSON: {error.msg} at line {error.lineno}") from None
-    except RecursionError:
-        raise FormatError(f"{where}: nested too deeply: more than {DEEPEST} lists and objects") from None
-    except ValueError as error:  # a number of more than 4300 digits
-        raise FormatError(f"{where}: not JSON that is read here: {str(error).partition(';')[0]}") from None
-    _plain(found, where)
-    return found
+    return _parsed(json.loads, raw.decode("utf-8-sig", "replace") if isinstance(raw, bytes) else raw, where, "JSON")
 
 
 def parse_toml(text: str, where: object) -> dict[str, Any]:
     """As `parse_json`, of TOML."""
     import tomllib
 
+    found: dict[str, Any] = _parsed(tomllib.loads, text, where, "TOML")
+    return found
+
+
+def _parsed(parse: Callable[[str], Any], text: str, where: object, kind: str) -> Any:
     try:
-        found = tomllib.loads(text)
+        found = parse(text)
     except RecursionError:
         raise FormatError(f"{where}: nested too deeply: more than {DEEPEST} lists and tables") from None
-    except ValueError as error:
-        raise FormatError(f"{where}: not TOML: {str(error).partition(';')[0]}") from None
+    except ValueError as error:  # also a number of more than 4300 digits
+        raise FormatError(f"{where}: not {kind}: {str(error).partition(';')[0]}") from None
     _plain(found, where)
     return found
+
+
+def read_table(folder: FilePath, name: str, schema: str, most: int = 256 << 20) -> dict[str, Any] | None:
+    """A file of ours in a folder: a JSON object that names its `schema` ("acccmp.golden/1"). None where there is none,
+    or one of another kind. Raises FormatError when it is damaged or of another version."""
+    path = Path(folder) / name
+    if not path.is_file():
+        return None
+    told = parse_json(read_text(path, most, folder, "surrogateescape"), path)
+    found = str(told.get("schema", "")) if isinstance(told, dict) else ""
+    if found.partition("/")[0] != schema.partition("/")[0]:
+        return None
+    if found != schema:
+        raise FormatError(f"{path}: its schema is {found!r}, this version reads {schema!r}")
+    return dict(told)
 
 
 def is_number(text: str) -> bool:

@@ -41,7 +41,6 @@ SUFFIXES = (".npy", ".npz", ".bin", ".txt")  # of files that hold arrays
 _LONGEST_HEADER = 1 << 16  # bytes of an npy header's dictionary
 _LARGEST_PACKED = 1 << 30  # bytes that a compressed member of an npz may unpack to
 _LARGEST_TEXT = 64 << 20
-_LARGEST_MANIFEST = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -350,16 +349,9 @@ def write_golden(
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The manifest of a golden folder, or None where there is none of ours. FormatError if it is damaged."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        return None
-    told = reading.parse_json(reading.read_text(path, _LARGEST_MANIFEST, folder, "surrogateescape"), path)
-    if not isinstance(told, dict) or not str(told.get("schema", "")).startswith("acccmp.golden/"):
-        return None
-    if told["schema"] != SCHEMA:
-        raise FormatError(f"{path}: its schema is {told['schema']!r}, this version reads {SCHEMA!r}")
-    if not isinstance(told.get("tensors"), list):
-        raise FormatError(f"{path}: has no list of tensors")
+    told = reading.read_table(folder, MANIFEST, SCHEMA)
+    if told is not None and not isinstance(told.get("tensors"), list):
+        raise FormatError(f"{Path(folder) / MANIFEST}: has no list of tensors")
     return told
 
 

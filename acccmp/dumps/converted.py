@@ -25,7 +25,6 @@ from acccmp.errors import FormatError, LayoutError
 SCHEMA = "acccmp.converted/1"
 LIST = "converted.json"
 
-_LARGEST_LIST = 256 << 20
 _TEXTS = ("op_type", "task_type", "dfx_message")
 _NUMBERS = ("time", "task", "stream", "context", "thread", "device")
 
@@ -128,16 +127,9 @@ def read(folder: Path) -> Converted | None:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / LIST
-    if not path.is_file():
-        return None
-    told = reading.parse_json(reading.read_text(path, _LARGEST_LIST, folder, "surrogateescape"), path)
-    if not isinstance(told, dict) or not str(told.get("schema", "")).startswith("acccmp.converted/"):
-        return None
-    if told["schema"] != SCHEMA:
-        raise FormatError(f"{path}: its schema is {told['schema']!r}, this version reads {SCHEMA!r}")
-    if not isinstance(told.get("sources"), list):
-        raise FormatError(f"{path}: lists no dump files")
+    told = reading.read_table(folder, LIST, SCHEMA)
+    if told is not None and not isinstance(told.get("sources"), list):
+        raise FormatError(f"{folder / LIST}: lists no dump files")
     return told
 
 
