@@ -28,7 +28,7 @@ from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port, RunFacts, flatten_name
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.names import few
-from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
+from acccmp.core.tensor import DTYPES, ConvertedRef, DType, TensorRef, dtype_of
 from acccmp.core.writing import replacing, write_text
 from acccmp.dumps import names
 from acccmp.errors import FormatError, InputError
@@ -529,8 +529,16 @@ def tensors_in(folder: Path, files: Iterable[tuple[str, names.TensorName]], insi
 
 
 def as_named(ref: TensorRef, told: names.TensorName) -> TensorRef:
-    """A plain array in the layout that its file's name says (`...output.0.NC1HWC0.npy`)."""
-    return replace(ref, layout=told.layout) if told.layout and ref.layout == "ND" else ref
+    """A plain array in the layout and the device's type that its file's name says (`...output.0.NCHW.bfloat16.npy`)."""
+    layout = told.layout if told.layout and ref.layout == "ND" else ref.layout
+    return narrowed(replace(ref, layout=layout), told.dtype)
+
+
+def narrowed(ref: TensorRef, dtype: DType | None) -> TensorRef:
+    """An array that was saved in a wider type than the device's `dtype`, because npy has none such (bfloat16, int4)."""
+    if dtype is None or dtype.numpy is None or dtype.numpy != ref.dtype.numpy or dtype.bits >= ref.dtype.bits:
+        return ref
+    return ConvertedRef.lying_in(ref, dtype, ref.shape, ref.layout)
 
 
 def npz_dump(path: Path) -> Dump:

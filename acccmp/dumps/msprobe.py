@@ -17,8 +17,8 @@ from typing import Any
 
 from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Place, Port, Side
-from acccmp.core.tensor import DType, TensorRef, dtype_of
-from acccmp.dumps import arrays
+from acccmp.core.tensor import TensorRef
+from acccmp.dumps import arrays, names
 from acccmp.dumps.tree import Choice, Leaf, asked_for
 from acccmp.errors import FormatError, InputError
 
@@ -26,8 +26,6 @@ INDEX = "dump.json"
 TENSORS = "dump_tensor_data"
 _NAME = re.compile(r"(?P<op>.+\.(?:forward|backward)(?:\.[0-9]+)?)\.(?P<side>input|output)\.(?P<arg>[^/]+)\.(?:npy|pt)")
 _LARGEST_INDEX = 512 << 20
-_TORCH = {"half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
-          "short": "int16"}
 
 
 def is_in(root: Path) -> bool:
@@ -144,9 +142,9 @@ def _natural(text: str) -> list[Any]:
 
 
 def _tensor(path: str, told: Mapping[str, Any] | None, folder: Path) -> TensorRef:
+    row, shape = names.dtype_named(str((told or {}).get("dtype", ""))), (told or {}).get("shape")
     if path.endswith(".npy"):
-        return arrays.read_npy(path, folder)
-    row, shape = _dtype(told), (told or {}).get("shape")
+        return arrays.narrowed(arrays.read_npy(path, folder), row)
     if row is None or not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise FormatError(f"{path}: {INDEX} does not say its data type and shape, and nothing is unpickled")
     offset, size = _storage(path, folder)
@@ -154,14 +152,6 @@ def _tensor(path: str, told: Mapping[str, Any] | None, folder: Path) -> TensorRe
     if size != need:
         raise FormatError(f"{path}: {row.name} {shape} needs {need} bytes, its storage has {size}")
     return TensorRef(path, row, tuple(shape), offset, size)
-
-
-def _dtype(told: Mapping[str, Any] | None) -> DType | None:
-    name = str((told or {}).get("dtype", "")).lower().rpartition(".")[2]
-    try:
-        return dtype_of(_TORCH.get(name, name)) if name else None
-    except (KeyError, TypeError):
-        return None
 
 
 def _storage(path: str, folder: Path) -> tuple[int, int]:

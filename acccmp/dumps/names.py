@@ -2,7 +2,7 @@
 
     device      <op type>.<op name>.<task>[.<stream>].<time us>[.<task type>.<context>.<thread>.<device>]
     exception   exception_info.<stream>.<task>.<YYYYmmddHHMMSSmmm>
-    converted   <device name>.<input|output>.<index>[.<more>].<npy|bin>
+    converted   <device name>.<input|output>.<index>[.<more>].<npy|bin>, by the vendor's tools, MindSpore and others
     golden      <flattened op>.<index>.<time>.npy, inputs as input_<flattened op>.<index>.<time>.npy
 
 Names of files are made of op names that anybody may have written, so a name made here is always one plain path
@@ -23,7 +23,7 @@ from acccmp.core import reading
 from acccmp.core.dump import DumpedOp, Port, Side, flatten_name
 from acccmp.core.layout import FORMAT_NUMBERS
 from acccmp.core.reading import is_number
-from acccmp.core.tensor import DType
+from acccmp.core.tensor import DTYPES, DType
 from acccmp.errors import FormatError
 
 MAPPING_FILE = "mapping.csv"
@@ -31,6 +31,8 @@ FAILED_LIST = "convert_failed_file_list.txt"
 LONGEST = 255  # bytes of a file name on the file systems in use
 _DEVICE_FLATTENED = re.compile(r"[ ./\\]")  # what the device writer replaces by "_"; everything else it keeps
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")
+_TORCH = {"half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
+          "short": "int16"}
 _TASK_TYPES = {"0": "AICORE", "1": "AICPU", "2": "DEBUG", "3": "HCCL", "4": "FFTSPLUS"}
 _BIGGEST_MAPPING = 64 << 20  # bytes of a mapping.csv that we are ready to read
 
@@ -91,8 +93,16 @@ def parse_converted(name: str) -> TensorName | None:
             op = parse_device(".".join(parts[:place]))
             if op is not None:
                 port = Port.parse(f"{op.name}:{parts[place]}:{parts[place + 1]}")
-                return TensorName(op, port, parts[-2] if parts[-2] in FORMAT_NUMBERS else "")
+                more = parts[place + 2 : -1]  # `<layout>[.<dtype>]` of frameworks, `<shape>.<dtype>.<layout>`
+                layout = next((word for word in more if word in FORMAT_NUMBERS), "")
+                return TensorName(op, port, layout, next(filter(None, map(dtype_named, more)), None))
     return None
+
+
+def dtype_named(word: str) -> DType | None:
+    """`float16`, `Float32`, `torch.half` or `mindspore.BFloat16` as a row of the table of data types."""
+    name = word.lower().rpartition(".")[2]
+    return DTYPES.get(_TORCH.get(name, name))
 
 
 def parse_golden(name: str) -> TensorName | None:
