@@ -34,6 +34,7 @@ from dump_bytes import (
     varint,
 )
 
+import acccmp
 from acccmp.core.dump import DumpedOp, Origin, Port
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.ascend import read_file, write_file
@@ -427,3 +428,18 @@ def test_an_original_that_can_only_be_nhwc_or_hwcn_reads_as_such(samples: Path) 
     assert found.shape == expected.shape == (4, 8, 8, 32)
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
     assert all(ref.numpy().shape == ref.own_shape for ref in dump.refs.values())
+
+
+def test_a_blocked_tensor_larger_than_its_original_in_height_and_width_is_not_cut_to_it(tmp_path: Path) -> None:
+    """Only channels are padded to blocks: 6x6 for 4x4 is another tensor, or a wrong header."""
+    x = np.random.default_rng(0).standard_normal((1, 1, 6, 6, 16)).astype("<f2")
+    raw = big(header("conv1", (output(FLOAT16, NC1HWC0, x.shape, x.nbytes, (1, 5, 4, 4)),)), x.tobytes())
+    put(tmp_path / "npu", NAME, raw)
+    (tmp_path / "golden").mkdir()
+    np.save(tmp_path / "golden" / "conv1.0.1700000000001000.npy",
+            x[0, 0, :4, :4, :5].transpose(2, 0, 1)[None].astype("f4"))
+    report = acccmp.compare(tmp_path / "golden", tmp_path / "npu")
+    (row,) = report.comparisons
+    assert str(row.verdict) == "shape"
+    assert row.reason == "golden is 1x5x4x4, npu NC1HWC0 1x1x6x6x16: they do not fit"
+    assert not report.passed
