@@ -53,6 +53,14 @@ class NpyHeader:
     start: int
     descr: str
 
+    @property
+    def row(self) -> DType | None:
+        """The row of the dtype table, in little-endian order; None where there is none."""
+        try:
+            return None if self.dtype is None else dtype_of(self.dtype.newbyteorder("<"))
+        except (KeyError, TypeError):
+            return None
+
 
 # -- one file ----------------------------------------------------------------------------------------------------
 
@@ -74,17 +82,14 @@ def _npy_ref(path: str, file: IO[bytes], size: int, base: int) -> TensorRef:
         raise FormatError(f"{path}: holds {header.descr}, which is no array of numbers (nothing is unpickled)")
     if len(header.shape) > 32:
         raise FormatError(f"{path}: an array of {len(header.shape)} axes")
+    row: DType | None = header.row
+    shape = header.shape
     if header.dtype.kind == "V":  # ml_dtypes saves its types as plain bytes
-        need = math.prod(header.shape) * header.dtype.itemsize
         row = DTYPES["undefined"]
-        shape: tuple[int, ...] = (need,)
-    else:
-        try:
-            row = dtype_of(header.dtype.newbyteorder("<"))
-        except (KeyError, TypeError):
-            raise FormatError(f"{path}: the data type {header.descr} is not supported") from None
-        shape = header.shape
-        need = row.nbytes(math.prod(shape))
+        shape = (math.prod(shape) * header.dtype.itemsize,)
+    if row is None:
+        raise FormatError(f"{path}: the data type {header.descr} is not supported")
+    need = row.nbytes(math.prod(shape))
     there = max(0, size - header.start)
     if there < need:
         raise FormatError(

@@ -207,7 +207,7 @@ def _image(path: Path, name: str, spec: TensorSpec) -> tuple[Array, tuple[str, .
             pixels = np.asarray(image.convert(_CHANNELS[int(str(channels))]))
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise FormatError(f"{path}: a damaged image: {error}") from None
-    if not _matches(pixels.shape[:2], (height, width)):
+    if not matches(pixels.shape[:2], (height, width)):
         wanted = " and ".join(
             f"{size} pixels {what}" for what, size in (("wide", width), ("high", height)) if isinstance(size, int)
         )
@@ -237,7 +237,7 @@ def _fitted(array: Array, name: str, spec: TensorSpec, source: str) -> tuple[Arr
     """The array in the input's dtype and shape, and a note where its own shape was another one."""
     array = _of_dtype(array, name, spec, source)
     shape = spec.shape
-    if shape is None or _matches(array.shape, shape):
+    if shape is None or matches(array.shape, shape):
         return array, ()
     found = shape_text(array.shape)
     filled = _filled(shape, array.size)
@@ -246,7 +246,8 @@ def _fitted(array: Array, name: str, spec: TensorSpec, source: str) -> tuple[Arr
     return array.reshape(filled), (f"{name}: {source} has the shape {found} and is read as {shape_text(filled)}",)
 
 
-def _matches(found: tuple[int, ...], wanted: Sequence[int | str | None]) -> bool:
+def matches(found: tuple[int, ...], wanted: Sequence[int | str | None]) -> bool:
+    """Is it a shape that an input takes whose open sizes are no numbers?"""
     return len(found) == len(wanted) and all(
         not isinstance(dim, int) or dim == size for dim, size in zip(wanted, found, strict=True)
     )
@@ -298,7 +299,7 @@ def random_inputs(
             raise InputError(f"no random input for {name}: its dtype is {spec.dtype or 'not known'}")
         if shapes and name in shapes:
             shape = tuple(int(n) for n in shapes[name])
-            if spec.shape is not None and not _matches(shape, spec.shape):
+            if spec.shape is not None and not matches(shape, spec.shape):
                 raise InputError(f"the shape {list(shape)} does not fit the input {name}: {told(spec)}")
         elif spec.shape is None:
             raise InputError(f"no random input for {name}: its shape is not known; give one")
