@@ -382,6 +382,15 @@ def test_inspect_lists_the_names_also_of_nodes_without_one(acccmp_in: Run, house
     assert ran.err == f"acccmp: {house}/net.onnx: none of its 5 nodes has a name like 'zzz'\n"
 
 
+def test_an_input_that_is_read_in_another_shape_is_said(acccmp_in: Run, house: Path, tmp_path: Path) -> None:
+    x = np.load(house / "x.npy")
+    np.save(tmp_path / "flat.npy", x.reshape(1, -1))
+    pair = ("compare", house / "net.onnx", house / "device" / "npu", "--mapping", house / "mapping.json", "--json")
+    notes = json.loads(acccmp_in(*pair, "--input", f"x={tmp_path / 'flat.npy'}").out)["notes"]
+    wanted = "x".join(map(str, x.shape))
+    assert f"x: {tmp_path / 'flat.npy'} has the shape 1x{x.size} and is read as {wanted}" in notes
+
+
 def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
     """In Caffe a node and its tensor have one name."""
     ran = acccmp_in("slice", SAMPLES / "digits_lenet" / "lenet.prototxt", "-s", "conv22", "-e", "prob")

@@ -65,6 +65,8 @@ def test_the_last_step_is_read_and_ranks_are_chosen_between(tmp_path: Path) -> N
     assert read_dump(tmp_path, device=1)[Port(RELU, "output", 0)].numpy()[0, 0] == 11
     with pytest.raises(InputError, match="no step '3'; there are: 10, 2"):
         read_dump(tmp_path, step=3)
+    with pytest.raises(InputError, match="no run '2026'"):  # a choice that steps and ranks do not have
+        read_dump(tmp_path, run="2026")
 
 
 def test_a_pt_file_of_another_size_or_kind_is_broken_alone(tmp_path: Path) -> None:

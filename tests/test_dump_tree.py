@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +289,31 @@ def test_a_link_to_itself_is_our_error(tmp_path: Path) -> None:
     (tmp_path / "x").symlink_to("x")
     with pytest.raises(FormatError, match="cannot be read"):
         read_file(tmp_path / "x")
+
+
+def test_a_file_of_a_deep_folder_costs_no_more_than_one_of_a_shallow_folder(tmp_path: Path) -> None:
+    """Where a folder really lies is found out once, not for each of its 20,000 files."""
+    def seconds(folder: Path) -> float:
+        folder.mkdir(parents=True)
+        for place in range(300):
+            np.save(folder / f"op{place}.0.{T + place}.npy", np.zeros(2, "f4"))
+        found = []
+        for _ in range(3):
+            begun = time.process_time()
+            assert len(read_dump(folder)) == 300
+            found.append(time.process_time() - begun)
+        return min(found)
+
+    assert seconds(tmp_path / Path(*"abcdefghij" * 10)) < 4 * seconds(tmp_path / "flat")
+
+
+def test_a_link_that_leads_to_the_next_run_by_now_is_followed_anew(tmp_path: Path) -> None:
+    latest = tmp_path / "latest"
+    for step in ("1", "2"):
+        place = tmp_path / "runs" / step
+        run(place, "20260101000000/0/net/1/0", mark=int(step))
+        latest.unlink(missing_ok=True)
+        latest.symlink_to(place)
+        dump = read_dump(latest)
+        assert not dump.broken
+        assert marks(dump) == {int(step)}

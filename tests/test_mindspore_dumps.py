@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+import acccmp
 from acccmp.core.dump import Port
 from acccmp.core.tensor import DTYPES
 from acccmp.dumps import mindspore_dumps as dumps
+from acccmp.dumps import names
 from acccmp.dumps.read import read_dump
 from acccmp.errors import FormatError, InputError
 
@@ -38,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_names_give_op_port_layout_and_the_original_type() -> None:
-    told = dumps.parse_name("Conv2D.Default--fc.v2--Conv2D-op1.3.7.1623124369613540.output.2.NC1HWC0.bfloat16.npy")
+    told = names.parse_converted("Conv2D.Default--fc.v2--Conv2D-op1.3.7.1623124369613540.output.2.NC1HWC0.bfloat16.npy")
     assert told is not None
     assert told.port == Port("Default--fc.v2--Conv2D-op1", "output", 2)
     assert (told.op.op_type, told.op.task, told.op.stream, told.op.time) == ("Conv2D", 3, 7, 1623124369613540)
@@ -50,7 +53,7 @@ def test_names_give_op_port_layout_and_the_original_type() -> None:
     "Conv2D.op.3.7.1.sideways.0.NCHW.npy", "statistic.csv", "Functional.relu.0.forward.input.0.npy",
 ])
 def test_other_names_are_none_of_its_own(name: str) -> None:
-    assert dumps.parse_name(name) is None
+    assert names.parse_converted(name) is None
 
 
 def test_a_folder_gives_tensors_constants_and_statistics(tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_the_newest_of_two_dumps_of_an_op_counts_and_damage_is_kept(tmp_path: Pa
     (tmp_path / "Mul.Default--Mul-op2.0.0.1623124369613541.output.0.NCHW.float32.npy").write_bytes(b"\x93NUMPY")
     dump = dumps.read_folder(tmp_path)
     assert dump[Port("Default--Add-op1", "output", 0)].numpy().tolist() == [2, 2, 2]
-    assert any("more than once" in note for note in dump.notes)
+    assert any("older than others of the same tensor" in note for note in dump.notes)
     assert [broken.port for broken in dump.broken] == [Port("Default--Mul-op2", "output", 0)]
 
 
@@ -102,3 +105,32 @@ def test_folders_and_tables_of_other_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "statistic.csv").write_text("a,b\n1,2\n")
     with pytest.raises(FormatError, match="no column 'Op Type'"):
         dumps.read_statistics(tmp_path / "statistic.csv")
+
+
+@pytest.mark.parametrize("told_by", ["name", "statistics", "nothing"])
+def test_bfloat16_that_was_saved_as_float32_has_the_limits_of_bfloat16(tmp_path: Path, told_by: str) -> None:
+    """Its rounding (0.2 %) is far beyond float32's limit."""
+    exact = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype("f4")
+    device = exact.astype(ml_dtypes.bfloat16).astype("f4")
+    np.save(tmp_path / "add.0.1623124369613540.npy", exact)
+    place = tmp_path / "npu"
+    (place / "constants").mkdir(parents=True)
+    dtype = ".bfloat16" if told_by == "name" else ""
+    np.save(place / f"Add.add.3.7.1623124369613540.output.0.NCHW{dtype}.npy", device)
+    if told_by == "statistics":
+        (place / "statistic.csv").write_text(
+            "Op Type,Op Name,Task ID,Stream ID,Timestamp,IO,Slot,Data Size,Data Type,Shape\n"
+            'Add,add,3,7,1623124369613540,output,0,192,bfloat16,"(2, 3, 4, 4)"\n')
+    golden = tmp_path / "golden"
+    golden.mkdir()
+    (tmp_path / "add.0.1623124369613540.npy").rename(golden / "add.0.1623124369613540.npy")
+    report = acccmp.compare(golden, place)
+    (row,) = report.judged
+    assert row.npu is not None
+    assert np.array_equal(row.npu.numpy(), device)
+    if told_by == "nothing":  # it cannot be known: said, not assumed
+        assert (row.npu.dtype.name, row.limit) == ("float32", 1e-3)
+        assert any("1 tensors are judged as float32: MindSpore saves bfloat16 as float32" in n for n in report.notes)
+    else:
+        assert (row.npu.dtype.name, row.limit, str(row.verdict)) == ("bfloat16", 0.2, "match")
+        assert row.npu.raw() == device.astype(ml_dtypes.bfloat16).tobytes()

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from acccmp.core.dump import Dump, DumpedOp, Port, flatten_name
-from acccmp.core.graph import Graph
+from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import Fault, emulate
@@ -129,6 +130,17 @@ def test_an_end_above_its_start_and_a_missing_path_are_said(net: Graph) -> None:
 def test_an_unknown_name_is_answered_with_close_ones(net: Graph) -> None:
     with pytest.raises(UnknownName, match="did you mean conv"):
         cut(net, "con1", "relu2")
+
+
+def test_a_wrong_name_of_a_model_of_30000_nodes_is_answered_at_once_and_as_well() -> None:
+    names = [f"encoder/layer_{place // 40}/attention_{place % 7}/dense_{place}/BiasAdd" for place in range(30_000)]
+    large = Graph("large", "onnx", tuple(Node(name, "Add", (), (f"{name}:0",)) for name in names))
+    begun = time.process_time()
+    for place in (120, 17_004, 29_999):
+        with pytest.raises(UnknownName) as told:
+            large.node(names[place].replace("attention", "atention"))
+        assert names[place] in str(told.value).partition("; did you mean ")[2]
+    assert time.process_time() - begun < 5  # difflib alone takes 10 s for each
 
 
 def test_a_name_that_exists_twice_is_not_guessed(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def emulate(model: str, inputs: dict[str, str], device: Device, seed: int, out: 
     if inputs:
         take(FED)
     graph = load_original(model)
-    feeds = given_inputs(graph, inputs) if inputs else random_inputs(graph, seed)
+    feeds = given_inputs(graph, inputs).arrays if inputs else random_inputs(graph, seed)
     made = emulate_device(
         graph, feeds, out, precision=device.precision, overflow=device.overflow,
         flush_subnormals=device.flush_subnormals, faults=tuple(Fault.parse(text) for text in device.faults),

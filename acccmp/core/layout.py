@@ -135,8 +135,7 @@ def fits(layout: str, stored: Shape, original_layout: str | None, original: Shap
         for letter, size in zip(order, original, strict=True):
             block = sizes.get(letter + "0", 0)
             room = sizes[letter + "1"] * block if block else sizes[letter]
-            least = (sizes[letter + "1"] - 1) * block + 1 if block else size
-            if not least <= size <= room or (not block and is_plain(layout) and size != room):
+            if not room - max(0, block - 1) <= size <= room:  # only blocks are padded: height and width never are
                 return False
         return True
     except LayoutError:
@@ -228,7 +227,7 @@ def read_region(
             cuts.append(slice(start - first * block, stop - first * block))
             rooms.append((last - first) * block)
         else:
-            if size > sizes[letter]:
+            if size != sizes[letter]:
                 raise LayoutError(f"axis {letter} of {original} does not fit {layout} {stored.shape}")
             picked[letter] = slice(start, stop)
             cuts.append(slice(0, stop - start))
@@ -261,11 +260,9 @@ def padding(
     outside: list[dict[str, slice]] = []
     for letter, size in zip(order, original, strict=True):
         block = sizes.get(letter + "0", 0)
-        whole, rest = divmod(size, block) if block else (size, 0)
-        if rest:
-            outside.append({letter + "1": slice(whole, whole + 1), letter + "0": slice(rest, None)})
-        elif not block and size < sizes[letter]:
-            outside.append({letter: slice(size, None)})
+        if block and size % block:
+            whole = size // block
+            outside.append({letter + "1": slice(whole, whole + 1), letter + "0": slice(size % block, None)})
     view = stored.reshape(axes.sizes)
     found = []
     for count in range(1, len(outside) + 1):

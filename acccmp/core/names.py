@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from acccmp.core.dump import Port
@@ -26,6 +26,13 @@ def free_name(wanted: str, taken: Collection[str]) -> str:
         number += 1
         name = f"{wanted}_{number}"
     return name
+
+
+def few(items: Iterable[str], most: int = 3) -> str:
+    """The first of a list, and how many more there are."""
+    listed = list(items)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest
 
 
 def op_of(name: str) -> str:

@@ -17,9 +17,10 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -59,10 +60,32 @@ def refusal(path: FilePath, inside: FilePath | None = None) -> str:
 def is_inside(path: FilePath, *folders: FilePath) -> bool:
     """Does the path, with all links followed, lie in one of the folders?"""
     try:
-        real = Path(os.path.realpath(path))
+        real = _real_place(path)
+        return any(real.is_relative_to(_real_folder(folder)) for folder in folders)
     except ValueError:  # no file can have such a name
         return False
-    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+
+
+def _real_place(path: FilePath) -> Path:
+    """Where a path leads with all links followed; of the many files of one folder only the last part is looked at."""
+    folder, name = os.path.split(path)
+    if name in ("", os.curdir, os.pardir) or os.path.islink(path):
+        return Path(os.path.realpath(path))
+    return _real_folder(folder or os.curdir) / name
+
+
+def _real_folder(folder: FilePath) -> Path:
+    try:
+        about = os.stat(folder)
+    except OSError:  # it is not there (yet)
+        return Path(os.path.realpath(folder))
+    return _resolved(os.fspath(folder), about.st_dev, about.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _resolved(folder: str, _device: int, _number: int) -> Path:
+    """Where a folder really lies. A link that leads elsewhere by now has another number, and is followed anew."""
+    return Path(os.path.realpath(folder))
 
 
 def _refused(path: FilePath, error: OSError) -> str:
@@ -109,19 +132,20 @@ def size_of(file: BinaryIO) -> int:
 def read_bytes(path: FilePath, most: int, inside: FilePath | None = None) -> bytes:
     """All of a file of at most `most` bytes. Raises FormatError as `opened`."""
     with opened(path, inside, most) as file:
-        try:
-            return file.read(size_of(file))  # a buffer of `most` bytes would be made first
-        except OSError as error:
-            raise FormatError(f"{os.fspath(path)}: {_refused(path, error)}") from error
+        return _read(file, path, size_of(file))  # a buffer of `most` bytes would be made first
 
 
 def first_bytes(path: FilePath, count: int, inside: FilePath | None = None) -> bytes:
     """The beginning of a file, at most `count` bytes. Raises FormatError as `opened`."""
     with opened(path, inside) as file:
-        try:
-            return file.read(count)
-        except OSError as error:
-            raise FormatError(f"{os.fspath(path)}: {_refused(path, error)}") from error
+        return _read(file, path, count)
+
+
+def _read(file: BinaryIO, path: FilePath, count: int) -> bytes:
+    try:
+        return file.read(count)
+    except OSError as error:
+        raise FormatError(f"{os.fspath(path)}: {_refused(path, error)}") from error
 
 
 def read_text(path: FilePath, most: int, inside: FilePath | None = None, errors: str = "strict") -> str:
@@ -226,36 +250,46 @@ def check_tree(root: FilePath, deepest: int = 8) -> None:
 def parse_json(raw: bytes | str, where: object) -> Any:
     """JSON as Python's own values. Raises FormatError that begins with `where` for text that is none, is nested deeper
     than DEEPEST, or has whole numbers of more than 64 bits."""
-    text = raw.decode("utf-8-sig", "replace") if isinstance(raw, bytes) else raw
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{where}: not JSON: {error.msg} at line {error.lineno}") from None
-    except RecursionError:
-        raise FormatError(f"{where}: nested too deeply: more than {DEEPEST} lists and objects") from None
-    except ValueError as error:  # a number of more than 4300 digits
-        raise FormatError(f"{where}: not JSON that is read here: {str(error).partition(';')[0]}") from None
-    _plain(found, where)
-    return found
+    return _parsed(json.loads, raw.decode("utf-8-sig", "replace") if isinstance(raw, bytes) else raw, where, "JSON")
 
 
 def parse_toml(text: str, where: object) -> dict[str, Any]:
     """As `parse_json`, of TOML."""
     import tomllib
 
+    found: dict[str, Any] = _parsed(tomllib.loads, text, where, "TOML")
+    return found
+
+
+def _parsed(parse: Callable[[str], Any], text: str, where: object, kind: str) -> Any:
     try:
-        found = tomllib.loads(text)
+        found = parse(text)
     except RecursionError:
         raise FormatError(f"{where}: nested too deeply: more than {DEEPEST} lists and tables") from None
-    except ValueError as error:
-        raise FormatError(f"{where}: not TOML: {str(error).partition(';')[0]}") from None
+    except ValueError as error:  # also a number of more than 4300 digits
+        raise FormatError(f"{where}: not {kind}: {str(error).partition(';')[0]}") from None
     _plain(found, where)
     return found
 
 
+def read_table(folder: FilePath, name: str, schema: str, most: int = 256 << 20) -> dict[str, Any] | None:
+    """A file of ours in a folder: a JSON object that names its `schema` ("acccmp.golden/1"). None where there is none,
+    or one of another kind. Raises FormatError when it is damaged or of another version."""
+    path = Path(folder) / name
+    if not path.is_file():
+        return None
+    told = parse_json(read_text(path, most, folder, "surrogateescape"), path)
+    found = str(told.get("schema", "")) if isinstance(told, dict) else ""
+    if found.partition("/")[0] != schema.partition("/")[0]:
+        return None
+    if found != schema:
+        raise FormatError(f"{path}: its schema is {found!r}, this version reads {schema!r}")
+    return dict(told)
+
+
 def is_number(text: str) -> bool:
     """Is it a whole number from 0 on that `int` reads, and that fits into 64 bits?"""
-    return text.isascii() and text.isdigit() and len(text) <= 18
+    return text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 1 << 63
 
 
 def _plain(value: Any, where: object) -> None:

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port, RunFacts, flatten_name
 from acccmp.core.layout import FORMAT_NUMBERS
-from acccmp.core.tensor import DTYPES, DType, TensorRef, dtype_of
+from acccmp.core.names import few
+from acccmp.core.tensor import DTYPES, ConvertedRef, DType, TensorRef, dtype_of
 from acccmp.core.writing import replacing, write_text
 from acccmp.dumps import names
 from acccmp.errors import FormatError, InputError
@@ -40,7 +41,6 @@ SUFFIXES = (".npy", ".npz", ".bin", ".txt")  # of files that hold arrays
 _LONGEST_HEADER = 1 << 16  # bytes of an npy header's dictionary
 _LARGEST_PACKED = 1 << 30  # bytes that a compressed member of an npz may unpack to
 _LARGEST_TEXT = 64 << 20
-_LARGEST_MANIFEST = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ class NpyHeader:
     fortran: bool
     start: int
     descr: str
+
+    @property
+    def row(self) -> DType | None:
+        """The row of the dtype table, in little-endian order; None where there is none."""
+        try:
+            return None if self.dtype is None else dtype_of(self.dtype.newbyteorder("<"))
+        except (KeyError, TypeError):
+            return None
 
 
 # -- one file ----------------------------------------------------------------------------------------------------
@@ -74,17 +82,14 @@ def _npy_ref(path: str, file: IO[bytes], size: int, base: int) -> TensorRef:
         raise FormatError(f"{path}: holds {header.descr}, which is no array of numbers (nothing is unpickled)")
     if len(header.shape) > 32:
         raise FormatError(f"{path}: an array of {len(header.shape)} axes")
+    row: DType | None = header.row
+    shape = header.shape
     if header.dtype.kind == "V":  # ml_dtypes saves its types as plain bytes
-        need = math.prod(header.shape) * header.dtype.itemsize
         row = DTYPES["undefined"]
-        shape: tuple[int, ...] = (need,)
-    else:
-        try:
-            row = dtype_of(header.dtype.newbyteorder("<"))
-        except (KeyError, TypeError):
-            raise FormatError(f"{path}: the data type {header.descr} is not supported") from None
-        shape = header.shape
-        need = row.nbytes(math.prod(shape))
+        shape = (math.prod(shape) * header.dtype.itemsize,)
+    if row is None:
+        raise FormatError(f"{path}: the data type {header.descr} is not supported")
+    need = row.nbytes(math.prod(shape))
     there = max(0, size - header.start)
     if there < need:
         raise FormatError(
@@ -349,16 +354,9 @@ def write_golden(
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The manifest of a golden folder, or None where there is none of ours. FormatError if it is damaged."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        return None
-    told = reading.parse_json(reading.read_text(path, _LARGEST_MANIFEST, folder, "surrogateescape"), path)
-    if not isinstance(told, dict) or not str(told.get("schema", "")).startswith("acccmp.golden/"):
-        return None
-    if told["schema"] != SCHEMA:
-        raise FormatError(f"{path}: its schema is {told['schema']!r}, this version reads {SCHEMA!r}")
-    if not isinstance(told.get("tensors"), list):
-        raise FormatError(f"{path}: has no list of tensors")
+    told = reading.read_table(folder, MANIFEST, SCHEMA)
+    if told is not None and not isinstance(told.get("tensors"), list):
+        raise FormatError(f"{Path(folder) / MANIFEST}: has no list of tensors")
     return told
 
 
@@ -391,7 +389,7 @@ def read_golden(folder: str | os.PathLike[str]) -> Dump:
         known.add(name)
         path = folder / name
         parsed = names.parse_golden(name)
-        ops.setdefault(port.node, DumpedOp(port.node, "", str(path), parsed.time if parsed else 0))
+        ops.setdefault(port.node, DumpedOp(port.node, "", str(path), parsed.op.time if parsed else 0))
         tensors[port] = str(row.get("tensor", port.node))
         if isinstance(row.get("sha256"), str):
             hashes[port] = row["sha256"]
@@ -400,7 +398,7 @@ def read_golden(folder: str | os.PathLike[str]) -> Dump:
         except FormatError as error:
             broken.append(Broken(port.node, str(path), str(error), "", port))
     others = [e.name for e in reading.listed(folder) if e.name not in known and not e.name.startswith(".")]
-    notes = [f"{folder}: {len(others)} files that the manifest does not list were ignored: {_few(others)}"]
+    notes = [f"{folder}: {len(others)} files that the manifest does not list were ignored: {few(others)}"]
     return Dump(
         refs, ops, tuple(broken), folder, "golden", _text(told, "model", "name"), False,
         tuple(notes) if others else (), _run_facts(told, tensors, hashes),
@@ -487,51 +485,65 @@ def _changed(dump: Dump) -> list[Broken]:
 def read_flat_golden(folder: Path, files: Iterable[str], inside: reading.FilePath | None = None) -> Dump:
     """Read golden npy files that no manifest describes: op names stay flattened (`flat_names`).
 
-    Of several files for one output the newest wins. `input_X.i` is an input of X when X has an output among the
-    files, else the output of an op of that name. Files that do not follow the naming are reported in one note.
+    `input_X.i` is an input of X when X has an output among the files, else the output of an op of that name. Files
+    that do not follow the naming are reported in one note.
     """
     mapping = names.read_mapping(folder)
-    found: list[tuple[names.GoldenName, str]] = []
-    strange: list[str] = []
-    for file in files:
-        parsed = names.parse_golden(names.real_name(file, mapping))
-        if parsed is None:
-            strange.append(file)
-        else:
-            found.append((parsed, file))
-    with_outputs = {name.op for name, _ in found}
+    found = {file: names.parse_golden(names.real_name(file, mapping)) for file in files}
+    strange = [file for file, told in found.items() if told is None]
+    with_outputs = {told.op.name for told in found.values() if told is not None}
+    tensors = []
+    for file, told in found.items():
+        if told is None:
+            continue
+        op, port = told.op.name, told.port
+        if op.startswith("input_") and op[6:] in with_outputs:
+            op, port = op[6:], port._replace(side="input")
+        op = flatten_name(op)
+        named = names.TensorName(replace(told.op, name=op), port._replace(node=op))
+        tensors.append((str(folder / file), named))
+    dump = tensors_in(folder, tensors, inside or folder)
+    if strange:
+        note = f"{folder}: {len(strange)} npy files are not named <op>.<index>.<time>.npy: {few(strange)}"
+        dump = replace(dump, notes=(*dump.notes, note))
+    return replace(dump, kind="golden")
+
+
+def tensors_in(folder: Path, files: Iterable[tuple[str, names.TensorName]], inside: reading.FilePath) -> Dump:
+    """The Dump of files that hold one tensor each, as their names say; in the order of their times, names flattened.
+
+    Of several files of one tensor the newest counts, and a note says so. Damaged ones are in `broken`.
+    """
+    ordered = sorted(files, key=lambda item: (item[1].op.time, item[0]))
+    newest = {told.port: path for path, told in ordered}
+    older = [os.path.basename(path) for path, told in ordered if newest[told.port] != path]
     refs: dict[Port, TensorRef] = {}
     ops: dict[str, DumpedOp] = {}
-    broken: dict[Port, Broken] = {}
-    used: dict[Port, str] = {}
-    twice: list[str] = []
-    for name, file in sorted(found, key=lambda item: (item[0].time, item[1])):
-        port = Port(flatten_name(name.op), "output", name.index)
-        if name.op.startswith("input_") and name.op[6:] in with_outputs:
-            port = Port(flatten_name(name.op[6:]), "input", name.index)
-        if port in used:
-            twice.append(used[port])
-        used[port] = file
-        path = folder / file
-        ops[port.node] = DumpedOp(port.node, "", str(path), name.time)
-        refs.pop(port, None)
-        broken.pop(port, None)
+    broken: list[Broken] = []
+    for path, told in ordered:
+        if newest[told.port] != path:
+            continue
+        ops[told.port.node] = replace(told.op, path=path)
         try:
-            refs[port] = read_npy(path, inside or folder)
-        except FormatError as error:
-            broken[port] = Broken(port.node, str(path), str(error), "", port)
-    told = []
-    if twice:
-        told.append(f"{folder}: {len(twice)} files are older than others of the same tensor: {_few(twice)}")
-    if strange:
-        told.append(f"{folder}: {len(strange)} npy files are not named <op>.<index>.<time>.npy: {_few(strange)}")
-    return Dump(refs, ops, tuple(broken.values()), folder, "golden", "", True, tuple(told))
+            ref = read_npy(path, inside) if path.endswith(".npy") else read_array(path, inside)
+            refs[told.port] = as_named(ref, told)
+        except (FormatError, InputError) as error:
+            broken.append(Broken(told.port.node, path, str(error), told.op.op_type, told.port))
+    note = f"{folder}: {len(older)} files are older than others of the same tensor: {few(older)}"
+    return Dump(refs, ops, tuple(broken), folder, flat_names=True, notes=(note,) if older else ())
 
 
-def _few(items: list[str]) -> str:
-    """The first three of a list, and how many more there are."""
-    rest = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return ", ".join(items[:3]) + rest
+def as_named(ref: TensorRef, told: names.TensorName) -> TensorRef:
+    """A plain array in the layout and the device's type that its file's name says (`...output.0.NCHW.bfloat16.npy`)."""
+    layout = told.layout if told.layout and ref.layout == "ND" else ref.layout
+    return narrowed(replace(ref, layout=layout), told.dtype)
+
+
+def narrowed(ref: TensorRef, dtype: DType | None) -> TensorRef:
+    """An array that was saved in a wider type than the device's `dtype`, because npy has none such (bfloat16, int4)."""
+    if dtype is None or dtype.numpy is None or dtype.numpy != ref.dtype.numpy or dtype.bits >= ref.dtype.bits:
+        return ref
+    return ConvertedRef.lying_in(ref, dtype, ref.shape, ref.layout)
 
 
 def npz_dump(path: Path) -> Dump:

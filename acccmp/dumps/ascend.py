@@ -1,4 +1,5 @@
-"""Ascend dump files: the big dump (length, protobuf header, payloads), the older whole-file protobuf, and nano's TLV.
+"""Ascend dump files: the big dump (length, protobuf header, payloads), the older whole-file protobuf; nano's TLV is
+`acccmp.dumps.nano`'s.
 
 Specs of the Ascend dump formats, section 1. Reading touches headers only: payloads stay in the file, as TensorRefs.
 A damaged tensor is a `Broken` of its port and leaves its neighbours readable; a damaged header is a FormatError.
@@ -11,29 +12,27 @@ import os
 import re
 import struct
 import time as clock
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
 from acccmp.core import reading
-from acccmp.core.dump import Broken, DumpedOp, Origin, Port, Side
+from acccmp.core.dump import DumpedOp, Origin, Side
 from acccmp.core.layout import Shape
-from acccmp.core.tensor import BY_PROTO, DTYPES, DType, TensorRef
+from acccmp.core.tensor import BY_PROTO, TensorRef
 from acccmp.core.wire import BYTES, Damaged, Payload, PayloadTable, fields, thin
 from acccmp.core.writing import append, replacing
 from acccmp.dumps import names, nano
+from acccmp.dumps.content import Entry, FileContent, checked, layout_name, named_op
 from acccmp.errors import FormatError, InputError
-
-Kind = Literal["big", "protobuf", "nano"]
 
 NANO_MAGIC = 0x5A5A5A5A  # u32 at byte 8
 LARGEST_HEADER = 64 << 20  # bytes; the writer's own limit (2 GiB) is no protection against a damaged length
-MOST_AXES = 32
 MOST_TENSORS = 1 << 16  # in one file
 
 # input_type of a generic buffer. Exception dumps write these inputs behind everything else. The field has the numbers
@@ -43,45 +42,7 @@ GENERAL_TENSOR = 1
 # DumpData: outputs, inputs, buffers and workspaces, each with its data, where the payloads are fields of the message
 _PAYLOADS = PayloadTable({3: PayloadTable({5: None}), 4: PayloadTable({4: None}), 5: PayloadTable({2: None}),
                           8: PayloadTable({2: None})})
-_NO_LAYOUT = {40: "ND", 41: "ND", 42: "ND", 255: "ND"}  # RESERVED, ALL, NULL, MAX: no order is stated
 _COPY = 16 << 20
-
-
-@dataclass(frozen=True)
-class FileContent:
-    """What one dump file holds. `broken` lists tensors whose bytes are not all there, `buffers` and `spaces` count
-    the L1 buffers and workspaces that were passed over, `header` is the parsed header (None for nano). `is_named`: the
-    op's name is the true one, not as file names have it."""
-
-    op: DumpedOp
-    refs: Mapping[Port, TensorRef]
-    kind: Kind
-    broken: tuple[Broken, ...] = ()
-    notes: tuple[str, ...] = ()
-    buffers: int = 0
-    spaces: int = 0
-    is_named: bool = False
-    header: Any = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor as a header describes it, before anybody looked whether its bytes are there.
-
-    `dtype` None and `wrong` say why it cannot be read at all.
-    """
-
-    side: Side
-    index: int
-    offset: int
-    size: int
-    dtype: DType | None
-    layout: str
-    shape: Shape
-    original_shape: Shape | None = None
-    original_layout: str | None = None
-    groups: int = 1
-    wrong: str = ""
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -97,7 +58,7 @@ def read_file(
     no dump, its header is damaged, or its name and its header speak of different ops.
     """
     path = os.fspath(path)
-    file_name = names.parse_device(name or os.path.basename(path))
+    by_name = names.parse_device(name or os.path.basename(path))
     try:
         with reading.opened(path, inside) as file:
             size = reading.size_of(file)
@@ -105,8 +66,8 @@ def read_file(
             if size < 9:
                 raise FormatError(f"{path}: {'an empty file' if not size else f'{size} bytes'}, no dump")
             if len(start) == 12 and struct.unpack_from("<I", start, 8)[0] == NANO_MAGIC:
-                return _read_nano(path, file, size, file_name)
-            return _read_protobuf(path, file, size, struct.unpack_from("<Q", start)[0], file_name)
+                return nano.read(path, file, size, named_op(path, by_name))
+            return _read_protobuf(path, file, size, struct.unpack_from("<Q", start)[0], by_name)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, OverflowError) as error:
@@ -114,7 +75,7 @@ def read_file(
 
 
 def _read_protobuf(
-    path: str, file: BinaryIO, size: int, length: int, file_name: names.DeviceName | None,
+    path: str, file: BinaryIO, size: int, length: int, by_name: DumpedOp | None,
 ) -> FileContent:
     """Big dump if the length at its start makes sense, else whole-file protobuf."""
     why_not = f"a header of {length} bytes does not fit into {size} bytes"
@@ -125,11 +86,11 @@ def _read_protobuf(
             file.seek(8)
             header, why_not = _parsed(file.read(length))
             if header is not None:
-                return _content(path, "big", header, _placed(header, 8 + length), size, size - 8 - length, file_name)
+                return _content(path, header, _placed(header, 8 + length), size, size - 8 - length, by_name)
     header = _whole_file(file, size)
     if header is None:
         raise FormatError(f"{path}: {why_not}: cut off, or no dump at all")
-    return _content(path, "protobuf", header, _inside(header), size, size, file_name)
+    return _content(path, header, _inside(header), size, size, by_name)
 
 
 def _parsed(raw: bytes) -> tuple[Any, str]:
@@ -206,54 +167,30 @@ def _inside(header: Any) -> Iterator[tuple[Side, int, Any, int, int]]:
 
 
 def _content(
-    path: str, kind: Kind, header: Any, placed: Iterable[tuple[Side, int, Any, int, int]], size: int, payload: int,
-    file_name: names.DeviceName | None,
+    path: str, header: Any, placed: Iterable[tuple[Side, int, Any, int, int]], size: int, payload: int,
+    by_name: DumpedOp | None,
 ) -> FileContent:
     """What a parsed header says, with `payload` bytes to be told apart in a file of `size`."""
-    if file_name is not None and not names.agrees(file_name, header.op_name):
+    if by_name is not None and not names.agrees(by_name, header.op_name):
         raise FormatError(
-            f"{path}: its name says op {file_name.op_name!r}, its header says {header.op_name!r}: "
-            "the files were mixed up"
+            f"{path}: its name says op {by_name.name!r}, its header says {header.op_name!r}: the files were mixed up"
         )
-    op = _op(path, header, file_name)
     entries = []
     end = 0
     for side, index, tensor, offset, nbytes in placed:
         entries.append(_entry(side, index, tensor, offset, nbytes))
         end = max(end, offset + nbytes)
-    rest = sum(b.size for b in header.buffer) + sum(s.size for s in header.space)
-    if payload and not entries and not header.buffer and not header.space:
+    unread = [*header.buffer, *header.space]
+    if payload and not entries and not unread:
         raise FormatError(f"{path}: its header lists no tensor, though {payload} bytes are there: it is damaged")
-    if kind == "big" and entries and not any(t.input_type == GENERAL_TENSOR for t in header.input):
-        end += rest
-    trailing = size - end if kind == "big" and entries else 0
-    empty = FileContent(op, {}, kind, (), (), len(header.buffer), len(header.space), bool(header.op_name), header)
-    return checked(empty, entries, size, trailing)
+    if not any(t.input_type == GENERAL_TENSOR for t in header.input):
+        end += sum(item.size for item in unread)
+    is_big = payload < size  # else the payloads are fields of the message
+    content = checked(_op(path, header, by_name), entries, size, size - end if is_big and entries else 0)
+    return replace(content, unread=len(unread), is_named=bool(header.op_name))
 
 
-def checked(empty: FileContent, entries: Iterable[Entry], size: int, trailing: int) -> FileContent:
-    """`empty` with its tensors: those whose bytes lie in a file of `size` bytes as refs, the others as Broken."""
-    refs: dict[Port, TensorRef] = {}
-    broken: list[Broken] = []
-    notes: list[str] = []
-    op = empty.op
-    for entry in entries:
-        port = Port(op.name, entry.side, entry.index)
-        ref = _ref(op.path, entry, size)
-        if isinstance(ref, TensorRef):
-            refs[port] = ref
-        elif ref:
-            broken.append(Broken(op.name, op.path, f"{entry.side} {entry.index}: {ref}", op.op_type, port))
-    if not refs and not broken:
-        notes.append(f"{op.path}: holds no input and no output")
-    if trailing > 0:
-        notes.append(f"{op.path}: {trailing} bytes follow the last tensor and were not read")
-    elif trailing < 0 and not broken:
-        notes.append(f"{op.path}: ends {-trailing} bytes before its header says, though no tensor lacks any")
-    return replace(empty, refs=refs, broken=tuple(broken), notes=tuple(notes))
-
-
-def _op(path: str, header: Any, file_name: names.DeviceName | None) -> DumpedOp:
+def _op(path: str, header: Any, by_name: DumpedOp | None) -> DumpedOp:
     """The op of a file: its header's name (the true one) if it has one, else the file name's."""
     origins: dict[int, Origin] = {}
     for index, output in enumerate(header.output):
@@ -264,7 +201,7 @@ def _op(path: str, header: Any, file_name: names.DeviceName | None) -> DumpedOp:
     sides: tuple[tuple[Side, Any], ...] = (("input", header.input), ("output", header.output))
     addresses = {(side, i): tensor.address for side, tensors in sides for i, tensor in enumerate(tensors)
                  if tensor.address}
-    op = named_op(path, file_name, header.op_name)
+    op = named_op(path, by_name, header.op_name)
     stamp = op.time if len(str(op.time)) == 16 else header.dump_time or op.time
     return replace(
         op, time=stamp, addresses=addresses, origins=origins, attrs={attr.name: attr.value for attr in header.attr},
@@ -272,94 +209,22 @@ def _op(path: str, header: Any, file_name: names.DeviceName | None) -> DumpedOp:
     )
 
 
-def named_op(path: str, file_name: names.DeviceName | None, true_name: str = "") -> DumpedOp:
-    """An op from the file's name alone; `true_name` (from a header) replaces the flattened one."""
-    if file_name is None:
-        return DumpedOp(true_name or os.path.basename(path), path=path)
-    return DumpedOp(
-        true_name or file_name.op_name, file_name.op_type, path, file_name.time, file_name.task, file_name.stream,
-        file_name.task_type, file_name.context, file_name.thread, file_name.device,
-    )
-
-
-def layout_name(number: int) -> str:
-    """Name of a format number; of a whole GE format word only the low byte counts."""
-    low = number & 0xFF
-    return _NO_LAYOUT.get(low) or layouts.FORMATS.get(low, f"FORMAT_{low}")
-
-
 def _entry(side: Side, index: int, tensor: Any, offset: int, size: int) -> Entry:
     shape = tuple(tensor.shape.dim)
     layout = layout_name(tensor.format)
-    original: Shape | None = None
-    if tensor.HasField("original_shape"):
-        original = tuple(tensor.original_shape.dim)
-        if not original and shape not in ((), (1,)):
-            original = None  # a message without dims: nothing was stated
-    original_layout = layout if original == shape and layouts.is_plain(layout) else None
+    original: Shape | None = tuple(tensor.original_shape.dim) if tensor.HasField("original_shape") else None
+    if original == () and shape not in ((), (1,)):
+        original = None  # a message without dims: nothing was stated
+    stated = None
     if side == "output" and original and tensor.HasField("original_op") and tensor.original_op.name:
         stated = layout_name(tensor.original_op.format)
-        if layouts.is_plain(stated) and layouts.fits(layout, shape, stated, original, max(1, tensor.sub_format)):
-            original_layout = stated
+        if not layouts.is_plain(stated) or not layouts.fits(layout, shape, stated, original, max(1, tensor.sub_format)):
+            stated = None
     groups = max(1, tensor.sub_format or (tensor.format >> 8) & 0xFFFF)
-    if original and original_layout is None and not layouts.is_plain(layout):
-        original_layout = _only_order(layout, shape, original, groups)
     return Entry(
-        side, index, offset, size, BY_PROTO.get(tensor.data_type), layout, shape, original, original_layout,
-        groups, "" if tensor.data_type in BY_PROTO else f"the data type {tensor.data_type} is not known",
+        side, index, offset, size, BY_PROTO.get(tensor.data_type), tensor.data_type, layout, shape, original, stated,
+        groups,
     )
-
-
-def _only_order(layout: str, shape: Shape, original: Shape, groups: int) -> str | None:
-    """The order of an original's axes when the usual one (NCHW, NCDHW) does not fit and just one other does."""
-    if len(original) not in (4, 5) or layouts.fits(layout, shape, None, original, groups):
-        return None
-    found = [name for name in layouts.PLAIN if len(name) == len(original) and name.isupper()
-             and layouts.fits(layout, shape, name, original, groups)]
-    return found[0] if len(found) == 1 else None
-
-
-def _ref(path: str, entry: Entry, file_size: int) -> TensorRef | str:
-    """The tensor's ref; or why it cannot be read; or "" for an optional tensor that the op was not given."""
-    if entry.size == 0 and not entry.shape and (entry.dtype is None or entry.dtype.name == "undefined"):
-        return ""
-    if entry.dtype is None or entry.wrong:
-        return entry.wrong or "its data type is not known"
-    if len(entry.shape) > MOST_AXES or len(entry.original_shape or ()) > MOST_AXES:
-        return f"a shape of {max(len(entry.shape), len(entry.original_shape or ()))} axes"
-    there = max(0, file_size - entry.offset)
-    ref = TensorRef(
-        path, entry.dtype, entry.shape, entry.offset, entry.size, entry.layout, entry.original_shape,
-        entry.original_layout, entry.groups,
-    )
-    if ref.dtype.numpy is None and ref.nbytes != entry.size:  # bytes without a meaning: as many as there are
-        ref = replace(ref, dtype=ref.dtype if ref.dtype.bits == 8 else DTYPES["undefined"], shape=(entry.size,),
-                      original_shape=None, original_layout=None)
-    if ref.nbytes > entry.size:
-        return f"{ref.dtype.name} {list(ref.shape)} needs {ref.nbytes} bytes, its header gives it {entry.size}"
-    if ref.nbytes > there:
-        return (f"{ref.dtype.name} {list(ref.shape)} needs {ref.nbytes} bytes at offset {entry.offset}, found "
-                f"{there}: the file is cut off")
-    return ref
-
-
-def _read_nano(path: str, file: BinaryIO, size: int, file_name: names.DeviceName | None) -> FileContent:
-    found = nano.read_header(file, size)
-    op = replace(named_op(path, file_name), origins=found.origins)
-    at = found.start
-    entries = []
-    for tensor in found.tensors:
-        original_layout = tensor.layout if tensor.original_shape == tensor.shape else None
-        entries.append(Entry(
-            tensor.side, tensor.index, at, tensor.size, tensor.dtype, tensor.layout, tensor.shape,
-            tensor.original_shape, original_layout if layouts.is_plain(tensor.layout) else None,
-            wrong=tensor.wrong,
-        ))
-        at += tensor.size
-    content = checked(FileContent(op, {}, "nano"), entries, size, size - at)
-    if not found.rest:
-        return content
-    return replace(content, notes=(*content.notes, f"{path}: {found.rest} bytes of its header were not understood"))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
@@ -369,50 +234,38 @@ Tensor = TensorRef | NDArray[Any]
 
 def write_file(
     where: str | os.PathLike[str], op: DumpedOp, inputs: Sequence[Tensor | None] = (),
-    outputs: Sequence[Tensor | None] = (), *, like: FileContent | None = None,
+    outputs: Sequence[Tensor | None] = (),
 ) -> Path:
     """Write a big dump of one op and return its path.
 
     `where` is an existing folder, in which the file gets the device's name made of `op` (op type, name, task, stream,
     time; now if 0), or the path of the file itself. A TensorRef is written as it is stored: bytes, dtype, stored
     shape, layout, original shape; an array as a tensor in ND. None keeps the place of a tensor that is not there.
-    `like` is a file that was read: what neither refs nor op hold (addresses, unknown fields) is taken over from its
-    header; buffers and workspaces are not. A name too long for the file system goes into `mapping.csv`.
+    A name too long for the file system goes into `mapping.csv`.
     """
     from acccmp.schemas import dump_pb2
 
-    header = dump_pb2.DumpData()
-    if like is not None and like.header is not None:
-        header.CopyFrom(like.header)
-        for gone in ("buffer", "space"):
-            header.ClearField(gone)
-    stamp = op.time or clock.time_ns() // 1000
-    header.version = header.version or "2.0"
-    header.dump_time = stamp
-    header.op_name = op.name
-    _set_attrs(header, op)
+    op = replace(op, time=op.time or clock.time_ns() // 1000)
+    header = dump_pb2.DumpData(
+        version="2.0", dump_time=op.time, op_name=op.name, dfx_message=op.dfx_message,
+        attr=[dump_pb2.OpAttr(name=name, value=value) for name, value in op.attrs.items()],
+    )
     payloads: list[TensorRef] = []
     sides: tuple[tuple[Side, Sequence[Tensor | None], Any], ...] = (
         ("input", inputs, header.input), ("output", outputs, header.output),
     )
     for side, tensors, entries in sides:
-        del entries[len(tensors):]
         for index, tensor in enumerate(tensors):
-            entry = entries[index] if index < len(entries) else entries.add()
+            entry = entries.add()
             if tensor is None:
-                entry.Clear()
                 continue
             ref = tensor if isinstance(tensor, TensorRef) else TensorRef.of(tensor)
             _set_entry(entry, ref, op.addresses.get((side, index)))
             if side == "output" and index in op.origins:
                 _set_origin(entry.original_op, op.origins[index])
             payloads.append(ref)
-    late = [i for i, entry in enumerate(header.input) if entry.input_type == GENERAL_TENSOR]
-    if late:  # our order is the header's
-        for i in late:
-            header.input[i].input_type = 0
     head = header.SerializeToString()
-    path = _path_for(Path(where), op, stamp)
+    path = _path_for(Path(where), op)
     with replacing(path) as file:
         file.write(struct.pack("<Q", len(head)))
         file.write(head)
@@ -422,29 +275,16 @@ def write_file(
     return path
 
 
-def _set_attrs(header: Any, op: DumpedOp) -> None:
-    if {attr.name: attr.value for attr in header.attr} != op.attrs:
-        header.ClearField("attr")
-        for name, value in op.attrs.items():
-            header.attr.add(name=name, value=value)
-    header.dfx_message = op.dfx_message
-
-
 def _set_entry(entry: Any, ref: TensorRef, address: int | None) -> None:
     if ref.layout not in layouts.FORMAT_NUMBERS:
         raise InputError(f"the layout {ref.layout} has no number in dump files")
     entry.data_type = ref.dtype.proto
     entry.format = layouts.FORMAT_NUMBERS[ref.layout]
-    entry.shape.Clear()
     entry.shape.dim.extend(ref.shape)
     entry.shape.SetInParent()
     entry.size = ref.nbytes
     entry.sub_format = ref.groups if ref.groups > 1 else 0
-    entry.ClearField("data")
-    if ref.original_shape is None:
-        entry.ClearField("original_shape")
-    else:
-        entry.original_shape.Clear()
+    if ref.original_shape is not None:
         entry.original_shape.dim.extend(ref.original_shape)
         entry.original_shape.SetInParent()
     if address is not None:
@@ -480,13 +320,10 @@ def pieces(ref: TensorRef) -> Iterator[bytes]:
         raise FormatError(f"{ref.path}: cannot be read: {error.strerror or error}") from error
 
 
-def _path_for(where: Path, op: DumpedOp, stamp: int) -> Path:
+def _path_for(where: Path, op: DumpedOp) -> Path:
     if not where.is_dir():
         return where
-    real = names.device_name(names.DeviceName(
-        op.op_type or "Op", op.name or "op", op.task or 0, op.stream, stamp, op.task_type, op.context, op.thread,
-        op.device,
-    ))
+    real = names.device_name(op)
     name = names.fitting(real)
     if name != real:
         append(where / names.MAPPING_FILE, f"{name},{real}\n")

@@ -14,22 +14,22 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.core import layout as layouts
 from acccmp.core import reading
-from acccmp.core.dump import DumpedOp, Port, Side
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
 from acccmp.core.layout import Shape
 from acccmp.core.tensor import DType, TensorRef, decode, dtype_of, encode
 from acccmp.core.writing import append, make_folder, one_line, remove, replacing, write_text
 from acccmp.dumps import arrays, ascend, converted, fftsplus, names, tree
+from acccmp.dumps.content import FileContent
 from acccmp.errors import FormatError, InputError, LayoutError
 
 Target = Literal["npy", "bin", "dump"]
-FAILED_LIST = "convert_failed_file_list.txt"
 _BATCH = 8  # files a task, so that a cluster is worth its round trip
 
 
@@ -75,13 +75,16 @@ class ConvertResult:
 
 @dataclass(frozen=True)
 class _Job:
-    """One source file, or all converted tensors of one dump, to be converted."""
+    """One source that is converted: a file, or the arrays of one op.
+
+    `content` is what is known of its tensors already. `is_device`: a device's dump file, or what was made of one, with
+    its list.
+    """
 
     path: str
     name: str  # the name that its tensors get
-    parts: tuple[str, ...] = ()  # files whose tensors make one dump
-    ports: tuple[Port, ...] = ()  # of golden tensors, which do not say theirs in their names
-    source: converted.Source | None = None  # a dump file that was converted before
+    is_device: bool = False
+    content: FileContent | None = None
 
 
 def convert(
@@ -166,7 +169,8 @@ def _jobs(paths: Sequence[Path], to: Target) -> Iterator[_Job]:
             yield from _listed_jobs(folder)
             yield from _folder_jobs(folder, to)
         elif path.exists():
-            yield next(_listed_jobs(path.parent, path.name), None) or _job(path, names.read_mapping(path.parent))
+            real = names.real_name(path.name, names.read_mapping(path.parent))
+            yield next(_listed_jobs(path.parent, path.name), None) or _file_job(str(path), real)
         else:
             raise InputError(f"nothing to convert at {path}: there is no such file or folder")
 
@@ -176,7 +180,7 @@ def _listed_jobs(folder: Path, file: str = "") -> Iterator[_Job]:
     listed = converted.read(folder)
     for source in listed.sources if listed is not None else ():
         content = source.content
-        if source.reason or (file and file not in source.files.values()):
+        if content.is_lost or (file and file not in source.files.values()):
             continue
         if file:
             only = {port for port, name in source.files.items() if name == file}
@@ -184,60 +188,62 @@ def _listed_jobs(folder: Path, file: str = "") -> Iterator[_Job]:
                 content, refs={port: ref for port, ref in content.refs.items() if port in only},
                 broken=tuple(item for item in content.broken if item.port in only),
             )
-        yield _Job(content.op.path, source.name, source=replace(source, content=content))
+        yield _Job(content.op.path, source.name, True, content)
 
 
-def _job(path: Path, mapping: dict[str, str]) -> _Job:
-    real = names.real_name(path.name, mapping)
-    if names.parse_converted(real) is not None:
-        return _Job(str(path), real, (str(path),))
-    for suffix in (".npy", ".npz", ".bin", ".txt"):
-        if real.endswith(suffix):
-            return _Job(str(path), real.removesuffix(suffix))
-    return _Job(str(path), real)
+def _file_job(path: str, real: str) -> _Job:
+    told = names.parse_converted(real)
+    if told is not None:
+        return _Job(path, f"{names.device_name(told.op)}.{told.port.side}.{told.port.index}")
+    stem, suffix = os.path.splitext(real)
+    return _Job(path, stem) if suffix in arrays.SUFFIXES else _Job(path, real, True)
 
 
 def _folder_jobs(folder: Path, to: Target) -> Iterator[_Job]:
     mapping = names.read_mapping(folder)
-    together: dict[str, list[str]] = {}
     told = converted.read(folder)
-    listed = told.files if told is not None else frozenset()
-    golden = _golden_ports(folder, mapping) if to == "dump" else {}
-    by_op: dict[str, list[tuple[Port, str]]] = {}
-    for file, port in golden.items():
-        by_op.setdefault(port.node, []).append((port, str(folder / file)))
-    for op, tensors in by_op.items():
-        yield _Job(tensors[0][1], op, tuple(path for _, path in tensors), tuple(port for port, _ in tensors))
+    done = {names.MAPPING_FILE, names.FAILED_LIST, *(told.files if told is not None else ())}
+    if to == "dump":
+        for content in _golden_ops(folder, mapping):
+            yield _Job(content.op.path, content.op.name, content=content)
+            paths = [*(ref.path for ref in content.refs.values()), *(item.path for item in content.broken)]
+            done |= {os.path.basename(path) for path in paths}
+    together: dict[str, list[tuple[str, names.TensorName]]] = {}
     for entry in reading.listed(folder):
-        if entry.is_folder or entry.name.startswith(".") or entry.name in (names.MAPPING_FILE, FAILED_LIST, *golden):
-            continue
-        if entry.name in listed:
+        if entry.is_folder or entry.name.startswith(".") or entry.name in done:
             continue
         real = names.real_name(entry.name, mapping)
         one = names.parse_converted(real)
         if one is not None and to == "dump":
-            together.setdefault(str(one.dump), []).append(entry.path)
+            together.setdefault(names.device_name(one.op), []).append((entry.path, one))
         elif one is not None or real.endswith((".npy", ".npz", ".bin")):
-            yield _job(Path(entry.path), mapping)
+            yield _file_job(entry.path, real)
         elif names.parse_device(real) is not None and not real.endswith((".csv", ".txt", ".json", ".md")):
-            yield _Job(entry.path, real)
-    for name, parts in together.items():
-        yield _Job(parts[0], name, tuple(parts))
+            yield _Job(entry.path, real, True)
+    for name, files in together.items():
+        for content in _ops_of(arrays.tensors_in(folder, files, folder)):
+            yield _Job(content.op.path, name, content=content)
 
 
-def _golden_ports(folder: Path, mapping: dict[str, str]) -> dict[str, Port]:
-    """Golden file -> its port, by the manifest if there is one, else by name; of one port the newest file."""
-    told = arrays.read_manifest(folder)
-    if told is not None:
-        dump = arrays.read_golden(folder)
-        return {os.path.basename(ref.path): port for port, ref in dump.refs.items()}
-    found: dict[Port, tuple[int, str]] = {}
-    for entry in reading.listed(folder):
-        golden = names.parse_golden(names.real_name(entry.name, mapping))
-        if golden is not None and names.parse_converted(names.real_name(entry.name, mapping)) is None:
-            port = Port(golden.op, "output", golden.index)
-            found[port] = max((golden.time, entry.name), found.get(port, (0, "")))
-    return {file: port for port, (_, file) in found.items()}
+def _golden_ops(folder: Path, mapping: Mapping[str, str]) -> Iterator[FileContent]:
+    """The ops whose golden tensors lie in a folder, by its manifest if there is one, else by the files' names."""
+    if arrays.read_manifest(folder) is not None:
+        return _ops_of(arrays.read_golden(folder))
+    real = {entry.name: names.real_name(entry.name, mapping) for entry in reading.listed(folder)}
+    golden = [file for file, name in real.items() if names.parse_golden(name) and not names.parse_converted(name)]
+    return _ops_of(arrays.read_flat_golden(folder, golden))
+
+
+def _ops_of(dump: Dump) -> Iterator[FileContent]:
+    """A Dump of arrays, op by op."""
+    refs: dict[str, dict[Port, TensorRef]] = {}
+    broken: dict[str, list[Broken]] = {}
+    for port, ref in dump.refs.items():
+        refs.setdefault(port.node, {})[port] = ref
+    for item in dump.broken:
+        broken.setdefault(item.name, []).append(item)
+    for name, op in dump.ops.items():
+        yield FileContent(replace(op, op_type=op.op_type or "Op"), refs.get(name, {}), tuple(broken.get(name, ())))
 
 
 # -- doing it ----------------------------------------------------------------------------------------------------
@@ -252,31 +258,10 @@ class _Wish:
     dtype: DType | None
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """One tensor on its way: where it came from, the name it gets, its ref."""
+class _Made(NamedTuple):
+    """A tensor in the form that was asked for, what a cast did to it, what is to be said."""
 
-    port: Port
-    name: str
     ref: TensorRef
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """The tensors of a job and what of it cannot be read; `content` where they are a device's."""
-
-    op: DumpedOp
-    tensors: list[_Tensor]
-    failed: tuple[Failure, ...] = ()
-    content: ascend.FileContent | None = None
-
-
-@dataclass(frozen=True)
-class _Made:
-    """One array that was written: how it lies there, what a cast did, what is to be said."""
-
-    path: Path
-    held: converted.Held
     cast: Cast | None
     notes: tuple[str, ...]
 
@@ -286,123 +271,125 @@ def _convert_batch(jobs: Sequence[_Job], *, out: str, wish: _Wish) -> ConvertRes
 
 
 def _convert_one(job: _Job, out: Path, wish: _Wish) -> ConvertResult:
-    is_dump = job.source is None and not job.parts and not job.path.endswith((".npy", ".npz", ".bin", ".txt"))
     notes: list[str] = []
     try:
-        opened = _open(job)
-        if wish.layout not in (None, "stored") and opened.content is None:
-            opened, notes = _with_axes(opened)
+        content = _content(job)
+        if wish.layout not in (None, "stored") and not job.is_device:
+            content, notes = _with_axes(content)
         if wish.to == "dump":
-            return _to_dump(job, opened, out, wish, notes)
+            return _to_dump(job, content, out, wish, notes)
     except (FormatError, InputError, LayoutError) as error:
         reason = str(error)
-        rows = [converted.lost_row(job.name, reason.removeprefix(f"{job.path}: "))] if is_dump else []
+        is_lost = job.is_device and job.content is None
+        rows = [converted.lost_row(job.name, reason.removeprefix(f"{job.path}: "))] if is_lost else []
         return ConvertResult(failed=(Failure(job.path, reason),), rows=tuple(rows))
-    is_slice = opened.content is not None and fftsplus.slicing(opened.content) is not None
+    is_slice = job.is_device and fftsplus.slicing(content) is not None
     made: dict[Port, _Made] = {}
     wrong: dict[Port, str] = {}
-    for tensor in opened.tensors:
+    for port, ref in content.refs.items():
         try:
-            made[tensor.port] = _write_one(tensor, out, wish, is_slice)
+            made[port] = _write_one(ref, _name_of(job, port), out, wish, is_slice)
         except (FormatError, InputError, LayoutError) as error:
-            wrong[tensor.port] = str(error)
+            wrong[port] = str(error)
     rows = []
-    if opened.content is not None:
-        held = {port: item.held for port, item in made.items()}
-        rows = [converted.row_of(job.name, opened.content, held, wrong)]
+    if job.is_device:
+        rows = [converted.row_of(job.name, content, {port: item.ref for port, item in made.items()}, wrong)]
     return ConvertResult(
-        tuple(item.path for item in made.values()),
-        (*opened.failed, *(Failure(job.path, f"{port.side} {port.index}: {why}") for port, why in wrong.items())),
+        tuple(Path(item.ref.path) for item in made.values()),
+        (*_broken(job, content), *(Failure(job.path, f"{p.side} {p.index}: {why}") for p, why in wrong.items())),
         tuple(item.cast for item in made.values() if item.cast is not None),
         (*notes, *(note for item in made.values() for note in item.notes)), tuple(rows),
     )
 
 
-def _open(job: _Job) -> _Opened:
-    """The tensors of a job, each with the stem of the name that its file gets."""
-    if job.source is not None:
-        return _device_file(job, job.source.content)
-    if job.ports:
-        golden = names.parse_golden(os.path.basename(job.path))
-        op = DumpedOp(job.ports[0].node, "Op", job.path, golden.time if golden else 0)
-        return _Opened(op, [_Tensor(port, "", arrays.read_array(part))
-                            for port, part in zip(job.ports, job.parts, strict=True)])
-    if job.parts:
-        found = []
-        op = DumpedOp(job.name)
-        mapping = names.read_mapping(Path(job.path).parent)
-        for part in job.parts:
-            real = names.real_name(os.path.basename(part), mapping)
-            told = names.parse_converted(real)
-            if told is None:
-                raise FormatError(f"{part}: not the name of a converted tensor")
-            op = ascend.named_op(part, told.dump)
-            stem = f"{told.dump}.{told.side}.{told.index}"
-            found.append(_Tensor(Port(op.name, told.side, told.index), stem, arrays.read_array(part)))
-        return _Opened(op, found)
+def _content(job: _Job) -> FileContent:
+    """The tensors of a job, and what of it cannot be read."""
+    if job.content is not None:
+        return job.content
+    if job.is_device:
+        return ascend.read_file(job.path, job.name)
     if job.path.endswith(".npz"):
-        refs, wrong = arrays.read_npz(job.path)
-        stem = Path(job.path).stem
-        return _Opened(DumpedOp(stem, path=job.path), [
-            _Tensor(Port(name, "output", 0), names.golden_name(name, "output", 0, 0).removesuffix(".npy"), ref)
-            for name, ref in refs.items()
-        ], tuple(Failure(job.path, why) for why in wrong.values()))
-    if job.path.endswith((".npy", ".bin", ".txt")):
-        golden = names.parse_golden(f"{job.name}.npy")
-        op_name = golden.op if golden else job.name
-        op = DumpedOp(op_name, "Op", job.path, golden.time if golden else 0)
-        port = Port(op_name, "output", golden.index if golden else 0)
-        return _Opened(op, [_Tensor(port, job.name, arrays.read_array(job.path))])
-    return _device_file(job, ascend.read_file(job.path, job.name))
+        dump = arrays.npz_dump(Path(job.path))
+        return FileContent(DumpedOp(job.name, path=job.path), dump.refs, dump.broken)
+    file = f"{job.name}.npy"
+    told = names.parse_converted(file) or names.parse_golden(file) or names.TensorName(
+        DumpedOp(job.name), Port(job.name, "output", 0))
+    op = replace(told.op, op_type=told.op.op_type or "Op", path=job.path)
+    return FileContent(op, {told.port: arrays.read_array(job.path)})
 
 
-def _device_file(job: _Job, content: ascend.FileContent) -> _Opened:
-    return _Opened(
-        content.op,
-        [_Tensor(port, f"{job.name}.{port.side}.{port.index}", ref) for port, ref in content.refs.items()],
-        tuple(Failure(job.path, item.reason) for item in content.broken), content,
-    )
+def _broken(job: _Job, content: FileContent) -> tuple[Failure, ...]:
+    return tuple(Failure(item.path or job.path, item.reason) for item in content.broken)
 
 
-def _write_one(tensor: _Tensor, out: Path, wish: _Wish, is_slice: bool) -> _Made:
-    ref = tensor.ref
-    values, order, notes = _ordered(ref, wish.layout, is_slice)
-    row, told = _cast_to(ref.dtype, wish.dtype)
-    counts: Cast | None = None
-    if row is not ref.dtype:
-        values, counts = cast(ref.stored() if values is None else values, ref.dtype, row)
-    shape = ref.shape if values is None else values.shape
+def _name_of(job: _Job, port: Port) -> str:
+    """What the array of a tensor is called, but for its ending."""
+    if job.is_device:
+        return f"{job.name}.{port.side}.{port.index}"
+    if job.path.endswith(".npz"):
+        return names.golden_name(port.node, port.side, port.index, 0).removesuffix(".npy")
+    return job.name
+
+
+def _write_one(ref: TensorRef, name: str, out: Path, wish: _Wish, is_slice: bool) -> _Made:
+    """Write one array; its ref, as it lies now."""
+    lying, notes = _ordered(ref, wish.layout, is_slice)
+    made = _rounded(lying, wish.dtype, notes)
+    row, shape, order = made.ref.dtype, made.ref.shape, made.ref.layout
     if wish.to == "npy":
         if row.numpy is None:
             raise FormatError(f"{row.name} has no defined meaning as numbers; convert it to bin")
-        path = _place(out, f"{tensor.name}.npy")
-        _write_bytes(path, _npy_pieces(ref, row, shape, values))
+        path, pieces = _place(out, f"{name}.npy"), _npy_pieces(made.ref, row.numpy)
     else:
         text = "_".join(map(str, shape)) or "1"
-        path = _place(out, f"{tensor.name}.{text}.{row.name}.{order}.bin")
-        _write_bytes(path, ascend.pieces(ref) if values is None else iter([encode(values, row)]))
-    return _Made(
-        path, converted.Held(path.name, row, shape, order), None if counts is None else replace(counts, path=path),
-        (*notes, *told),
-    )
+        path, pieces = _place(out, f"{name}.{text}.{row.name}.{order}.bin"), ascend.pieces(made.ref)
+    with replacing(path) as file:
+        file.writelines(pieces)
+    counts = None if made.cast is None else replace(made.cast, path=path)
+    return _Made(TensorRef(str(path), row, shape, layout=order), counts, made.notes)
 
 
-def _ordered(
-    ref: TensorRef, layout: str | None, is_slice: bool,
-) -> tuple[NDArray[Any] | None, str, tuple[str, ...]]:
-    """The numbers in the order that was asked for, None where the file has them so; that order; what is to be said."""
+def _npy_pieces(ref: TensorRef, dtype: np.dtype[Any]) -> Iterator[bytes]:
+    yield arrays.npy_header(dtype, ref.shape)
+    if ref.array is None and dtype.itemsize == ref.dtype.itemsize and ref.dtype.kind != "bool":
+        yield from ascend.pieces(ref)  # the stored bytes are numpy's
+    else:
+        yield np.ascontiguousarray(ref.stored()).tobytes()
+
+
+def _ordered(ref: TensorRef, layout: str | None, is_slice: bool) -> tuple[TensorRef, tuple[str, ...]]:
+    """The tensor stored in the order that was asked for (itself where it lies so already), and what is to be said."""
     if layout == "stored" or ref.dtype.numpy is None:
-        return None, ref.layout, ()
+        return ref, ()
     if is_slice:  # it was cut along an axis of what is stored
-        return None, ref.layout, ("kept as stored: a slice of an FFTS+ op",)
+        return ref, ("kept as stored: a slice of an FFTS+ op",)
     if layout is not None and _can_be(ref, layout):
-        return in_layout(ref, layout), layout, ()
+        return _in_memory(ref, in_layout(ref, layout), layout), ()
     if layouts.is_plain(ref.layout) and ref.original_shape in (None, ref.shape):
-        return None, ref.layout, ()
+        return ref, ()
     order = _own_order(ref)
     if order is None:
-        return None, ref.layout, (f"kept as stored ({ref.layout}): the header does not tell the original's order",)
-    return ref.seen_as(ref.original_shape, order).numpy(), order, ()
+        return ref, (f"kept as stored ({ref.layout}): the header does not tell the original's order",)
+    return _in_memory(ref, ref.seen_as(ref.original_shape, order).numpy(), order), ()
+
+
+def _in_memory(
+    ref: TensorRef, values: NDArray[Any], layout: str, original_shape: Shape | None = None,
+    original_layout: str | None = None,
+) -> TensorRef:
+    """Other numbers in place of those of `ref`, which are stored in `layout`."""
+    return TensorRef(ref.path, ref.dtype, values.shape, 0, None, layout, original_shape, original_layout, ref.groups,
+                     array=values)
+
+
+def _rounded(ref: TensorRef, dtype: DType | None, notes: tuple[str, ...] = ()) -> _Made:
+    """The tensor, where it lies, in the type that was asked for."""
+    target, more = _cast_to(ref.dtype, dtype)
+    if target is ref.dtype:
+        return _Made(ref, None, (*notes, *more))
+    values, counts = cast(ref.stored(), ref.dtype, target)
+    made = _in_memory(ref, values, ref.layout, ref.original_shape, ref.original_layout)
+    return _Made(replace(made, dtype=target), counts, (*notes, *more))
 
 
 def _own_order(ref: TensorRef) -> str | None:
@@ -417,17 +404,6 @@ def _own_order(ref: TensorRef) -> str | None:
     if fitting and layouts.is_positional(ref.layout):
         return "ND"
     return fitting[0] if len(set(fitting)) == 1 else None
-
-
-def _npy_pieces(ref: TensorRef, row: DType, shape: Shape, values: NDArray[Any] | None) -> Iterator[bytes]:
-    assert row.numpy is not None
-    yield arrays.npy_header(row.numpy, shape)
-    plain = row.bits >= 8 and not row.name.startswith(("bfloat16", "float8", "hifloat", "complex32", "bool"))
-    if values is None and plain:  # the stored bytes are numpy's
-        yield from ascend.pieces(ref)
-        return
-    whole = ref.stored() if values is None else decode(np.frombuffer(encode(values, row), np.uint8), row, values.size)
-    yield np.ascontiguousarray(whole).tobytes()
 
 
 def _cast_to(row: DType, dtype: DType | None) -> tuple[DType, tuple[str, ...]]:
@@ -485,16 +461,16 @@ def _can_be(ref: TensorRef, layout: str) -> bool:
 _AXES = {4: "NCHW", 5: "NCDHW"}
 
 
-def _with_axes(opened: _Opened) -> tuple[_Opened, list[str]]:
+def _with_axes(content: FileContent) -> tuple[FileContent, list[str]]:
     """Plain arrays have no layout: those of four or five axes are taken as NCHW or NCDHW, and notes say so."""
-    notes, tensors = [], []
-    for tensor in opened.tensors:
-        order = _AXES.get(len(tensor.ref.shape))
-        if tensor.ref.layout == "ND" and order is not None:
+    notes, refs = [], {}
+    for port, ref in content.refs.items():
+        order = _AXES.get(len(ref.shape))
+        if ref.layout == "ND" and order is not None:
             notes.append(f"taken as {order}: arrays do not say their layout")
-            tensor = replace(tensor, ref=replace(tensor.ref, layout=order))
-        tensors.append(tensor)
-    return replace(opened, tensors=tensors), notes
+            ref = replace(ref, layout=order)
+        refs[port] = ref
+    return replace(content, refs=refs), notes
 
 
 def original_of(ref: TensorRef) -> tuple[Shape, str]:
@@ -539,58 +515,37 @@ def in_layout(ref: TensorRef, layout: str) -> NDArray[Any]:
     return np.ascontiguousarray(layouts.to_stored(values, own, layout))
 
 
-def _to_dump(job: _Job, opened: _Opened, out: Path, wish: _Wish, notes: Sequence[str]) -> ConvertResult:
-    stored = {tensor.port: _stored_as(tensor.ref, wish) for tensor in opened.tensors}
-    made = [(port, item.ref) for port, item in stored.items()]
-    casts = [item.cast for item in stored.values() if item.cast is not None]
-    op = opened.op
-    if job.path.endswith(".npz"):  # one op each
-        written = [
-            ascend.write_file(out, replace(op, name=port.node, op_type="Op", time=place), (), [ref])
-            for place, (port, ref) in enumerate(made, 1)
-        ]
-    else:
+def _to_dump(job: _Job, content: FileContent, out: Path, wish: _Wish, notes: Sequence[str]) -> ConvertResult:
+    """One dump file for each op; only an npz has several."""
+    written, casts = [], []
+    told = list(notes)
+    for place, name in enumerate(dict.fromkeys(port.node for port in content.refs), 1):
         sides: dict[Side, dict[int, TensorRef]] = {"input": {}, "output": {}}
-        for port, ref in made:
-            sides[port.side][port.index] = ref
-        lists = [[side.get(i) for i in range(max(side, default=-1) + 1)] for side in sides.values()]
-        told = names.parse_device(job.name)
-        where = out / names.fitting(job.name) if told is not None and len(job.name) < 200 else out
-        written = [ascend.write_file(where, op, lists[0], lists[1])]
-    return ConvertResult(
-        tuple(written), opened.failed, tuple(replace(c, path=written[0]) for c in casts),
-        (*notes, *(note for item in stored.values() for note in item.notes)),
-    )
+        done = []
+        for port, ref in content.refs.items():
+            if port.node == name:
+                made = _stored_as(ref, wish)
+                sides[port.side][port.index] = made.ref
+                done += [made.cast] if made.cast is not None else []
+                told += made.notes
+        inputs, outputs = ([side.get(i) for i in range(max(side, default=-1) + 1)] for side in sides.values())
+        op = content.op if name == content.op.name else DumpedOp(name, "Op", time=place)
+        is_name = names.parse_device(job.name) is not None and len(job.name) < 200
+        path = ascend.write_file(out / names.fitting(job.name) if is_name else out, op, inputs, outputs)
+        written.append(path)
+        casts += [replace(counts, path=path) for counts in done]
+    return ConvertResult(tuple(written), _broken(job, content), tuple(casts), tuple(told))
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor as a device would store it, what a cast did, what is to be said."""
-
-    ref: TensorRef
-    cast: Cast | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _stored_as(ref: TensorRef, wish: _Wish) -> _Stored:
+def _stored_as(ref: TensorRef, wish: _Wish) -> _Made:
     """The tensor as a device would store it in the layout and dtype that were asked for."""
-    target, notes = _cast_to(ref.dtype, wish.dtype)
-    layout = ref.layout if wish.layout in (None, "stored") or not _can_be(ref, wish.layout or "") else wish.layout
-    if target is ref.dtype and layout == ref.layout:
-        return _Stored(ref, None, notes)
-    counts: Cast | None = None
-    if layout == ref.layout:
-        values, counts = cast(ref.stored(), ref.dtype, target)
-        stored = TensorRef(ref.path, target, ref.shape, 0, None, layout, array=values, groups=ref.groups)
-        return _Stored(stored.seen_as(ref.original_shape, ref.original_layout), counts, notes)
-    shape, own = original_of(ref)
-    values = ref.seen_as(shape, own).numpy()
-    if target is not ref.dtype:
-        values, counts = cast(values, ref.dtype, target)
-    there = layouts.to_stored(values, own, layout, _c0(layout, target), ref.groups)
-    return _Stored(
-        TensorRef(ref.path, target, there.shape, 0, None, layout, shape, own, ref.groups, array=there), counts, notes,
-    )
+    layout = wish.layout
+    if layout not in (None, "stored", ref.layout) and _can_be(ref, layout):
+        shape, own = original_of(ref)
+        target, _ = _cast_to(ref.dtype, wish.dtype)
+        there = layouts.to_stored(ref.seen_as(shape, own).numpy(), own, layout, _c0(layout, target), ref.groups)
+        ref = _in_memory(ref, there, layout, shape, own)
+    return _rounded(ref, wish.dtype)
 
 
 def _c0(layout: str, dtype: DType) -> int:
@@ -614,14 +569,8 @@ def _place(out: Path, name: str) -> Path:
     return out / fitting
 
 
-def _write_bytes(path: Path, pieces: Iterator[bytes]) -> None:
-    with replacing(path) as file:
-        for piece in pieces:
-            file.write(piece)
-
-
 def _write_lists(out: Path, result: ConvertResult) -> None:
-    path = out / FAILED_LIST
+    path = out / names.FAILED_LIST
     if result.failed:
         write_text(path, "".join(
             f"{one_line(item.path)}\t{one_line(item.reason)}\n" for item in result.failed))

@@ -16,46 +16,35 @@ from typing import Any
 from acccmp.core import reading
 from acccmp.core.dump import Broken, DumpedOp, Origin, Port, Side
 from acccmp.core.layout import Shape
-from acccmp.core.tensor import DTYPES, ConvertedRef, DType, TensorRef
+from acccmp.core.tensor import DTYPES, ConvertedRef, TensorRef
 from acccmp.core.writing import write_text
 from acccmp.dumps import arrays
-from acccmp.dumps.ascend import MOST_AXES, FileContent
+from acccmp.dumps.content import MOST_AXES, FileContent, lost
 from acccmp.errors import FormatError, LayoutError
 
 SCHEMA = "acccmp.converted/1"
 LIST = "converted.json"
 
-_LARGEST_LIST = 256 << 20
 _TEXTS = ("op_type", "task_type", "dfx_message")
 _NUMBERS = ("time", "task", "stream", "context", "thread", "device")
 
 
 @dataclass(frozen=True)
-class Held:
-    """How the numbers of one tensor lie in an array's file."""
-
-    file: str
-    dtype: DType
-    shape: Shape
-    layout: str
-
-
-@dataclass(frozen=True)
 class Source:
-    """A dump file that was converted: its name, and its content with refs to the arrays. `reason` is why the whole
-    file could not be read. `files` are the arrays' names."""
+    """A dump file that was converted: its name, its content with refs to the arrays, and the arrays' names."""
 
     name: str
     content: FileContent
-    reason: str = ""
     files: Mapping[Port, str] = field(default_factory=dict, hash=False)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
-def row_of(name: str, content: FileContent, held: Mapping[Port, Held], wrong: Mapping[Port, str]) -> dict[str, Any]:
-    """The row of the dump file `name`. `wrong` are the tensors that could not be converted, and why."""
+def row_of(
+    name: str, content: FileContent, made: Mapping[Port, TensorRef], wrong: Mapping[Port, str],
+) -> dict[str, Any]:
+    """The row of the dump file `name`. `made` are the arrays, `wrong` what could not be converted, and why."""
     op = content.op
     broken = [{"side": item.port.side, "index": item.port.index, "reason": item.reason}
               for item in content.broken if item.port is not None]
@@ -66,7 +55,7 @@ def row_of(name: str, content: FileContent, held: Mapping[Port, Held], wrong: Ma
         "origins": [_origin_row(index, origin) for index, origin in op.origins.items()],
         "tensors": [
             _tensor_row(port, content.refs[port], there, op.addresses.get((port.side, port.index)))
-            for port, there in held.items()
+            for port, there in made.items()
         ],
         "broken": broken + [{"side": p.side, "index": p.index, "reason": why} for p, why in wrong.items()],
     }
@@ -84,11 +73,11 @@ def _origin_row(index: int, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _tensor_row(port: Port, ref: TensorRef, there: Held, address: int | None) -> dict[str, Any]:
+def _tensor_row(port: Port, ref: TensorRef, there: TensorRef, address: int | None) -> dict[str, Any]:
     """How the array lies, and what the device had. A dtype that lost digits on the way is the device's no more."""
     dtype = there.dtype if there.dtype.epsilon > ref.dtype.epsilon else ref.dtype
     return {
-        "side": port.side, "index": port.index, "file": there.file,
+        "side": port.side, "index": port.index, "file": os.path.basename(there.path),
         "lies": {"dtype": there.dtype.name, "shape": there.shape, "layout": there.layout},
         "dtype": dtype.name, "shape": ref.shape, "layout": ref.layout, "original_shape": ref.original_shape,
         "original_layout": ref.original_layout, "groups": ref.groups, "address": address,
@@ -138,16 +127,9 @@ def read(folder: Path) -> Converted | None:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / LIST
-    if not path.is_file():
-        return None
-    told = reading.parse_json(reading.read_text(path, _LARGEST_LIST, folder, "surrogateescape"), path)
-    if not isinstance(told, dict) or not str(told.get("schema", "")).startswith("acccmp.converted/"):
-        return None
-    if told["schema"] != SCHEMA:
-        raise FormatError(f"{path}: its schema is {told['schema']!r}, this version reads {SCHEMA!r}")
-    if not isinstance(told.get("sources"), list):
-        raise FormatError(f"{path}: lists no dump files")
+    told = reading.read_table(folder, LIST, SCHEMA)
+    if told is not None and not isinstance(told.get("sources"), list):
+        raise FormatError(f"{folder / LIST}: lists no dump files")
     return told
 
 
@@ -155,7 +137,7 @@ def _source(folder: Path, row: Mapping[str, Any]) -> Source:
     name = _text(row["source"])
     where = str(folder / os.path.basename(name))
     if "reason" in row:
-        return Source(name, FileContent(DumpedOp(name, path=where), {}, "big"), _text(row["reason"]))
+        return Source(name, lost(where, name, _text(row["reason"])))
     tensors = row["tensors"]
     if tensors:
         where = str(folder / _file_name(tensors[0]["file"]))
@@ -180,8 +162,8 @@ def _source(folder: Path, row: Mapping[str, Any]) -> Source:
             refs[port] = _ref(path, item, folder)
         except (FormatError, LayoutError) as error:
             broken.append(Broken(op.name, path, str(error).removeprefix(f"{path}: "), op.op_type, port))
-    content = FileContent(op, refs, "big", tuple(broken), is_named=row["is_named"] is True)
-    return Source(name, content, "", files)
+    content = FileContent(op, refs, tuple(broken), is_named=row["is_named"] is True)
+    return Source(name, content, files)
 
 
 def _ref(path: str, row: Mapping[str, Any], folder: Path) -> TensorRef:

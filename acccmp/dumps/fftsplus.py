@@ -24,7 +24,7 @@ from acccmp.core.layout import Region
 from acccmp.core.reading import parse_json
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps import names
-from acccmp.dumps.ascend import FileContent
+from acccmp.dumps.content import FileContent
 from acccmp.errors import FormatError
 
 AUTOMATIC = 1
@@ -117,9 +117,9 @@ def _merged(name: str, pieces: list[tuple[FileContent, Mapping[str, Any]]]) -> F
     wanted = told.get("slice_instance_num")
     missing = "" if wanted == len(ordered) else f"{len(ordered)} of its {wanted} slices are there"
     op = replace(first.op, name=name, time=max(content.op.time for content, _ in ordered))
-    refs = {p._replace(node=name): ref for p, ref in first.refs.items() if p.side == "input"}
-    broken = [replace(b, name=name, port=_at(b.port, name)) for b in first.broken
-              if b.port is not None and b.port.side == "input"]
+    whole = _renamed(first, name)
+    refs = {port: ref for port, ref in whole.refs.items() if port.side == "input"}
+    broken = [item for item in whole.broken if item.port is not None and item.port.side == "input"]
     outputs = sorted({p.index for content, _ in ordered for p in (*content.refs, *(b.port for b in content.broken if
                      b.port is not None)) if p.side == "output"})
     for index in outputs:
@@ -130,7 +130,7 @@ def _merged(name: str, pieces: list[tuple[FileContent, Mapping[str, Any]]]) -> F
             broken.append(Broken(name, first.op.path, f"output {index}: {error}", op.op_type, port))
     return replace(
         first, op=op, refs=refs, broken=tuple(broken), notes=tuple(n for c, _ in ordered for n in c.notes),
-        buffers=sum(c.buffers for c, _ in ordered), spaces=sum(c.spaces for c, _ in ordered),
+        unread=sum(c.unread for c, _ in ordered),
     )
 
 
@@ -198,13 +198,9 @@ def _cut_axis(cuts: Any) -> int | None:
     return next((axis for axis, count in enumerate(cuts) if isinstance(count, int) and count != 1), None)
 
 
-def _at(port: Port | None, name: str) -> Port | None:
-    return None if port is None else port._replace(node=name)
-
-
 def _renamed(content: FileContent, name: str) -> FileContent:
     return replace(
         content, op=replace(content.op, name=name),
         refs={port._replace(node=name): ref for port, ref in content.refs.items()},
-        broken=tuple(replace(b, name=name, port=_at(b.port, name)) for b in content.broken),
+        broken=tuple(replace(b, name=name, port=b.port and b.port._replace(node=name)) for b in content.broken),
     )

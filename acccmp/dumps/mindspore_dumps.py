@@ -6,7 +6,7 @@
         constants/Parameter.data-<id>.0.0.<time>.output.0.DefaultFormat.<dtype>.npy
 
 Op names have `--` or `_` where the scope has `/`. bfloat16 is saved as float32 and int4 as int8; the dtype in the name
-is the original one. Grammar and columns: MindSpore's documentation of Dump. Which folder of a tree is read is
+is the device's. Grammar and columns: MindSpore's documentation of Dump. Which folder of a tree is read is
 `acccmp.dumps.tree`'s choice; msprobe's folders are `acccmp.dumps.msprobe`'s.
 """
 
@@ -16,60 +16,29 @@ import csv
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import acccmp.core.layout as layouts
 from acccmp.core import reading
-from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side, Statistics
-from acccmp.core.tensor import DTYPES, DType, TensorRef
+from acccmp.core.dump import Dump, Port, Side, Statistics
+from acccmp.core.names import few
+from acccmp.core.tensor import ConvertedRef
 from acccmp.dumps import arrays, names
+from acccmp.dumps.names import TensorName
 from acccmp.errors import FormatError, InputError
 
 STATISTICS = "statistic.csv"
 CONSTANTS = "constants"
 _LARGEST_TABLE = 1 << 30  # bytes of statistic.csv
 _SIDES: dict[str, Side] = {"input": "input", "output": "output"}
-_DEFAULT = "DefaultFormat"
-
-
-@dataclass(frozen=True)
-class DumpName:
-    """The parts of a file name; `dtype` is the original's, None where the name does not tell."""
-
-    op: DumpedOp
-    port: Port
-    layout: str
-    dtype: DType | None
-
-
-def parse_name(name: str, path: str = "") -> DumpName | None:
-    """Take the name of a MindSpore npy file apart; None if it is not one. The op's name may contain dots."""
-    parts = name.split(".")
-    if parts[-1] != "npy" or len(parts) < 9:
-        return None
-    dtype = _dtype(parts[-2])
-    rest = parts[:-2] if dtype is not None else parts[:-1]
-    if len(rest) < 8 or rest[-3] not in _SIDES or not reading.is_number(rest[-2]) or not rest[-1]:
-        return None
-    *front, task, stream, time, side, index, layout = rest
-    if len(front) < 2 or not all(reading.is_number(part) and len(part) < 20 for part in (task, stream, time)):
-        return None
-    op_name = ".".join(front[1:])
-    op = DumpedOp(op_name, front[0], path, int(time), int(task), int(stream))
-    return DumpName(op, Port(op_name, _SIDES[side], int(index)), layout, dtype)
-
-
-def _dtype(text: str) -> DType | None:
-    """`float16`, `Float32` or `bfloat16` as a row of the dtype table."""
-    return DTYPES.get(text.lower())
 
 
 def looks_like_mindspore(folder: Path) -> bool:
     """Does this one folder hold MindSpore's statistics, or npy files with its names?"""
     if (folder / STATISTICS).is_file():
         return True
-    return any(parse_name(entry.name) is not None for entry in reading.listed(folder) if entry.name.endswith(".npy"))
+    npy = (entry.name for entry in reading.listed(folder) if entry.name.endswith(".npy"))
+    return any(names.parse_converted(name) is not None for name in npy)
 
 
 def read_folder(folder: Path, root: Path | None = None) -> Dump:
@@ -83,59 +52,45 @@ def read_folder(folder: Path, root: Path | None = None) -> Dump:
     root = root or folder
     outside = (folder / CONSTANTS).is_dir() and not reading.is_inside(folder / CONSTANTS, root)
     notes = [f"{folder / CONSTANTS}: a link that leads out of {root} was not followed"] if outside else []
-    refs: dict[Port, TensorRef] = {}
-    ops: dict[str, DumpedOp] = {}
-    newest: dict[Port, int] = {}
-    broken: dict[Port, Broken] = {}
-    stored_wider: set[str] = set()
-    for path, told in sorted(_files(folder, root), key=lambda pair: (pair[1].op.time, str(pair[0]))):
-        port = told.port
-        if port in newest:
-            notes.append(f"{port} was dumped more than once: the newest file counts")
-        newest[port] = told.op.time
-        ops[port.node] = told.op
-        refs.pop(port, None)
-        broken.pop(port, None)
-        try:
-            refs[port] = _ref(path, told, root)
-        except FormatError as error:
-            broken[port] = Broken(port.node, str(path), str(error), told.op.op_type, port)
-        if told.dtype is not None and told.dtype.name in ("bfloat16", "int4"):
-            stored_wider.add(told.dtype.name)
-    if stored_wider:
-        notes.append(f"{', '.join(sorted(stored_wider))} tensors were saved in a wider type by MindSpore")
     statistics: dict[Port, Statistics] = {}
     try:
         statistics = read_statistics(folder / STATISTICS, root) if (folder / STATISTICS).is_file() else {}
     except FormatError as error:
         notes.append(str(error))
-    if not newest and not statistics:
+    files = [(path, _with_dtype(told, statistics.get(told.port))) for path, told in _files(folder, root)]
+    dump = arrays.tensors_in(folder, files, root)
+    notes += dump.notes
+    wider = sorted({ref.dtype.name for ref in dump.values() if isinstance(ref, ConvertedRef)})
+    if wider:
+        notes.append(f"{', '.join(wider)} tensors were saved in a wider type by MindSpore: they are judged as what the "
+                     "device had")
+    untold = {told.port for _, told in files if told.dtype is None}
+    unsure = [str(port) for port, ref in dump.items() if port in untold and ref.dtype.name == "float32"]
+    if unsure:
+        notes.append(f"{len(unsure)} tensors are judged as float32: MindSpore saves bfloat16 as float32, and neither "
+                     f"their names nor {STATISTICS} tell which it was: {few(unsure)}")
+    if not files and not statistics:
         raise InputError(f"{folder}: no dump of MindSpore here (no {STATISTICS}, no npy files with its names)")
-    if not newest:
+    if not files:
         notes.append(f"only statistics were dumped ({len(statistics)} tensors); dump with saved_data \"tensor\"")
-    return Dump(
-        refs, ops, tuple(broken.values()), folder, "npu", flat_names=True, notes=tuple(dict.fromkeys(notes)),
-        statistics=statistics,
-    )
+    return replace(dump, notes=tuple(notes), statistics=statistics)
 
 
-def _files(folder: Path, root: Path) -> Iterator[tuple[Path, DumpName]]:
+def _with_dtype(told: TensorName, row: Statistics | None) -> TensorName:
+    """Older MindSpore does not write the type into the name; its statistics have it."""
+    return told if told.dtype is not None or row is None else replace(told, dtype=row.dtype)
+
+
+def _files(folder: Path, root: Path) -> Iterator[tuple[str, TensorName]]:
     """The tensors of a folder and of its `constants`, long names looked up."""
     for place in (folder, folder / CONSTANTS):
         if not place.is_dir() or not reading.is_inside(place, root):
             continue
         mapping = names.read_mapping(place)
         for entry in reading.listed(place):
-            real = names.real_name(entry.name, mapping)
-            told = parse_name(real, entry.path)
-            if told is not None:
-                yield Path(entry.path), told
-
-
-def _ref(path: Path, told: DumpName, root: Path) -> TensorRef:
-    ref = arrays.read_npy(str(path), root)
-    known = told.layout != _DEFAULT and layouts.is_known(told.layout)
-    return replace(ref, layout=told.layout) if known else ref
+            told = names.parse_converted(names.real_name(entry.name, mapping))
+            if told is not None and entry.name.endswith(".npy"):
+                yield entry.path, told
 
 
 def read_statistics(path: Path, inside: Path | None = None) -> dict[Port, Statistics]:
@@ -178,9 +133,9 @@ def _row(row: dict[str, str]) -> tuple[Statistics | None, int]:
                 values[key] = math.nan
     size, time = row.get("Data Size", ""), row.get("Timestamp", "")
     return Statistics(
-        Port(row["Op Name"], side, int(row["Slot"])), _dtype(row.get("Data Type", "")), _shape(row.get("Shape", "")),
-        int(size) if reading.is_number(size) else None, row["Op Type"], values,
-    ), int(time) if reading.is_number(time) and len(time) < 20 else 0
+        Port(row["Op Name"], side, int(row["Slot"])), names.dtype_named(row.get("Data Type", "")),
+        _shape(row.get("Shape", "")), int(size) if reading.is_number(size) else None, row["Op Type"], values,
+    ), int(time) if reading.is_number(time) else 0
 
 
 def _shape(text: str) -> tuple[int, ...] | None:

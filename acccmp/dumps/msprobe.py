@@ -16,18 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.core import reading
-from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
-from acccmp.core.tensor import DType, TensorRef, dtype_of
-from acccmp.dumps import arrays
-from acccmp.dumps.tree import Choice
+from acccmp.core.dump import Broken, Dump, DumpedOp, Place, Port, Side
+from acccmp.core.tensor import TensorRef
+from acccmp.dumps import arrays, names
+from acccmp.dumps.tree import Choice, Leaf, asked_for
 from acccmp.errors import FormatError, InputError
 
 INDEX = "dump.json"
 TENSORS = "dump_tensor_data"
 _NAME = re.compile(r"(?P<op>.+\.(?:forward|backward)(?:\.[0-9]+)?)\.(?P<side>input|output)\.(?P<arg>[^/]+)\.(?:npy|pt)")
 _LARGEST_INDEX = 512 << 20
-_TORCH = {"half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
-          "short": "int16"}
 
 
 def is_in(root: Path) -> bool:
@@ -56,28 +54,19 @@ def _find(root: Path, choice: Choice) -> tuple[Path, list[str]]:
     if (root / INDEX).is_file():
         choice.refuse(root, "a single rank")
         return root, []
-    places = [(_part(folder, root, "step"), _part(folder, root, "rank"), folder) for folder in _ranks(root)]
+    ranks = [Leaf(folder, Place("", _part(folder, root, "rank"), step=_part(folder, root, "step")))
+             for folder in _ranks(root)]
     notes = [f"{folder}: a link that leads out of {root} was not followed" for folder in _ranks(root, False)]
-    places = _kept(root, places, [place[0] for place in places], "step", choice.step)
-    places = _kept(root, places, [place[1] for place in places], "device", choice.device)
-    step = max((place[0] for place in places), key=lambda text: int(text) if reading.is_number(text) else -1)
-    chosen = [place for place in places if place[0] == step]
+    left = asked_for(root, ranks, choice)
+    step = max((leaf.place.step for leaf in left), key=lambda text: int(text) if reading.is_number(text) else -1)
+    chosen = [leaf for leaf in left if leaf.place.step == step]
     if len(chosen) > 1:
-        ranks = ", ".join(place[1] or "-" for place in chosen)
-        raise InputError(f"{root}: step {step or '-'} has dumps of {len(chosen)} devices ({ranks}); "
-                         f"say which: device={chosen[0][1]}")
-    if len(places) > 1:
-        notes.append(f"{root}: step {step} was read, of {len(places)} that are there")
-    return chosen[0][2], notes
-
-
-def _kept(
-    root: Path, places: list[tuple[str, str, Path]], answers: list[str], name: str, wanted: str | None,
-) -> list[tuple[str, str, Path]]:
-    kept = [place for place, answer in zip(places, answers, strict=True) if wanted in (None, answer)]
-    if not kept:
-        raise InputError(f"{root}: no {name} {wanted!r}; there are: {', '.join(sorted({a or '-' for a in answers}))}")
-    return kept
+        devices = ", ".join(leaf.place.device or "-" for leaf in chosen)
+        raise InputError(f"{root}: step {step or '-'} has dumps of {len(chosen)} devices ({devices}); "
+                         f"say which: device={chosen[0].place.device}")
+    if len(left) > 1:
+        notes.append(f"{root}: step {step} was read, of {len(left)} that are there")
+    return chosen[0].path, notes
 
 
 def _part(folder: Path, root: Path, word: str) -> str:
@@ -153,9 +142,9 @@ def _natural(text: str) -> list[Any]:
 
 
 def _tensor(path: str, told: Mapping[str, Any] | None, folder: Path) -> TensorRef:
+    row, shape = names.dtype_named(str((told or {}).get("dtype", ""))), (told or {}).get("shape")
     if path.endswith(".npy"):
-        return arrays.read_npy(path, folder)
-    row, shape = _dtype(told), (told or {}).get("shape")
+        return arrays.narrowed(arrays.read_npy(path, folder), row)
     if row is None or not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise FormatError(f"{path}: {INDEX} does not say its data type and shape, and nothing is unpickled")
     offset, size = _storage(path, folder)
@@ -163,14 +152,6 @@ def _tensor(path: str, told: Mapping[str, Any] | None, folder: Path) -> TensorRe
     if size != need:
         raise FormatError(f"{path}: {row.name} {shape} needs {need} bytes, its storage has {size}")
     return TensorRef(path, row, tuple(shape), offset, size)
-
-
-def _dtype(told: Mapping[str, Any] | None) -> DType | None:
-    name = str((told or {}).get("dtype", "")).lower().rpartition(".")[2]
-    try:
-        return dtype_of(_TORCH.get(name, name)) if name else None
-    except (KeyError, TypeError):
-        return None
 
 
 def _storage(path: str, folder: Path) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
     device      <op type>.<op name>.<task>[.<stream>].<time us>[.<task type>.<context>.<thread>.<device>]
     exception   exception_info.<stream>.<task>.<YYYYmmddHHMMSSmmm>
-    converted   <device name>.<input|output>.<index>[.<more>].<npy|bin>
+    converted   <device name>.<input|output>.<index>[.<more>].<npy|bin>, by the vendor's tools, MindSpore and others
     golden      <flattened op>.<index>.<time>.npy, inputs as input_<flattened op>.<index>.<time>.npy
 
 Names of files are made of op names that anybody may have written, so a name made here is always one plain path
@@ -16,65 +16,36 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acccmp.core import reading
-from acccmp.core.dump import Side, flatten_name
+from acccmp.core.dump import DumpedOp, Port, Side, flatten_name
+from acccmp.core.layout import FORMAT_NUMBERS
+from acccmp.core.reading import is_number
+from acccmp.core.tensor import DTYPES, DType
 from acccmp.errors import FormatError
 
 MAPPING_FILE = "mapping.csv"
+FAILED_LIST = "convert_failed_file_list.txt"
 LONGEST = 255  # bytes of a file name on the file systems in use
 _DEVICE_FLATTENED = re.compile(r"[ ./\\]")  # what the device writer replaces by "_"; everything else it keeps
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")
+_TORCH = {"half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
+          "short": "int16"}
 _TASK_TYPES = {"0": "AICORE", "1": "AICPU", "2": "DEBUG", "3": "HCCL", "4": "FFTSPLUS"}
 _BIGGEST_MAPPING = 64 << 20  # bytes of a mapping.csv that we are ready to read
 
 
 @dataclass(frozen=True)
-class DeviceName:
-    """What the name of a device dump tells. `time` is in microseconds since 1970 unless its digits are not 16.
+class TensorName:
+    """What the name of a file with one tensor tells: its op, its port, its layout ("" where it does not say one) and
+    the type that the device had. The op of a golden name has nothing but its name, as flattened, and its time."""
 
-    `task_type`, `context`, `thread` and `device` are None where the name has no such part.
-    """
-
-    op_type: str
-    op_name: str
-    task: int = 0
-    stream: int | None = None
-    time: int = 0
-    task_type: str | None = None
-    context: int | None = None
-    thread: int | None = None
-    device: int | None = None
-
-    def __str__(self) -> str:
-        parts = [device_flat(self.op_type), device_flat(self.op_name), str(self.task)]
-        if self.stream is not None:
-            parts.append(str(self.stream))
-        parts.append(f"{self.time:016d}")
-        if self.task_type is not None:
-            parts += [self.task_type, str(self.context or 0), str(self.thread or 0), str(self.device or 0)]
-        return ".".join(parts)
-
-
-@dataclass(frozen=True)
-class ConvertedName:
-    """The name of one tensor that was converted from a device dump. `rest` is what stands between index and suffix."""
-
-    dump: DeviceName
-    side: Side
-    index: int
-    rest: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class GoldenName:
-    """The name of one golden tensor: its op as flattened in the name, the output index, the time (any digits)."""
-
-    op: str
-    index: int
-    time: int
+    op: DumpedOp
+    port: Port
+    layout: str = ""
+    dtype: DType | None = None
 
 
 def device_flat(name: str) -> str:
@@ -82,66 +53,65 @@ def device_flat(name: str) -> str:
     return _DEVICE_FLATTENED.sub("_", name)
 
 
-def parse_device(name: str) -> DeviceName | None:
-    """Take the name of a device dump apart; None if it is not one.
+def parse_device(name: str) -> DumpedOp | None:
+    """Take the name of a device dump apart; None if it is not one. The time is in microseconds if it has 16 digits.
 
     Op names may contain anything but `.`; names with dots, which other writers leave in, are understood when the time
     stamp has its 16 digits.
     """
     parts = name.split(".")
-    if parts[0] == "exception_info" and len(parts) == 4 and all(_is_number(part) for part in parts[1:]):
-        return DeviceName("exception_info", "exception_info", int(parts[2]), int(parts[1]), int(parts[3]))
-    tail = 4 if len(parts) >= 8 and parts[-4] in _TASK_TYPES and all(map(_is_number, parts[-4:])) else 0
-    extra = parts[len(parts) - tail :] if tail else []
-    body = parts[: len(parts) - tail]
+    if parts[0] == "exception_info" and len(parts) == 4 and all(is_number(part) for part in parts[1:]):
+        return DumpedOp("exception_info", "exception_info", "", int(parts[3]), int(parts[2]), int(parts[1]))
+    tail = 4 if len(parts) >= 8 and parts[-4] in _TASK_TYPES and all(map(is_number, parts[-4:])) else 0
+    body, extra = parts[: len(parts) - tail], parts[len(parts) - tail :]
     if len(body) not in (4, 5):
         body = _rejoined(body)
-    if len(body) not in (4, 5) or not body[0] or not body[1] or not all(map(_is_number, body[2:])):
+    if len(body) not in (4, 5) or not body[0] or not body[1] or not all(map(is_number, body[2:])):
         return None
-    found = DeviceName(
-        body[0], body[1], int(body[2]), int(body[3]) if len(body) == 5 else None, int(body[-1]),
-    )
+    op = DumpedOp(body[1], body[0], "", int(body[-1]), int(body[2]), int(body[3]) if len(body) == 5 else None)
     if not extra:
-        return found
-    return DeviceName(
-        found.op_type, found.op_name, found.task, found.stream, found.time,
-        extra[0], int(extra[1]), int(extra[2]), int(extra[3]),
-    )
+        return op
+    context, thread, device = map(int, extra[1:])
+    return replace(op, task_type=extra[0], context=context, thread=thread, device=device)
 
 
 def _rejoined(parts: list[str]) -> list[str]:
     """A name whose op name has dots in it, as five (or four) parts; unchanged if it cannot be one."""
-    if len(parts) < 6 or not (_is_number(parts[-1]) and len(parts[-1]) == 16 and _is_number(parts[-2])):
+    if len(parts) < 6 or not (is_number(parts[-1]) and len(parts[-1]) == 16 and is_number(parts[-2])):
         return parts
-    numbers = 3 if _is_number(parts[-3]) else 2
+    numbers = 3 if is_number(parts[-3]) else 2
     return [parts[0], ".".join(parts[1:-numbers]), *parts[-numbers:]]
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 255
-
-
-def parse_converted(name: str) -> ConvertedName | None:
+def parse_converted(name: str) -> TensorName | None:
     """Take the name of a converted tensor (`.npy` or `.bin`) apart; None if it is not one."""
     parts = name.split(".")
     if parts[-1] not in ("npy", "bin"):
         return None
     for place in range(len(parts) - 2, 3, -1):
-        if parts[place] in ("input", "output") and _is_number(parts[place + 1]):
-            dump = parse_device(".".join(parts[:place]))
-            if dump is not None:
-                side: Side = "input" if parts[place] == "input" else "output"
-                return ConvertedName(dump, side, int(parts[place + 1]), tuple(parts[place + 2 : -1]))
+        if parts[place] in ("input", "output") and is_number(parts[place + 1]):
+            op = parse_device(".".join(parts[:place]))
+            if op is not None:
+                port = Port.parse(f"{op.name}:{parts[place]}:{parts[place + 1]}")
+                more = parts[place + 2 : -1]  # `<layout>[.<dtype>]` of frameworks, `<shape>.<dtype>.<layout>`
+                layout = next((word for word in more if word in FORMAT_NUMBERS), "")
+                return TensorName(op, port, layout, next(filter(None, map(dtype_named, more)), None))
     return None
 
 
-def parse_golden(name: str) -> GoldenName | None:
+def dtype_named(word: str) -> DType | None:
+    """`float16`, `Float32`, `torch.half` or `mindspore.BFloat16` as a row of the table of data types."""
+    name = word.lower().rpartition(".")[2]
+    return DTYPES.get(_TORCH.get(name, name))
+
+
+def parse_golden(name: str) -> TensorName | None:
     """Take the name of a golden tensor apart, from its end, so that the op may contain dots; None if it is not one."""
     parts = name.split(".")
-    if len(parts) < 4 or parts[-1] != "npy" or not _is_number(parts[-2]) or not _is_number(parts[-3]):
+    if len(parts) < 4 or parts[-1] != "npy" or not is_number(parts[-2]) or not is_number(parts[-3]):
         return None
     op = ".".join(parts[:-3])
-    return GoldenName(op, int(parts[-3]), int(parts[-2])) if op else None
+    return TensorName(DumpedOp(op, time=int(parts[-2])), Port(op, "output", int(parts[-3]))) if op else None
 
 
 def golden_name(op: str, side: Side, index: int, time: int) -> str:
@@ -150,9 +120,15 @@ def golden_name(op: str, side: Side, index: int, time: int) -> str:
     return f"{'input_' if side == 'input' else ''}{flat}.{index}.{time:016d}.npy"
 
 
-def device_name(name: DeviceName) -> str:
-    """File name of a device dump, safe as one path component; it may be longer than a file system takes."""
-    return _UNSAFE.sub("_", str(name))
+def device_name(op: DumpedOp) -> str:
+    """File name of the device dump of an op, safe as one path component; it may be longer than a file system takes."""
+    parts = [device_flat(op.op_type or "Op"), device_flat(op.name or "op"), str(op.task or 0)]
+    if op.stream is not None:
+        parts.append(str(op.stream))
+    parts.append(f"{op.time:016d}")
+    if op.task_type is not None:
+        parts += [op.task_type, str(op.context or 0), str(op.thread or 0), str(op.device or 0)]
+    return _UNSAFE.sub("_", ".".join(parts))
 
 
 def fitting(name: str, suffix: str = "") -> str:
@@ -211,7 +187,7 @@ def real_name(name: str, mapping: Mapping[str, str]) -> str:
     return name
 
 
-def agrees(name: DeviceName, in_header: str) -> bool:
+def agrees(name: DumpedOp, in_header: str) -> bool:
     """Can the file of this name hold the op that its header calls `in_header`?
 
     The writer flattens names, appends `Debug` for overflow files, and numbers the slices of FFTS+ ops
@@ -220,7 +196,7 @@ def agrees(name: DeviceName, in_header: str) -> bool:
     """
     if not in_header or name.op_type == "exception_info":
         return True
-    file_op, header_op = (_UNSAFE.sub("_", device_flat(text)) for text in (name.op_name, in_header))
+    file_op, header_op = (_UNSAFE.sub("_", device_flat(text)) for text in (name.name, in_header))
     if file_op in (header_op, f"{header_op}Debug"):
         return True
     return unsliced(file_op) == unsliced(header_op)

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from acccmp.core.dump import DumpedOp, Overflow, Port
-from acccmp.dumps.ascend import FileContent
+from acccmp.dumps.content import FileContent
 from acccmp.errors import FormatError
 
 MAGIC = 0x5A5A5A5A

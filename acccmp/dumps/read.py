@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from acccmp import kinds
 from acccmp.core import reading
-from acccmp.core.dump import Broken, Dump, DumpedOp, Overflow, Port
+from acccmp.core.dump import Broken, Dump, DumpedOp, Port
 from acccmp.core.identify import Found, identify
-from acccmp.core.layout import FORMAT_NUMBERS
+from acccmp.core.names import few
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps import arrays, ascend, converted, fftsplus, mindspore_dumps, names, opdebug, tree
+from acccmp.dumps.content import FileContent, lost
 from acccmp.errors import FormatError, InputError
 
 # Names that belong beside dumps and are none. Models get their own message.
@@ -95,73 +96,50 @@ def _with_place(dump: Dump, root: Path, leaf: Path) -> Dump:
 def one_array(path: Path, choice: tree.Choice) -> Dump:
     """One tensor, named by its file."""
     ref = arrays.read_array(path)
-    told = names.parse_golden(path.name)
-    one = names.parse_converted(path.name)
-    if one is not None:
-        op = ascend.named_op(str(path), one.dump)
-        port = Port(op.name, one.side, one.index)
-        ref = _in_format(ref, one)
-        return Dump({port: ref}, {op.name: op}, (), path, "npu", "", True, bare=True)
-    name, index, time = (told.op, told.index, told.time) if told else (path.stem, 0, 0)
-    return Dump({Port(name, "output", index): ref}, {name: DumpedOp(name, "", str(path), time)}, (), path, "golden",
-                "", told is not None)
+    converted = names.parse_converted(path.name)
+    golden = names.parse_golden(path.name)
+    told = converted or golden or names.TensorName(DumpedOp(path.stem), Port(path.stem, "output", 0))
+    op = replace(told.op, path=str(path))
+    dump = Dump({told.port: arrays.as_named(ref, told)}, {op.name: op}, (), path, flat_names=told is golden)
+    return replace(dump, flat_names=True, bare=True) if converted else replace(dump, kind="golden")
 
 
-def _overflow_only(content: ascend.FileContent, path: Path) -> Dump:
+def _overflow_only(content: FileContent, path: Path) -> Dump:
     return Dump({}, {}, content.broken, path, "npu", overflows=opdebug.read_overflow(content))
 
 
 # -- a folder of files -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Sorted:
-    """The files of one folder by what they look like."""
-
-    dumps: tuple[tuple[str, str], ...]  # (name in the folder, real name)
-    converted: tuple[str, ...]
-    npy: tuple[str, ...]
-    npz: tuple[str, ...]
-    stray: tuple[str, ...]
-    models: tuple[str, ...]
-
-
-def _sort(folder: Path, root: Path) -> _Sorted:
+def _sort(folder: Path, root: Path) -> dict[str, list[str]]:
+    """The names in one folder by what `_look` says of them."""
     mapping = names.read_mapping(folder)
-    of_models = kinds.suffixes("original", "device", "parts", "unread")
-    dumps, converted, npy, npz, stray, models = [], [], [], [], [], []
+    found: dict[str, list[str]] = {what: [] for what in ("dump", "converted", "npy", "npz", "stray")}
     for entry in reading.listed(folder):
-        name = entry.name
-        if entry.is_folder:
-            continue
-        real = names.real_name(name, mapping)
-        if name.startswith(".") or name in (names.MAPPING_FILE, "convert_failed_file_list.txt"):
-            if name.startswith("."):
-                stray.append(name)
-        elif names.parse_converted(real) is not None:
-            converted.append(name)
-        elif name.endswith(".npy"):
-            npy.append(name)
-        elif name.endswith(".npz"):
-            npz.append(name)
-        elif real.endswith(_BESIDE):
-            stray.append(name)
-        elif names.parse_device(real) is not None or name in mapping or _begins_like_a_dump(folder / name, root):
-            dumps.append((name, real))
-        elif name.endswith(of_models):
-            models.append(name)
-        else:
-            stray.append(name)
-    return _Sorted(tuple(dumps), tuple(converted), tuple(npy), tuple(npz), tuple(stray), tuple(models))
+        if not entry.is_folder and entry.name not in (names.MAPPING_FILE, names.FAILED_LIST):
+            found[_look(Path(entry.path), mapping, root)].append(entry.name)
+    return found
 
 
-def _begins_like_a_dump(path: Path, root: Path) -> bool:
-    """For names outside the grammar (hashed ones without a mapping, other suffixes): can its header be read?"""
+def _look(path: Path, mapping: Mapping[str, str], root: Path) -> str:
+    """What a file is by its name: a dump, a converted tensor, npy, npz, or a stray. Names outside the grammar (hashed
+    ones without a mapping, other suffixes) are dumps when their header can be read."""
+    real = names.real_name(path.name, mapping)
+    if path.name.startswith("."):
+        return "stray"
+    if names.parse_converted(real) is not None:
+        return "converted"
+    if path.suffix in (".npy", ".npz"):
+        return path.suffix[1:]
+    if real.endswith(_BESIDE):
+        return "stray"
+    if names.parse_device(real) is not None or path.name in mapping:
+        return "dump"
     try:
         ascend.read_file(path, inside=root)
     except FormatError:
-        return False
-    return True
+        return "stray"
+    return "dump"
 
 
 def _folder(folder: Path, root: Path) -> Dump:
@@ -171,26 +149,25 @@ def _folder(folder: Path, root: Path) -> Dump:
         return _listed_folder(folder, listed)
     files = _sort(folder, root)
     unnamed = names.mapping_problem(folder)
-    stray = [*files.stray, *files.models, *files.npz]
-    if files.dumps:
-        stray += [*files.converted, *files.npy]
-        dump = _device_folder(folder, root, files.dumps)
-    elif files.converted:
-        stray += files.npy
-        dump = _converted_folder(folder, root, files.converted)
-    elif files.npy:
-        dump = arrays.read_flat_golden(folder, files.npy, root)
+    stray = [*files["stray"], *files["npz"]]
+    if files["dump"]:
+        stray += [*files["converted"], *files["npy"]]
+        dump = _device_folder(folder, root, files["dump"])
+    elif files["converted"]:
+        stray += files["npy"]
+        dump = _converted_folder(folder, root, files["converted"])
+    elif files["npy"]:
+        dump = arrays.read_flat_golden(folder, files["npy"], root)
     else:
-        raise InputError(_nothing(folder, files))
+        raise InputError(_nothing(folder, files["npz"], files["stray"]))
     ignored = [_ignored(folder, sorted(stray))] if stray else []
     return replace(dump, notes=(*([unnamed] if unnamed else []), *dump.notes, *ignored))
 
 
 def _listed_folder(folder: Path, listed: converted.Converted) -> Dump:
     """Converted tensors with the list of what the device had."""
-    lost = [_Lost(item.name, item.content.op.path, item.reason) for item in listed.sources if item.reason]
-    dump = _from_files(folder, (item.content for item in listed.sources if not item.reason), lost)
-    known = {*listed.files, converted.LIST, names.MAPPING_FILE, "convert_failed_file_list.txt"}
+    dump = _from_files(folder, [item.content for item in listed.sources])
+    known = {*listed.files, converted.LIST, names.MAPPING_FILE, names.FAILED_LIST}
     stray = [entry.name for entry in reading.listed(folder) if entry.name not in known and not entry.is_folder]
     told = (*dump.notes, _ignored(folder, stray)) if stray else dump.notes
     return replace(dump, model=listed.model, notes=told)
@@ -200,12 +177,6 @@ def _ignored(folder: Path, stray: list[str]) -> str:
     return f"{folder}: {len(stray)} files beside the dumps were ignored: {few(stray)}"
 
 
-def few(items: list[str], most: int = 3) -> str:
-    """The first of a list, and how many more there are."""
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest
-
-
 # Names of files that other tools dump -> what they are. None of them is read; msprobe can dump the same runs.
 _FOREIGN = (
     (re.compile(r"(?:in|out)tensor[0-9]+\.bin"), "tensors of ATB operations"),
@@ -213,11 +184,13 @@ _FOREIGN = (
 )
 
 
-def _nothing(folder: Path, files: _Sorted) -> str:
-    if files.npz:
-        return f"{folder}: holds npz archives ({few(list(files.npz))}); give one of them itself"
-    if files.models:
-        return f"{folder}: holds a model ({few(list(files.models))}) and no dump; give the dump's folder"
+def _nothing(folder: Path, npz: list[str], stray: list[str]) -> str:
+    of_models = kinds.suffixes("original", "device", "parts", "unread")
+    models = [name for name in stray if name.endswith(of_models) and not name.endswith(_BESIDE)]
+    if npz:
+        return f"{folder}: holds npz archives ({few(npz)}); give one of them itself"
+    if models:
+        return f"{folder}: holds a model ({few(models)}) and no dump; give the dump's folder"
     below = [
         str((place / entry.name).relative_to(folder)) for place, entries in reading.walked(folder, tree.DEEPEST)
         for entry in entries if not entry.is_folder and not entry.name.startswith(".")
@@ -227,68 +200,50 @@ def _nothing(folder: Path, files: _Sorted) -> str:
         if found:
             return (f"{folder}: holds {what}, which are not read here ({few(found)}); dump the run with msprobe and "
                     'task "tensor" instead: it writes step*/rank*/dump.json beside the tensors')
-    if files.stray:
-        return f"{folder}: none of its {len(files.stray)} files is a dump: {few(list(files.stray))}"
+    if stray:
+        return f"{folder}: none of its {len(stray)} files is a dump: {few(stray)}"
     if below:
         return f"{folder}: none of the {len(below)} files below it is a dump: {few(below)}"
     return f"{folder}: an empty folder, no dump in it"
 
 
-def _device_folder(folder: Path, root: Path, files: Iterable[tuple[str, str]]) -> Dump:
-    contents: list[ascend.FileContent] = []
-    lost: list[_Lost] = []
-    for name, real in files:
-        path = os.path.join(folder, name)
+def _device_folder(folder: Path, root: Path, files: Iterable[str]) -> Dump:
+    mapping = names.read_mapping(folder)
+    contents = []
+    for name in files:
+        path, real = os.path.join(folder, name), names.real_name(name, mapping)
         try:
             contents.append(ascend.read_file(path, real, root))
         except FormatError as error:
-            lost.append(_Lost(real, path, str(error).removeprefix(f"{path}: ")))
-    return _from_files(folder, contents, lost)
+            contents.append(lost(path, real, str(error)))
+    return _from_files(folder, contents)
 
 
-@dataclass(frozen=True)
-class _Lost:
-    """A file that cannot be read at all: the name that it would have had, where it is, and why."""
-
-    name: str
-    path: str
-    reason: str
-
-
-def _from_files(folder: Path, files: Iterable[ascend.FileContent], lost: Iterable[_Lost]) -> Dump:
+def _from_files(folder: Path, files: Sequence[FileContent]) -> Dump:
     """One Dump of what the files of a folder hold; overflow reports are told apart."""
-    broken: list[Broken] = []
     unread: dict[str, int] = {}  # flat op name -> time of its newest unreadable file
-    for item in lost:
-        told = names.parse_device(item.name)
-        broken.append(Broken(
-            told.op_name if told else os.path.basename(item.path), item.path, item.reason, told.op_type if told else "",
-        ))
-        if told is not None and told.thread is None:
-            unread[told.op_name] = max(told.time, unread.get(told.op_name, 0))
-    contents: list[ascend.FileContent] = []
-    overflow: list[ascend.FileContent] = []
+    for op in (content.op for content in files if content.is_lost and content.op.thread is None):
+        unread[op.name] = max(op.time, unread.get(op.name, 0))
+    read = [content for content in files if not content.is_lost]
+    overflow = [content for content in read if opdebug.is_overflow(content.op)]
+    every = [content for content in read if not opdebug.is_overflow(content.op)]
+    outdated = {c.op.path for c in every if unread.get(names.device_flat(c.op.name), 0) > c.op.time}
+    contents = [content for content in every if content.op.path not in outdated]
     notes = []
-    for content in files:
-        (overflow if opdebug.is_overflow(content.op) else contents).append(content)
-    outdated = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) > c.op.time]
     if outdated:  # an older file does not stand in for the newest one
-        left_out = [os.path.basename(content.op.path) for content in outdated]
         notes.append(f"{folder}: {len(outdated)} files are older than unreadable ones of the same op and were not "
-                     f"used: {few(left_out)}")
-        contents = [c for c in contents if unread.get(names.device_flat(c.op.name), 0) <= c.op.time]
-    dump = _from_contents(contents, folder, broken)
-    found: tuple[Overflow, ...] = ()
+                     f"used: {few(map(os.path.basename, sorted(outdated)))}")
+    dump = _from_contents(contents, folder, [item for content in files if content.is_lost for item in content.broken])
+    found = opdebug.read_all(overflow, [content.op for content in contents])
     reported = []
     if overflow:
-        found = opdebug.read_all(overflow, [content.op for content in contents])
         first = f", the first: {found[0]}" if found else ""
         reported.append(f"{folder}: {len(found)} overflows reported{first}")
     return replace(dump, overflows=found, notes=(*notes, *dump.notes, *reported))
 
 
 def _from_contents(
-    contents: Iterable[ascend.FileContent], path: Path, broken: Iterable[Broken] = (),
+    contents: Iterable[FileContent], path: Path, broken: Iterable[Broken] = (),
 ) -> Dump:
     """One Dump of many files: FFTS+ slices merged, the newest file of an op kept, in the order of their times."""
     merged, merge_notes = fftsplus.merge(list(contents))
@@ -302,7 +257,7 @@ def _from_contents(
         refs.update(content.refs)
         bad += content.broken
         told += content.notes
-    buffers = sum(content.buffers + content.spaces for content in kept)
+    buffers = sum(content.unread for content in kept)
     if buffers:
         told.append(f"{path}: {buffers} buffers and workspaces were passed over")
     flat = bool(kept) and not any(content.is_named for content in kept)
@@ -310,10 +265,10 @@ def _from_contents(
 
 
 def _newest(
-    contents: list[ascend.FileContent], path: Path,
-) -> tuple[list[ascend.FileContent], tuple[str, ...]]:
+    contents: list[FileContent], path: Path,
+) -> tuple[list[FileContent], tuple[str, ...]]:
     """Of several files of one op the newest, as the vendor does, sorted by time; and a note that counts the others."""
-    by_name: dict[str, list[ascend.FileContent]] = {}
+    by_name: dict[str, list[FileContent]] = {}
     for content in contents:
         by_name.setdefault(content.op.name, []).append(content)
     older: list[str] = []
@@ -330,38 +285,13 @@ def _newest(
     return sorted(kept, key=_age), (told,) if older else ()
 
 
-def _age(content: ascend.FileContent) -> tuple[int, str]:
+def _age(content: FileContent) -> tuple[int, str]:
     return content.op.time, content.op.path
-
-
-def _in_format(ref: TensorRef, told: names.ConvertedName) -> TensorRef:
-    """`ref` in the layout that frameworks write behind the index (`...output.0.NC1HWC0.npy`)."""
-    layout = told.rest[-1] if told.rest else ""
-    return replace(ref, layout=layout) if layout in FORMAT_NUMBERS and ref.layout == "ND" else ref
 
 
 def _converted_folder(folder: Path, root: Path, files: Iterable[str]) -> Dump:
     """Tensors that were converted from device dumps, one npy or bin each; names stay flattened."""
-    mapping: Mapping[str, str] = names.read_mapping(folder)
-    refs: dict[Port, TensorRef] = {}
-    ops: dict[str, DumpedOp] = {}
-    broken: dict[Port, Broken] = {}
-    parsed = []
-    for file in files:
-        told = names.parse_converted(names.real_name(file, mapping))
-        if told is not None:
-            parsed.append((told, file))
-    for told, file in sorted(parsed, key=lambda item: (item[0].dump.time, item[1])):
-        path = str(folder / file)
-        op = ascend.named_op(path, told.dump)
-        if opdebug.is_overflow(op):
-            continue
-        port = Port(op.name, told.side, told.index)
-        ops[op.name] = op
-        refs.pop(port, None)
-        broken.pop(port, None)
-        try:
-            refs[port] = _in_format(arrays.read_array(path, root), told)
-        except (FormatError, InputError) as error:
-            broken[port] = Broken(op.name, path, str(error), op.op_type, port)
-    return Dump(refs, ops, tuple(broken.values()), folder, "npu", "", True, bare=True)
+    mapping = names.read_mapping(folder)
+    found = [(str(folder / file), names.parse_converted(names.real_name(file, mapping))) for file in files]
+    tensors = [(path, told) for path, told in found if told is not None and not opdebug.is_overflow(told.op)]
+    return replace(arrays.tensors_in(folder, tensors, root), bare=True)

@@ -17,12 +17,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from acccmp.core import reading
-from acccmp.core.dump import Place
+from acccmp.core.dump import DumpedOp, Place
+from acccmp.core.names import few
 from acccmp.dumps import ascend, names
 from acccmp.errors import FormatError, InputError
 
@@ -66,31 +67,30 @@ class Leaf:
         return bool(self.place.device)
 
     @cached_property
+    def dumped(self) -> tuple[DumpedOp, ...]:
+        """What the names of its device files tell; `path` is the name of the file."""
+        mapping = names.read_mapping(self.path)
+        told = ((file, names.parse_device(names.real_name(file, mapping))) for file in self.files)
+        return tuple(replace(op, path=file) for file, op in told if op is not None)
+
+    @cached_property
     def ops(self) -> dict[str, int]:
         """Op -> time stamp of its newest file, by file names alone."""
-        mapping = names.read_mapping(self.path)
         found: dict[str, int] = {}
-        for file in self.files:
-            told = names.parse_device(names.real_name(file, mapping))
-            if told is not None:
-                key = f"{told.op_type}.{told.op_name}"
-                found[key] = max(told.time, found.get(key, 0))
+        for op in self.dumped:
+            key = f"{op.op_type}.{op.name}"
+            found[key] = max(op.time, found.get(key, 0))
         return found
 
     @cached_property
     def is_cut_off(self) -> bool:
         """Is the file that was written last shorter than its header says?"""
-        mapping = names.read_mapping(self.path)
-        stamped = []
-        for file in self.files:
-            told = names.parse_device(names.real_name(file, mapping))
-            if told is not None:
-                stamped.append((told.time, file))
-        if not stamped:
+        last = max(self.dumped, key=lambda op: (op.time, op.path), default=None)
+        if last is None:
             return False
-        last = max(stamped)[1]
         try:
-            return bool(ascend.read_file(self.path / last, names.real_name(last, mapping)).broken)
+            real = names.real_name(last.path, names.read_mapping(self.path))
+            return bool(ascend.read_file(self.path / last.path, real).broken)
         except FormatError as error:
             return "cut off" in str(error) or "no dump" in str(error)
 
@@ -117,9 +117,9 @@ def find_leaf(root: Path, choice: Choice) -> tuple[Path, list[str]]:
         others = [leaf for leaf in leaves if not leaf.is_placed]
         count = sum(len(leaf.files) for leaf in others)
         notes.append(f"{root}: {count} files lie outside of the runs and were not read: "
-                     f"{_few(str(leaf.path.relative_to(root)) or '.' for leaf in others)}")
+                     f"{few(str(leaf.path.relative_to(root)) or '.' for leaf in others)}")
         leaves = placed
-    chosen = _asked_for(root, leaves, choice)
+    chosen = asked_for(root, leaves, choice)
     leaf, told = _newest_complete(root, chosen)
     return leaf.path, [*notes, *told]
 
@@ -175,7 +175,7 @@ def _first(inside: str, last: int) -> str:
     return "/".join(parts[:-last]) if len(parts) > last else ""
 
 
-def _asked_for(root: Path, leaves: Sequence[Leaf], choice: Choice) -> list[Leaf]:
+def asked_for(root: Path, leaves: Sequence[Leaf], choice: Choice) -> list[Leaf]:
     """The leaves that the user's choice leaves. InputError that lists what there is, if that is none."""
     left = list(leaves)
     for key, wanted in vars(choice).items():
@@ -206,7 +206,7 @@ def _newest_complete(root: Path, leaves: Sequence[Leaf]) -> tuple[Leaf, list[str
     notes = []
     runs = sorted({leaf.place.run for leaf in leaves})
     if len(runs) > 1 and not any(leaf.is_placed for leaf in leaves):
-        raise InputError(f"{root}: holds {len(runs)} folders of dumps ({_few(run or '.' for run in runs)}) that are no "
+        raise InputError(f"{root}: holds {len(runs)} folders of dumps ({few(run or '.' for run in runs)}) that are no "
                          f"runs of one tree; give one of them, or run={runs[-1]}")
     ranked = sorted(leaves, key=_age, reverse=True)
     looked_at = ranked[:_LOOKED_AT]
@@ -230,7 +230,7 @@ def _newest_complete(root: Path, leaves: Sequence[Leaf]) -> tuple[Leaf, list[str
     others = [leaf for leaf in leaves if leaf is not chosen]
     if others:
         notes.append(f"{root}: {_label(chosen)} was read, of {len(leaves)} that are there (also "
-                     f"{_few(_label(leaf) for leaf in ranked if leaf is not chosen)})")
+                     f"{few(_label(leaf) for leaf in ranked if leaf is not chosen)})")
     return chosen, notes
 
 
@@ -266,9 +266,3 @@ def _label(leaf: Leaf) -> str:
     parts += [f"{name} {value}" for name, value in (
         ("device", place.device), ("model", place.model), ("id", place.model_id), ("step", place.step)) if value]
     return " ".join(parts)
-
-
-def _few(items: Iterable[str]) -> str:
-    listed = list(items)
-    rest = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(listed[:3]) + rest

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from acccmp.core.graph import Graph, TensorSpec, shape_text
+from acccmp.core.graph import Graph, TensorSpec, agrees, shape_text
 from acccmp.core.reading import first_bytes
 from acccmp.core.tensor import DTYPES
+from acccmp.dumps.arrays import NpyHeader
 from acccmp.errors import AcccmpError, InputError
 from acccmp.inputs.files import read_one, says_its_size
-from acccmp.inputs.sizes import Held, Reading, explain_size, npy_header
+from acccmp.inputs.sizes import Reading, explain_size, npy_header
 
 SAMPLE = 1 << 16  # bytes of the data that are looked at
 
@@ -52,14 +53,13 @@ def check_inputs(
     names that the model does not have.
     """
     specs = {spec.name: spec for spec in input_specs(model)}
-    gears = _gears(model)
     mine = {spec.name: spec for spec in input_specs(original)} if original is not None else {}
     found = []
     for name, what in data.items():
         wanted = name if name in specs else next((key for key in specs if key.partition(":")[0] == name), None)
         if wanted is None:
             raise InputError(f"no input named {name!r} in {model.name}; it has {', '.join(specs) or 'none'}")
-        shapes = [shapes[wanted] for shapes in gears if wanted in shapes]
+        shapes = [gear.inputs[wanted] for gear in model.io.gears if wanted in gear.inputs]
         fit = check_input(specs[wanted], what, original=mine.get(wanted), gears=shapes)
         found.append(fit if fit.fits else replace(fit, lines=(*fit.lines, *_aipp_advice(model, wanted))))
     return tuple(found)
@@ -89,29 +89,25 @@ def input_specs(model: Graph) -> list[TensorSpec]:
     ]
 
 
-def _gears(model: Graph) -> list[Mapping[str, tuple[int, ...]]]:
-    return [gear.inputs for gear in model.io.gears]
-
-
 def check_input(
     spec: TensorSpec, data: str | Path | int, *, original: TensorSpec | None = None,
-    gears: Sequence[tuple[int, ...]] = (), sample: bytes = b"",
+    gears: Sequence[tuple[int, ...]] = (),
 ) -> Fit:
-    """Does `data` (a file, or a number of bytes of which `sample` is the beginning) fit the input `spec`?
+    """Does `data` (a file, or a number of bytes) fit the input `spec`?
 
     An npy file is compared by its type and shape, a picture, an archive or a text by what is read out of it, anything
     else by its size. `original` is the same input of the model
     that was compiled, `gears` are the shapes a dynamic model was compiled for. Raises InputError for a missing file and
     FormatError for an npy file whose header is damaged.
     """
-    held = None
+    held, sample, name = None, b"", ""
     if isinstance(data, int):
         nbytes = data
     else:
         path = Path(data)
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        nbytes = path.stat().st_size
+        nbytes, name = path.stat().st_size, path.name
         sample = first_bytes(path, SAMPLE)
         held = npy_header(sample, path)
         if held is None and says_its_size(sample, path):
@@ -120,7 +116,7 @@ def check_input(
     if spec.is_static:
         shapes.append(_static(spec))
     if held is not None:
-        return _fit_array(spec, held, shapes, nbytes, original)
+        return _fit_array(spec, held, name, shapes, nbytes, original)
     wanted = _wanted(spec)
     sizes = {spec.dtype.nbytes(math.prod(shape)): shape for shape in shapes} if spec.dtype else {}
     if wanted is not None:
@@ -175,15 +171,16 @@ def _fit_open(spec: TensorSpec, nbytes: int, sample: bytes, original: TensorSpec
 
 
 def _fit_array(
-    spec: TensorSpec, held: Held, shapes: Sequence[tuple[int, ...]], nbytes: int, original: TensorSpec | None,
+    spec: TensorSpec, held: NpyHeader, name: str, shapes: Sequence[tuple[int, ...]], nbytes: int,
+    original: TensorSpec | None,
 ) -> Fit:
     wanted = _wanted(spec)
-    told = f"{spec.name}: {held.name} holds {shape_text(held.shape)} {held.text}"
+    told = f"{spec.name}: {name} holds {shape_text(held.shape)} {held.descr}"
     matching = [shape for shape in shapes if shape == held.shape]
-    if not shapes:
-        matching = [held.shape] if _shape_fits(spec, held.shape) else []
+    if not shapes and agrees(spec.shape, held.shape):
+        matching = [held.shape]
     same_count = [shape for shape in shapes if math.prod(shape) == math.prod(held.shape)]
-    if held.dtype is not None and (spec.dtype is None or held.dtype is spec.dtype):
+    if held.row is not None and (spec.dtype is None or held.row is spec.dtype):
         if matching:
             return Fit(spec.name, True, wanted, nbytes, (f"{told}: fits",))
         if same_count:
@@ -191,23 +188,15 @@ def _fit_array(
             return Fit(spec.name, True, wanted, nbytes, (note,))
     if matching or same_count:
         shape = (matching or same_count)[0]
-        fix = f'np.save("new.npy", np.load("{held.name}").astype("{spec.dtype}"))'
+        fix = f'np.save("new.npy", np.load("{name}").astype("{spec.dtype}"))'
         wants = f"{told}, the model wants {shape_text(shape)} {spec.dtype}: {fix}"
         return Fit(spec.name, False, wanted, nbytes, (wants,))
-    dtype = held.dtype or DTYPES["float32"]
+    dtype = held.row or DTYPES["float32"]
     readings = explain_size(
         replace(spec, dtype=dtype), dtype.nbytes(math.prod(held.shape)), b"", original=original, known=held.shape,
     )
     lines = [f"{told}, the model wants {shape_text(spec.shape)} {spec.dtype}"]
     return Fit(spec.name, False, wanted, nbytes, (*lines, *_listed(readings)), tuple(readings))
-
-
-def _shape_fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
-    if spec.shape is None:
-        return True
-    return len(shape) == len(spec.shape) and all(
-        not isinstance(a, int) or a == b for a, b in zip(spec.shape, shape, strict=True)
-    )
 
 
 # -- words --------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ import numpy as np
 
 from acccmp.core.graph import TensorSpec, shape_text
 from acccmp.core.layout import PLAIN
-from acccmp.core.tensor import DTYPES, DType, decode, dtype_of
-from acccmp.dumps.arrays import npy_told
+from acccmp.core.tensor import DTYPES, DType, decode
+from acccmp.dumps.arrays import NPY, NpyHeader, npy_told
 from acccmp.errors import FormatError
 
 MOST_READINGS = 6
@@ -58,26 +58,9 @@ class Reading:
 # -- npy headers -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Held:
-    """What an npy file says about itself."""
-
-    shape: tuple[int, ...]
-    dtype: DType | None
-    header: int
-    name: str = ""
-    text: str = ""
-
-
-def npy_header(sample: bytes, path: Path) -> Held | None:
-    if not sample.startswith(b"\x93NUMPY"):
-        return None
-    told = npy_told(str(path), io.BytesIO(sample), len(sample))
-    try:
-        dtype = None if told.dtype is None else dtype_of(told.dtype)
-    except (KeyError, TypeError):
-        dtype = None
-    return Held(told.shape, dtype, told.start, path.name, told.descr)
+def npy_header(sample: bytes, path: Path) -> NpyHeader | None:
+    """What an npy file says about itself; None where the data are none."""
+    return npy_told(str(path), io.BytesIO(sample), len(sample)) if sample.startswith(NPY) else None
 
 
 # -- the size explainer ------------------------------------------------------------------------------------------
@@ -125,14 +108,13 @@ def _types(wanted: DType) -> list[DType]:
 
 def _fronts(nbytes: int, sample: bytes) -> Iterator[tuple[float, int, str]]:
     """(cost, bytes in front of the data, what is said of them)."""
-    if sample.startswith(b"\x93NUMPY"):
-        try:
-            held = npy_header(sample, Path("data"))
-        except FormatError:
-            held = None
-        if held is not None:
-            yield 0.0, held.header, f" behind an npy header of {held.header} bytes"
-            return
+    try:
+        held = npy_header(sample, Path("data"))
+    except FormatError:
+        held = None
+    if held is not None:
+        yield 0.0, held.start, f" behind an npy header of {held.start} bytes"
+        return
     if len(sample) > 8:
         (length,) = struct.unpack_from("<Q", sample)
         if 16 < length + 8 < min(nbytes, 1 << 20) and sample[8:9] in (b"\x0a", b"\x10"):

@@ -9,7 +9,7 @@ from typing import Any
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
 from acccmp.errors import AcccmpError, FormatError, InputError, SliceError
-from acccmp.inputs.files import read_inputs
+from acccmp.inputs.files import Feeds, prepare
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.names import by_names
 from acccmp.mapping.reading import dequantised, read_as
@@ -20,17 +20,18 @@ def _feeds(
     graph: Graph, inputs: Mapping[str, Any] | None, npu: Dump, mapping: DeviceMap | None,
 ) -> tuple[dict[str, Any], list[str]]:
     if inputs:
-        return given_inputs(graph, inputs), []
+        fed = given_inputs(graph, inputs)
+        return fed.arrays, list(fed.notes)
     return feeds_from_dump(graph, npu, mapping)
 
 
-def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays or files given for the model's inputs, read and checked.
+def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
+    """The arrays or files given for the model's inputs, read and checked, with what is to be said of them.
 
     Raises InputError; where a file does not fit, the error says what its bytes likely are.
     """
     try:
-        return read_inputs(graph, inputs)
+        return prepare(graph, inputs)
     except (InputError, FormatError) as error:
         from acccmp.inputs.preflight import check_inputs
 

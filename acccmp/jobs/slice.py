@@ -73,7 +73,7 @@ def slice_model(
     if npu is not None or device is not None:
         device = device or by_names(npu or Dump({}), graph)
         belongs = check_belongs(device, graph, npu)
-    fed = {name: TensorRef.of(array) for name, array in given_inputs(graph, inputs).items()} if inputs else None
+    fed = {name: TensorRef.of(array) for name, array in given_inputs(graph, inputs).arrays.items()} if inputs else None
     part = cut(graph, start, end, dump=npu, mapping=device, fed=fed, **cutting)
     if golden is not None:
         kept = _golden_dump(golden)
@@ -171,7 +171,7 @@ def golden_for(
         feeds = {tensor: given[port].numpy() for tensor, port in fed.items() if port in given}
         return Reference(mine, f"the golden dump {given.path}", feeds)
     if inputs:
-        feeds, source = given_inputs(part.whole, inputs), "the given inputs"
+        feeds, source = given_inputs(part.whole, inputs).arrays, "the given inputs"
     else:
         feeds, source = _any_feeds(part, seed)
     try:

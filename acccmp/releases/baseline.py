@@ -54,10 +54,6 @@ class Baseline:
     model: str
     entries: Mapping[tuple[str, str], Entry] = field(repr=False)
 
-    @property
-    def cases(self) -> tuple[str, ...]:
-        return tuple(sorted({case for _, case in self.entries}))
-
 
 def entries_of(reports: Mapping[str, Report], accepted: Iterable[str] = ()) -> dict[tuple[str, str], Entry]:
     """A line for each judged port of each case, and for model outputs that are missing."""
@@ -118,7 +114,7 @@ def read(path: str | Path) -> Baseline:
     if not lines[0].strip():
         raise FormatError(f"{path}: line 1 is empty, so it is no baseline; {again}")
     elsewhere = f"delete it or give another name, and {again}"
-    header = _line(lines[0], path, 1, elsewhere)
+    header = _line(lines[0], f"{path}: line 1", elsewhere)
     schema = header.get("schema")
     if schema != SCHEMA:
         version, mine = _version(schema), _version(SCHEMA) or 0
@@ -133,7 +129,7 @@ def read(path: str | Path) -> Baseline:
     entries = {}
     for number, line in enumerate(lines[1:], 2):
         if line.strip():
-            entry = _read_entry(_line(line, path, number, again), path, number, again)
+            entry = _read_entry(line, f"{path}: line {number}", again)
             entries[entry.port, entry.case] = entry
     return Baseline(str(header.get("model", "")), entries)
 
@@ -175,17 +171,18 @@ def _version(schema: object) -> int | None:
     return int(number) if number != text and number.isdecimal() and len(number) < 9 else None
 
 
-def _line(text: str, path: str | Path, number: int, again: str) -> dict[str, Any]:
+def _line(text: str, where: str, again: str) -> dict[str, Any]:
     try:
-        data = reading.parse_json(text, path)
+        data = reading.parse_json(text, where)
     except FormatError:
         data = None
     if not isinstance(data, dict):
-        raise FormatError(f"{path}: line {number} is no JSON object; was it edited by hand? {again}")
+        raise FormatError(f"{where} is no JSON object; was it edited by hand? {again}")
     return data
 
 
-def _read_entry(data: Mapping[str, Any], path: str | Path, number: int, again: str) -> Entry:
+def _read_entry(text: str, where: str, again: str) -> Entry:
+    data = _line(text, where, again)
     values: dict[str, Any] = {}
     for name, kind in _FIELDS.items():
         value = data.get(name)
@@ -195,16 +192,16 @@ def _read_entry(data: Mapping[str, Any], path: str | Path, number: int, again: s
             continue
         good = isinstance(value, (int, float) if kind is float else kind)
         if not good or (kind is not bool and isinstance(value, bool)):
-            raise FormatError(f"{path}: line {number} has {name} = {value!r}, wanted {kind.__name__}; {again}")
-        values[name] = value * 1.0 if kind is float and value is not None else value
+            raise FormatError(f"{where} has {name} = {value!r}, wanted {kind.__name__}; {again}")
+        values[name] = kind(value)
     if values["verdict"] not in _RANK:
-        raise FormatError(f"{path}: line {number} has the verdict {values['verdict']!r}, which is none; {again}")
+        raise FormatError(f"{where} has the verdict {values['verdict']!r}, which is none; {again}")
     try:
         whole = len(base64.b64decode(values.get("sketch", ""), validate=True)) in (0, 2 * SKETCH_ROWS)
     except ValueError:
         whole = False
     if not whole:
-        raise FormatError(f"{path}: line {number} has a damaged sketch; {again}")
+        raise FormatError(f"{where} has a damaged sketch; {again}")
     return Entry(**values)
 
 

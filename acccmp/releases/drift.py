@@ -204,9 +204,6 @@ def spread(reports: Mapping[str, Report]) -> tuple[Spread, ...]:
     return tuple(sorted(found, key=lambda s: (-s.ratio, s.port)))
 
 
-# -- reading and writing -----------------------------------------------------------------------------------------
-
-
 # -- judging -----------------------------------------------------------------------------------------------------
 
 
@@ -347,29 +344,27 @@ def _verdict_changes(
     for key in sorted(before.keys() | now.keys()):
         port, case = key
         old, new = before.get(key), now.get(key)
+        worst = worst_known.get(port)
         if new is None:
             if case in cases and old is not None:
                 yield Change(port, case, "gone", old.error, None, None, None, "was compared before, is not any more")
-        elif old is None:
-            worst = worst_known.get(port)
-            if worst is None:
-                yield Change(port, case, "new", None, new.error, None, None, f"not in the baseline, now {new.verdict}")
-            elif _RANK[new.verdict] < _RANK[worst]:
-                yield Change(
-                    port, case, "worse verdict", None, new.error, None, None,
-                    f"{new.verdict} in a new case, at worst {worst} in the baseline",
-                )
-            # else a new case of a known port is judged by the spread
+        elif worst is None:
+            yield _change("new", None, new, f"not in the baseline, now {new.verdict}")
+        elif old is None:  # a new case of a known port; where its verdict is no worse the spread judges it
+            if _RANK[new.verdict] < _RANK[worst]:
+                reason = f"{new.verdict} in a new case, at worst {worst} in the baseline"
+                yield _change("worse verdict", None, new, reason)
         elif _RANK[new.verdict] < _RANK[old.verdict]:
-            yield Change(
-                port, case, "worse verdict", old.error, new.error, _ratio(old.error, new.error), moved(old, new),
-                f"was {old.verdict}, is {new.verdict}",
-            )
+            yield _change("worse verdict", old, new, f"was {old.verdict}, is {new.verdict}")
         elif new.verdict == good != old.verdict:
-            yield Change(
-                port, case, "better verdict", old.error, new.error, _ratio(old.error, new.error), moved(old, new),
-                f"was {old.verdict}, is {new.verdict}",
-            )
+            yield _change("better verdict", old, new, f"was {old.verdict}, is {new.verdict}")
+
+
+def _change(kind: str, old: Entry | None, new: Entry, reason: str) -> Change:
+    """What became of one port in one case; `old` is the baseline's entry of this very case."""
+    before = None if old is None else old.error
+    far = None if old is None else moved(old, new)
+    return Change(new.port, new.case, kind, before, new.error, _ratio(before, new.error), far, reason)
 
 
 def _ratio(before: float | None, now: float | None) -> float | None:

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from acccmp.core.names import named
 from acccmp.core.reading import refusal
 from acccmp.errors import FormatError, InputError
@@ -212,12 +214,11 @@ def runs(path: str | Path) -> tuple[Run, ...]:
         rows = connection.execute(
             "SELECT id, made, release, case_name, model, npu, passed, coverage FROM runs ORDER BY made, id"
         ).fetchall()
-        return tuple(
-            Run(
-                i, _text(made, path), _text(release, path), _text(case, path), _text(model, path), _text(npu, path),
-                bool(passed), _number(covered, path),
-            ) for i, made, release, case, model, npu, passed, covered in rows
-        )
+    found = []
+    for number, *texts, passed, covered in rows:
+        made, release, case, model, npu = (_text(text, path) for text in texts)
+        found.append(Run(number, made, release, case, model, npu, bool(passed), _number(covered, path)))
+    return tuple(found)
 
 
 def series(path: str | Path, port: str) -> tuple[Point, ...]:
@@ -291,18 +292,13 @@ def jumps(errors: Sequence[float], cases: Sequence[str], factor: float = 2.0, sp
 
 
 def _is_jump(past: Sequence[float], error: float, factor: float, spread: float) -> bool:
-    logs = sorted(math.log(value) for value in past if math.isfinite(value))
-    if not logs:
+    logs = np.array([math.log(value) for value in past if math.isfinite(value)])
+    if not logs.size:
         return False
-    middle = _median(logs)
-    deviation = 1.4826 * _median(sorted(abs(value - middle) for value in logs))
+    middle = float(np.median(logs))
+    deviation = 1.4826 * float(np.median(np.abs(logs - middle)))
     above = math.log(error) - middle if math.isfinite(error) else math.inf
     return above > math.log(factor) and above > spread * deviation
-
-
-def _median(ordered: Sequence[float]) -> float:
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def latest_jumps(path: str | Path) -> tuple[Point, ...]:
@@ -336,9 +332,3 @@ def to_csv(path: str | Path) -> str:
             numbers = ["" if value is None else _number(value, path) for value in row[6:9]]
             writer.writerow([*(safe.csv(_text(value, path)) for value in row[:6]), *numbers, int(bool(row[9]))])
     return out.getvalue()
-
-
-def forget(path: str | Path, release: str) -> int:
-    """Remove a release (a run that should not have been kept); how many runs that were."""
-    with _open(path) as connection:
-        return int(connection.execute("DELETE FROM runs WHERE release = ?", (release,)).rowcount)
