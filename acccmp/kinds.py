@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from acccmp import plugins
@@ -99,31 +98,19 @@ RUNNERS = {
 }
 
 
-@cache
-def all_kinds() -> tuple[Kind, ...]:
-    """Every row in the order in which they are asked, those of other packages first.
+_ROWS = plugins.Rows("kinds", Kind, KINDS)
 
-    Raises InputError for an entry point that cannot be loaded, is no Kind, or has the name of a row of ours.
-    """
-    own = {row.name for row in KINDS}
-    others = []
-    for point in plugins.points("kinds"):
-        row = plugins.loaded(point)
-        if not isinstance(row, Kind):
-            raise InputError(f"the entry point {plugins.told(point)} is no acccmp.kinds.Kind, but {type(row).__name__}")
-        if row.name in own:
-            raise InputError(f"the entry point {plugins.told(point)} has the name of a kind of acccmp, {row.name!r}; "
-                             "give it another name")
-        others.append(row)
-    return (*others, *KINDS)
+
+def all_kinds() -> tuple[Kind, ...]:
+    """Every row in the order in which they are asked, those of other packages first."""
+    return (*_ROWS.others.values(), *KINDS)
 
 
 def find_kind(name: str) -> Kind:
     """The row of this name. Raises InputError when there is none."""
-    for row in all_kinds():
-        if row.name == name:
-            return row
-    raise InputError(f"no kind of file named {name!r}; there are: {', '.join(row.name for row in all_kinds())}")
+    if name not in _ROWS.all:
+        raise InputError(f"no kind of file named {name!r}; there are: {', '.join(row.name for row in all_kinds())}")
+    return _ROWS.all[name]
 
 
 def suffixes(*roles: Role) -> tuple[str, ...]:
