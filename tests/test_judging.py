@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from acccmp.comparison.judging import FIXED, Judgement, Rule, Thresholds, judge, judge_dtypes
-from acccmp.comparison.metrics import measure
+from acccmp.comparison.measure import measure
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.errors import InputError
 from acccmp.reports.pair import Verdict

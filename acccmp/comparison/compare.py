@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from acccmp.comparison.judging import Thresholds, judge, judge_dtypes
-from acccmp.comparison.metrics import Measured, measure
+from acccmp.comparison.measure import Measured, measure
 from acccmp.comparison.pairing import pair
 from acccmp.comparison.random_ops import set_aside
 from acccmp.core.dump import Dump, Port

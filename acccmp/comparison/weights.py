@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.comparison.folding import CONVOLUTIONS, PASSING, find_fold, find_norm
-from acccmp.comparison.metrics import measure
+from acccmp.comparison.measure import measure
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
 from acccmp.core.tensor import DType, TensorRef, TurnedRef

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from acccmp.core.metrics import all_metrics
 from acccmp.reports import safe, summary
-from acccmp.reports.legend import LOOKS, METRICS
+from acccmp.reports.legend import LOOKS
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Comparison, Report
 
@@ -180,7 +181,7 @@ def _all_rows(report: Report) -> str:
 
 
 def _legend() -> str:
-    rows = ((safe.html(name), safe.html(told.says), safe.html(told.blind_to)) for name, told in METRICS.items())
+    rows = ((safe.html(name), safe.html(row.says), safe.html(row.blind_to)) for name, row in all_metrics().items())
     inside = table(("metric", "says", "blind to"), rows, {0: "name"})
     return details("what the numbers mean, and what each cannot see", inside)
 
