@@ -12,7 +12,7 @@ from acccmp import kinds
 from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Overflow, Port
 from acccmp.core.identify import Found, identify
-from acccmp.core.layout import FORMAT_NUMBERS
+from acccmp.core.layout import FORMAT_NUMBERS, is_known
 from acccmp.core.tensor import TensorRef
 from acccmp.dumps import arrays, ascend, converted, fftsplus, mindspore_dumps, names, opdebug, tree
 from acccmp.errors import FormatError, InputError
@@ -337,7 +337,8 @@ def _age(content: ascend.FileContent) -> tuple[int, str]:
 def _in_format(ref: TensorRef, told: names.ConvertedName) -> TensorRef:
     """`ref` in the layout that frameworks write behind the index (`...output.0.NC1HWC0.npy`)."""
     layout = told.rest[-1] if told.rest else ""
-    return replace(ref, layout=layout) if layout in FORMAT_NUMBERS and ref.layout == "ND" else ref
+    known = layout in FORMAT_NUMBERS or is_known(layout)
+    return replace(ref, layout=layout) if known and ref.layout == "ND" else ref
 
 
 def _converted_folder(folder: Path, root: Path, files: Iterable[str]) -> Dump:
