@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +98,9 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
 }
 
 
+NO_NODES = ("ckpt",)
+
+
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def row(request: pytest.FixtureRequest) -> Kind:
     return request.param  # type: ignore[no-any-return]
@@ -164,6 +170,30 @@ def test_each_kind_is_described_as_plain_json(row: Kind, sample: Path) -> None:
     assert facts["kind"] == ("dump" if row.role == "dump" else row.name)
     assert facts["path"] == str(sample)
     json.dumps(facts, allow_nan=False)
+
+
+def keys_of(facts: object, where: str = "") -> Iterator[tuple[str, str]]:
+    """(what it is a fact of, key) of every key, but of those that count things by their names in the file."""
+    if isinstance(facts, dict):
+        for key, value in facts.items():
+            yield where, key
+            yield from keys_of(value, key) if key not in ("ops", "dtypes", "layouts", "sides", "opset") else ()
+    elif isinstance(facts, list):
+        for value in facts:
+            yield from keys_of(value, where)
+
+
+@pytest.mark.parametrize("nodes", [(), ("--nodes",)])
+def test_inspect_gives_machines_a_schema_and_plain_keys(row: Kind, sample: Path, nodes: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "acccmp", "inspect", str(sample), *nodes, "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if row.role == "unread" or (nodes and row.name in NO_NODES):
+        assert (ran.returncode, ran.stdout, len(ran.stderr.splitlines())) == (2, "", 1)
+        return
+    assert ran.returncode == 0, ran.stderr
+    facts = json.loads(ran.stdout)
+    assert facts["schema"] == "acccmp.inspect/1"
+    assert [pair for pair in keys_of(facts) if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", pair[1])] == []
 
 
 @pytest.mark.parametrize("row", [kind for kind in KINDS if kind.save], ids=lambda kind: kind.name)

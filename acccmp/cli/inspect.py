@@ -36,7 +36,7 @@ def inspect(
       acccmp inspect model.om --input image.bin
     """
     from acccmp.core.identify import identify
-    from acccmp.jobs.inspect import describe, describe_nodes, draw, fit_facts, fits
+    from acccmp.jobs.inspect import describe, describe_nodes, draw, fit_facts, fits, plain_keys
     from acccmp.slicing.bundle import read_manifest
     from acccmp.ui.screens import node_lines, screen, slice_screen
 
@@ -50,7 +50,7 @@ def inspect(
         draw(path, drawn, weights)
     if as_json:
         told = {"fits": [fit_facts(fit) for fit in checked]} if checked else {}
-        print_json({"schema": "acccmp.inspect/1", **facts, **told})
+        print_json({"schema": "acccmp.inspect/1", **plain_keys({**facts, **told})})
     elif nodes is not None:
         say(*node_lines(facts), *(line for fit in checked for line in fit.text.splitlines()))
     elif kind.role == "slice":

@@ -1,8 +1,10 @@
-"""What is this file or folder? Facts as plain data, for people (rendered in `acccmp.ui.screens`) and for machines."""
+"""What is this file or folder? Facts as plain data, their keys in words for people (`acccmp.ui.screens` shows them);
+`plain_keys` makes the keys for machines."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -36,6 +38,24 @@ def describe(path: str | Path, weights: str | Path | None = None, **chosen: str 
         return {"kind": "dump", "path": str(path), "format": kind.words, **dump_facts(read_dump(path, **chosen))}
     facts = kind.function("describe")(path) if kind.describe else graph_facts(load(path, weights))
     return {"kind": kind.name, "path": str(path), **facts}
+
+
+# Facts whose keys are names out of the file.
+_NAMED = frozenset({"ops", "dtypes", "layouts", "sides", "opset"})
+
+
+def plain_keys(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same facts for machines: `command line` is `command_line`, `SoC` is `soc`. Names of ops, dtypes, layouts
+    stay as they are."""
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return plain_keys(value)
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return {
+        re.sub(r"[^a-z0-9]+", "_", str(key).lower()).strip("_"): value if key in _NAMED else plain(value)
+        for key, value in facts.items()
+    }
 
 
 def describe_nodes(
