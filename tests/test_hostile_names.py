@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from junitparser import JUnitXml
 from markdown_it import MarkdownIt
-from report_factory import HOSTILE, comparison, hostile_report
+from report_factory import HOSTILE, Change, comparison, hostile_report
 from rich.console import Console
 
 from acccmp.core.metrics import METRICS
@@ -137,7 +137,7 @@ MARKDOWN_TAGS = {
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("form", ["report", "comment"])
 def test_markdown_renders_names_as_text(name: str, form: str) -> None:
-    changes = ci.Changes(new=(ci.Change(f"{name}:output:0", name, name),))
+    changes = ci.Changes(new=(Change(f"{name}:output:0", name, name),))
     text = markdown.to_markdown(one(name)) if form == "report" else ci.markdown({name: one(name)}, changes)
     page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
     found = set(re.findall(r"<([a-z0-9]+)", page))
@@ -189,7 +189,7 @@ def test_prose_comes_out_as_it_went_in(name: str) -> None:
 
 @given(NAMES)
 def test_junit_is_xml_and_keeps_the_name(name: str) -> None:
-    text = ci.junit({name: one(name)}, ci.Changes(new=(ci.Change(f"{name}:output:0", name, name),)))
+    text = ci.junit({name: one(name)}, ci.Changes(new=(Change(f"{name}:output:0", name, name),)))
     root = ElementTree.fromstring(text)
     suite = root.find("testsuite")
     assert suite is not None

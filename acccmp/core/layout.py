@@ -211,6 +211,10 @@ class _Axes:
     names: tuple[str, ...]
     sizes: Shape
 
+    @property
+    def by_name(self) -> dict[str, int]:
+        return dict(zip(self.names, self.sizes, strict=True))
+
 
 def is_known(layout: str) -> bool:
     """Can elements of this layout be put back in their original order?"""
@@ -266,7 +270,7 @@ def fits(layout: str, stored: Shape, original_layout: str | None, original: Shap
             c0 = find_layout(layout).edge_of(stored)
             return stored == _stored_shape_indexed(layout, original_layout, original, c0, groups)
         axes, order = _axes(layout, stored, original_layout, original)
-        sizes = dict(zip(axes.names, axes.sizes, strict=True))
+        sizes = axes.by_name
         for letter, size in zip(order, original, strict=True):
             block = sizes.get(letter + "0", 0)
             room = sizes[letter + "1"] * block if block else sizes[letter]
@@ -312,7 +316,7 @@ def to_stored(
         out[_flat_index(layout, shape, original_layout, array.shape, groups, None)] = array
         return out.reshape(shape)
     axes, order = _axes(layout, shape, original_layout, array.shape)
-    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    sizes = axes.by_name
     rooms = [sizes[a + "1"] * sizes[a + "0"] if a + "1" in sizes else sizes[a] for a in order]
     padded = np.zeros(rooms, array.dtype)
     padded[tuple(slice(0, n) for n in array.shape)] = array
@@ -349,7 +353,7 @@ def read_region(
             raise LayoutError(f"{layout} of {original} is stored as {want}, not {stored.shape}")
         return stored.reshape(-1)[_flat_index(layout, stored.shape, original_layout, original, groups, region)]
     axes, order = _axes(layout, stored.shape, original_layout, original)
-    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    sizes = axes.by_name
     picked: dict[str, slice] = {}
     cuts: list[slice] = []
     rooms: list[int] = []
@@ -393,7 +397,7 @@ def padding(
     if not is_known(layout) or _is_indexed(layout, groups):
         return []
     axes, order = _axes(layout, stored.shape, original_layout, original)
-    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    sizes = axes.by_name
     outside: list[dict[str, slice]] = []
     for letter, size in zip(order, original, strict=True):
         block = sizes.get(letter + "0", 0)

@@ -162,7 +162,7 @@ def _worst(report: Report, n: int) -> str:
 
 def _counts(report: Report) -> str:
     rows = ((verdict_html(verdict), str(count), safe.html(LOOKS[verdict].means))
-            for verdict, count in summary.counts(report))
+            for verdict, count in report.counts.items())
     counted = table(("verdict", "ports", "meaning"), rows, {0: "v", 1: "n"}) if report.comparisons else ""
     return _section("Verdicts and coverage", counted + f"<p>Coverage: {safe.html(summary.coverage(report))}.</p>")
 

@@ -40,6 +40,3 @@ LOOKS: Mapping[Verdict, Look] = {
     Verdict.INSERTED: Look("made by the compiler, stands for no original tensor", "#BBBBBB", "1", "dim", "i"),
 }
 
-
-FIRST_UNCOMPARED = "Nothing is known of its numbers: mend the file or the pairing first, and compare again."
-FIRST_BAD = "Here error first crosses its limit in order of execution; it may be inherited from layers before."

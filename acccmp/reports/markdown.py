@@ -59,7 +59,7 @@ def _markdown_counts(report: Report) -> list[str]:
     if not report.comparisons:
         return []
     return ["| verdict | ports | meaning |", "|---|---:|---|",
-            *(f"| {verdict} | {count} | {LOOKS[verdict].means} |" for verdict, count in summary.counts(report)), ""]
+            *(f"| {verdict} | {count} | {LOOKS[verdict].means} |" for verdict, count in report.counts.items()), ""]
 
 
 def _markdown_legend(report: Report) -> list[str]:

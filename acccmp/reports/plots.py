@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from acccmp.core.metrics import Metric, all_metrics, computed
 from acccmp.errors import UnknownName
 from acccmp.reports import safe, summary
-from acccmp.reports.canvas import ERROR, GREY, INK, canvas
+from acccmp.reports.canvas import ERROR, GREY, INK, canvas, side_legend
 from acccmp.reports.graph_plot import plot_graph
 from acccmp.reports.layer_plot import plot_heatmap, plot_layer
 from acccmp.reports.legend import LOOKS
@@ -202,10 +202,4 @@ def _x_axis(ax: Axes, rows: Sequence[Comparison]) -> None:
         ax.set_xlabel("layers in order of execution")
     else:
         ax.set_xlabel(f"place in order of execution (of {count} layers)")
-    ax.grid(axis="y", which="major", color="#DDDDDD", lw=0.7, zorder=0)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    handles, names = ax.get_legend_handles_labels()
-    if handles:
-        ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False,
-                  borderaxespad=0)
+    side_legend(ax)
