@@ -17,6 +17,7 @@ from caffe_nets import v2_net
 from conftest import ROOT
 from dump_bytes import blob, number, put, simple
 from google.protobuf import text_format
+from report_factory import make_report
 from test_cambricon import TEXT as TWINS
 from test_dump_msprobe import probe
 from test_mindspore_dumps import folder as mindspore_folder
@@ -30,6 +31,7 @@ from acccmp.errors import FormatError
 from acccmp.jobs.inspect import describe
 from acccmp.kinds import KINDS, RUNNERS, Kind, suffixes
 from acccmp.models.load import load
+from acccmp.releases import baseline, history
 from acccmp.schemas import mindir_pb2
 
 RESNET = ROOT / "sample_dumps" / "digits_resnet"
@@ -85,8 +87,25 @@ def _ascend(folder: Path) -> Path:
     return folder
 
 
+def _report(folder: Path) -> Path:
+    make_report().save(folder / "report")
+    return folder / "report" / "report.json"
+
+
+def _baseline(folder: Path) -> Path:
+    entries = baseline.entries_of({"cat": make_report()}, ["conv0:output:0"])
+    baseline.write(baseline.Baseline("net", entries), folder / "good.jsonl")
+    return folder / "good.jsonl"
+
+
+def _history(folder: Path) -> Path:
+    history.add(folder / "past.db", {"cat": make_report()}, release="1.0")
+    return folder / "past.db"
+
+
 # A file or folder of each kind: a row without one fails.
 SAMPLES: dict[str, Callable[[Path], Path]] = {
+    "report": _report, "baseline": _baseline, "history": _history,
     "slice": _slice, "om": _om, "build_pbtxt": _build_pbtxt, "mindir": _mindir, "msprobe": _msprobe,
     "mindspore_dump": mindspore_folder, "npz": _npz, "array": _array, "ascend": _ascend,
     "atc_json": lambda _: RESNET / "mapping.json", "onnx": lambda _: RESNET / "resnet.onnx",
@@ -98,7 +117,7 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-NO_NODES = ("ckpt",)
+NO_NODES = ("ckpt", "report", "baseline", "history")
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -123,7 +142,7 @@ def test_each_row_knows_its_own_and_says_what_it_is(row: Kind, sample: Path) -> 
 
 
 def test_each_loader_gives_a_noun_that_keeps_its_promises(row: Kind, sample: Path) -> None:
-    if row.role == "unread":
+    if row.role in ("unread", "record"):
         assert not row.load
     elif row.role == "dump":
         assert_is_a_dump(acccmp.read_dump(sample))
@@ -227,3 +246,21 @@ def test_a_slice_written_into_its_dumps_own_folder_leaves_the_dump_a_dump(tmp_pa
     bundle = part.save(npu, check=False)
     assert list(acccmp.read_dump(npu)) == list(before)
     assert describe(bundle.path)["kind"] == "slice"
+
+
+@pytest.mark.parametrize("name", ["report", "baseline", "history"])
+def test_what_acccmp_wrote_itself_is_shown_and_taken_for_nothing_else(name: str, tmp_path: Path) -> None:
+    def acccmp_(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "acccmp", *map(str, arguments)], capture_output=True, text=True,
+                              check=False)
+
+    path = SAMPLES[name](tmp_path)
+    shown = acccmp_("inspect", path)
+    assert shown.returncode == 0, shown.stderr
+    assert f"is a {name} of acccmp" in re.sub(r"\s+", " ", shown.stdout)
+    assert "drift" in shown.stdout or name == "history"
+    for command in (("compare", path, RESNET / "npu"), ("run", path, "-o", tmp_path / "out"),
+                    ("compare", RESNET / "resnet.onnx", path), ("inspect", path, "--graph", tmp_path / "x.png")):
+        ran = acccmp_(*command)
+        assert (ran.returncode, ran.stdout, len(ran.stderr.splitlines())) == (2, "", 1), command
+        assert name in ran.stderr

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph, Node, shape_text
 from acccmp.core.identify import identify
+from acccmp.core.reading import read_bytes
 from acccmp.core.writing import write_text
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
@@ -21,7 +23,11 @@ from acccmp.inputs.preflight import Fit, check_inputs, input_specs
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.device_graph import all_nodes
 from acccmp.models.load import load
+from acccmp.releases.baseline import read as read_baseline
+from acccmp.releases.history import runs
 from acccmp.reports.canvas import save_figure
+from acccmp.reports.report_json import MOST_BYTES, from_json, plain
+from acccmp.reports.summary import headline
 from acccmp.slicing.bundle import read_manifest
 
 MOST_ROWS = 400  # ops of a dump that are listed one by one
@@ -191,6 +197,38 @@ def slice_facts(path: str | Path) -> dict[str, Any]:
         "folder": str(folder), **{key: told[key] for key in keys},
         "self_test": {"status": test.status, "reason": test.reason},
         "device": {"status": device.status, "reason": device.why},
+    }
+
+
+def report_facts(path: str | Path) -> dict[str, Any]:
+    """Facts of a report.json: its result, what was compared, its verdicts."""
+    report = from_json(read_bytes(Path(path), MOST_BYTES), path)
+    first = report.first_bad
+    return plain({
+        "result": headline(report), "passed": report.passed, "failures": list(report.failures[:MOST_ROWS]),
+        "first bad": None if first is None else str(first.port), "ports": len(report), "judged": len(report.judged),
+        "coverage": report.coverage, "verdicts": {str(verdict): count for verdict, count in report.counts.items()},
+        "subject": dict(report.subject), "notes": list(report.notes),
+    })
+
+
+def baseline_facts(path: str | Path) -> dict[str, Any]:
+    """Facts of a baseline file: its model, cases and verdicts."""
+    baseline = read_baseline(path)
+    entries = baseline.entries.values()
+    return {
+        "model": baseline.model, "cases": list(baseline.cases), "entries": len(entries),
+        "accepted": sum(entry.accepted for entry in entries),
+        "verdicts": dict(Counter(entry.verdict for entry in entries).most_common()),
+    }
+
+
+def history_facts(path: str | Path) -> dict[str, Any]:
+    """Facts of a history: its runs, oldest first."""
+    found = runs(path)
+    return {
+        "releases": len({run.release for run in found}), "cases": sorted({run.case for run in found}),
+        "runs": [plain(asdict(run)) for run in found],
     }
 
 
