@@ -299,6 +299,7 @@ def add_metric(row: Metric) -> None:
             of=lambda partial: (partial.mean_npu - partial.mean_golden) / partial.scale,
         ))
 
-    One that was added before under the same name gives way. Raises InputError for a name of ours.
+    One that was added before under the same name gives way; worker processes that are spawned do not know it. Raises
+    InputError for a name of ours.
     """
     _ROWS.add(row)

@@ -88,7 +88,7 @@ def _pair(row: Comparison) -> tuple[TensorRef, TensorRef]:
     assert row.golden is not None
     assert row.npu is not None
     golden, npu = row.golden, row.npu
-    if [n for n in golden.own_shape if n != 1] != [n for n in npu.own_shape if n != 1]:
+    if layouts.squeezed(golden.own_shape) != layouts.squeezed(npu.own_shape):
         raise InputError(
             f"{row.port}: golden is {golden.own_shape}, npu is {npu.own_shape}: nothing to draw element by element"
         )
