@@ -29,7 +29,7 @@ ALIVE = {
     "disable_meta_optimizer": "an option that TensorFlow reads",
     "overflows": "for notebooks: what the device reported, on a Dump",
     "op_path": "for notebooks: the file beside an overflow report",
-    "blind_spot": "a column of the table of metrics",
+    "cosine": "a column of the baseline file: its rows are read and written by name",
     "sniff": "a column of the table of kinds, asked through `Kind.function`",
     "max_abs": "a column of the baseline file: its rows are read and written by name",
 }

@@ -39,19 +39,26 @@ _WHERE = {
     "Comparison": "acccmp.reports.report",
     "Verdict": "acccmp.reports.pair",
     "Thresholds": "acccmp.comparison.judging",
+    "Layout": "acccmp.core.layout",
+    "Metric": "acccmp.core.metrics",
+    "add_layout": "acccmp.core.layout",
+    "add_metric": "acccmp.core.metrics",
     "AcccmpError": "acccmp.errors",
 }
 
 __all__ = [
-    "AcccmpError", "Comparison", "DeviceMap", "Dump", "Graph", "Node", "Port", "Report", "Slice",
+    "AcccmpError", "Comparison", "DeviceMap", "Dump", "Graph", "Layout", "Metric", "Node", "Port", "Report", "Slice",
     "TensorRef", "TensorSpec", "Thresholds", "Verdict", "__version__",
-    "compare", "emulate", "golden_run", "load", "read_dump", "read_inputs", "run", "slice_model",
+    "add_layout", "add_metric", "compare", "emulate", "golden_run", "load", "read_dump", "read_inputs", "run",
+    "slice_model",
 ]
 
 if TYPE_CHECKING:
     from acccmp.comparison.judging import Thresholds
     from acccmp.core.dump import Dump, Port
     from acccmp.core.graph import Graph, Node, TensorSpec
+    from acccmp.core.layout import Layout, add_layout
+    from acccmp.core.metrics import Metric, add_metric
     from acccmp.core.tensor import TensorRef
     from acccmp.dumps.read import read_dump
     from acccmp.emulator.emulate import emulate

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from acccmp import plugins
 from acccmp.errors import InputError
 
-Role = Literal["original", "device", "parts", "dump", "slice", "unread"]
+Role = Literal["original", "device", "parts", "dump", "slice", "record", "unread"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Kind:
     """What is known of one kind of file. Functions are "module:name" and imported when they are first called.
 
     - `role`: `original` (a model that can be run, cut or shown here), `device` (a compiled model: a mapping), `parts`
-      (of a model: weights, a description), `dump`, `slice`, or `unread`: known, and refused with what to give instead.
+      (of a model: weights, a description), `dump`, `slice`, `record` (what acccmp wrote of comparisons), or `unread`:
+      known, and refused with what to give instead.
     - `sniff(evidence) -> str` (`acccmp.core.identify.Evidence`): what it is in words with an article, "" if it is of
       another kind. Looks at a few bytes and never raises for what they are.
     - `load`: a dump's `(path, choice) -> Dump` (`acccmp.dumps.tree.Choice`), else `(path, weights=None) -> Graph`.
@@ -59,6 +59,12 @@ class Kind:
 KINDS = (
     Kind("slice", "a slice of a model", "slice", "acccmp.slicing.sniff:written_slice", "acccmp.slicing.bundle:load",
          describe="acccmp.jobs.inspect:slice_facts"),
+    Kind("report", "a report of acccmp", "record", "acccmp.reports.sniff:report",
+         describe="acccmp.jobs.inspect:report_facts"),
+    Kind("baseline", "a baseline of acccmp", "record", "acccmp.reports.sniff:baseline",
+         describe="acccmp.jobs.inspect:baseline_facts"),
+    Kind("history", "a history of acccmp", "record", "acccmp.reports.sniff:history",
+         describe="acccmp.jobs.inspect:history_facts"),
     Kind("om", "an Ascend device model", "device", "acccmp.models.sniff:om", "acccmp.models.om:load", (".om",),
          describe="acccmp.models.om:describe"),
     Kind("atc_json", "a device model as JSON (ATC)", "device", "acccmp.models.sniff:atc_json",
@@ -99,31 +105,19 @@ RUNNERS = {
 }
 
 
-@cache
-def all_kinds() -> tuple[Kind, ...]:
-    """Every row in the order in which they are asked, those of other packages first.
+_ROWS = plugins.Rows("kinds", Kind, KINDS)
 
-    Raises InputError for an entry point that cannot be loaded, is no Kind, or has the name of a row of ours.
-    """
-    own = {row.name for row in KINDS}
-    others = []
-    for point in plugins.points("kinds"):
-        row = plugins.loaded(point)
-        if not isinstance(row, Kind):
-            raise InputError(f"the entry point {plugins.told(point)} is no acccmp.kinds.Kind, but {type(row).__name__}")
-        if row.name in own:
-            raise InputError(f"the entry point {plugins.told(point)} has the name of a kind of acccmp, {row.name!r}; "
-                             "give it another name")
-        others.append(row)
-    return (*others, *KINDS)
+
+def all_kinds() -> tuple[Kind, ...]:
+    """Every row in the order in which they are asked, those of other packages first."""
+    return (*_ROWS.others.values(), *KINDS)
 
 
 def find_kind(name: str) -> Kind:
     """The row of this name. Raises InputError when there is none."""
-    for row in all_kinds():
-        if row.name == name:
-            return row
-    raise InputError(f"no kind of file named {name!r}; there are: {', '.join(row.name for row in all_kinds())}")
+    if name not in _ROWS.all:
+        raise InputError(f"no kind of file named {name!r}; there are: {', '.join(row.name for row in all_kinds())}")
+    return _ROWS.all[name]
 
 
 def suffixes(*roles: Role) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acccmp.comparison.metrics import measure
+from acccmp.comparison.measure import measure
 from acccmp.core import layout
 from acccmp.core.dump import Port
 from acccmp.core.tensor import DTYPES, TensorRef, decode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,15 @@ HOSTILE = (
     "' onmouseover='alert(1)",
     "日本語 שלום",
 )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of a port since the baseline, as `acccmp.reports.ci` asks for it."""
+
+    port: str
+    case: str = ""
+    reason: str = ""
 
 
 def comparison(

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped
 from markdown_it import MarkdownIt
-from report_factory import changed, comparison, hostile_report, make_report
+from report_factory import Change, changed, comparison, hostile_report, make_report
 
 from acccmp.reports import ci
 from acccmp.reports.pair import Verdict
@@ -179,7 +179,7 @@ def test_no_case_at_all_is_no_pass() -> None:
 
 def test_a_new_drift_since_the_baseline_fails_its_layer_in_its_case_only() -> None:
     healthy = make_report(fault=None, every_verdict=False)
-    change = ci.Change("stage0/block2/conv2:output:0", "dog", "error 0.001 -> 0.004")
+    change = Change("stage0/block2/conv2:output:0", "dog", "error 0.001 -> 0.004")
     read = suites(ci.junit({"cat": healthy, "dog": healthy}, ci.Changes(new=(change,))))
     assert kinds(read["dog"])["stage0/block2/conv2"] is Failure
     assert set(kinds(read["cat"]).values()) == {None}
@@ -203,7 +203,7 @@ def test_against_a_baseline_every_bad_port_fails_but_accepted_ones() -> None:
 
 @pytest.mark.parametrize("report", [make_report(), make_report(400), hostile_report(), Report(())], ids=str)
 def test_sarif_has_what_the_standard_requires(report: Report) -> None:
-    change = ci.Change("new:output:0", "default", "worse")
+    change = Change("new:output:0", "default", "worse")
     stored = json.loads(ci.sarif(report, ci.Changes(new=(change,))), parse_constant=pytest.fail)
     jsonschema.validate(stored, SARIF)
     run = stored["runs"][0]
@@ -263,8 +263,8 @@ def test_sarif_places_are_paths_never_links(path: str) -> None:
 
 def test_the_comment_says_what_is_new_fixed_and_unchanged() -> None:
     changes = ci.Changes(
-        new=(ci.Change("conv3:output:0", "cat", "drift: 0.001 -> 0.02"),),
-        fixed=(ci.Change("conv9:output:0", "", "0.3 -> 0.001"), ci.Change("fc:output:0", "", "nonfinite -> match")),
+        new=(Change("conv3:output:0", "cat", "drift: 0.001 -> 0.02"),),
+        fixed=(Change("conv9:output:0", "", "0.3 -> 0.001"), Change("fc:output:0", "", "nonfinite -> match")),
         unchanged=57,
     )
     text = ci.markdown({"cat": make_report(), "dog": make_report(30, None, False)}, changes)
@@ -279,8 +279,8 @@ def test_a_comment_on_everything_at_its_worst_still_fits() -> None:
     row = comparison("long/" * 400, 0, Verdict.DRIFT, 0.5, reason="because | " * 200, op_type="T" * 999, is_output=True)
     report = Report(tuple(changed(row, order=i) for i in range(200)), {"golden": "g" * 999}, ("note " * 99,) * 99)
     changes = ci.Changes(
-        new=[ci.Change("new/" * 99 + f"{i}:output:0", "c" * 200, "worse " * 99) for i in range(500)],
-        fixed=[ci.Change("old/" * 99 + f"{i}:output:0", "", "better " * 99) for i in range(500)], unchanged=10**6,
+        new=[Change("new/" * 99 + f"{i}:output:0", "c" * 200, "worse " * 99) for i in range(500)],
+        fixed=[Change("old/" * 99 + f"{i}:output:0", "", "better " * 99) for i in range(500)], unchanged=10**6,
     )
     text = ci.markdown({f"case{'x' * 100}{i}": report for i in range(300)}, changes)
     assert len(text.encode()) < 60_000

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from junitparser import JUnitXml
 from markdown_it import MarkdownIt
-from report_factory import HOSTILE, comparison, hostile_report
+from report_factory import HOSTILE, Change, comparison, hostile_report
 from rich.console import Console
 
+from acccmp.core.metrics import METRICS
 from acccmp.reports import ci, html, markdown, report_csv, report_json, safe, terminal
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
@@ -94,8 +95,8 @@ def test_no_cell_of_the_csv_begins_a_formula(name: str) -> None:
     text = report_csv.to_csv(one(name))
     header, *rows = csv.reader(io.StringIO(text))
     assert len(rows) == 1
-    assert len(rows[0]) == len(header) == len(report_csv.CSV_COLUMNS)
-    numeric = {*report_csv.VENDOR_METRICS, "SNR(dB)"}
+    assert len(rows[0]) == len(header)
+    numeric = {*(metric.name for metric in METRICS if metric.vendor), "SNR(dB)", "StandardDeviation"}
     numbers = {place for place, column in enumerate(header) if column in numeric}
     for place, cell in enumerate(rows[0]):
         if place not in numbers:
@@ -136,7 +137,7 @@ MARKDOWN_TAGS = {
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("form", ["report", "comment"])
 def test_markdown_renders_names_as_text(name: str, form: str) -> None:
-    changes = ci.Changes(new=(ci.Change(f"{name}:output:0", name, name),))
+    changes = ci.Changes(new=(Change(f"{name}:output:0", name, name),))
     text = markdown.to_markdown(one(name)) if form == "report" else ci.markdown({name: one(name)}, changes)
     page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
     found = set(re.findall(r"<([a-z0-9]+)", page))
@@ -188,7 +189,7 @@ def test_prose_comes_out_as_it_went_in(name: str) -> None:
 
 @given(NAMES)
 def test_junit_is_xml_and_keeps_the_name(name: str) -> None:
-    text = ci.junit({name: one(name)}, ci.Changes(new=(ci.Change(f"{name}:output:0", name, name),)))
+    text = ci.junit({name: one(name)}, ci.Changes(new=(Change(f"{name}:output:0", name, name),)))
     root = ElementTree.fromstring(text)
     suite = root.find("testsuite")
     assert suite is not None

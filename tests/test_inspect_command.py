@@ -138,4 +138,4 @@ def test_the_size_of_an_input_is_explained_with_the_command_that_fixes_it(tmp_pa
     assert "262144 bytes" in told
     assert "check all batches" in told
     fits = inspect(tmp_path / "net.onnx", "--input", f"input={tmp_path / 'batch.bin'}", "--json")
-    assert json.loads(fits.stdout)["fits"][0]["found bytes"] == 8_000_000
+    assert json.loads(fits.stdout)["fits"][0]["found_bytes"] == 8_000_000

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import acccmp
 from acccmp.comparison.judging import FIXED, Judgement, Rule, Thresholds, judge, judge_dtypes
-from acccmp.comparison.metrics import measure
-from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.comparison.measure import measure
+from acccmp.core.dump import Dump, Port
+from acccmp.core.tensor import DTYPES, DType, TensorRef
 from acccmp.errors import InputError
 from acccmp.reports.pair import Verdict
 
@@ -83,10 +85,21 @@ def test_limit_with_a_floor_is_four_times_the_floor_but_at_least_the_dtypes_epsi
     assert "floor" in judged(y, x, floor=2e-3).reason
 
 
-def test_every_float_dtype_has_a_fixed_limit() -> None:
-    for row in DTYPES.values():
-        if row.kind in ("float", "complex"):
-            assert row.name in FIXED, row.name
+@pytest.mark.parametrize("row", [row for row in DTYPES.values() if row.kind in ("float", "complex")], ids=str)
+@pytest.mark.parametrize("thresholds", [None, Thresholds("mine", fixed={"float16": 0.04})], ids=["default", "mine"])
+def test_every_float_dtype_has_a_limit(row: DType, thresholds: Thresholds | None) -> None:
+    golden = TensorRef.of(np.array([1, 1], row.numpy))
+    off = TensorRef("<memory>", row, (2,), array=np.array([1, 2], row.numpy))
+    dumps = [Dump({Port("op", "output", 0): ref}, kind=kind) for kind, ref in (("golden", golden), ("npu", off))]
+    (found,) = acccmp.compare(*dumps, thresholds=thresholds).comparisons
+    assert found.verdict is Verdict.DRIFT
+    assert 0 < found.limit < found.error
+    assert f"is over the limit {found.limit:.3g}" in found.reason
+
+
+def test_a_limit_of_a_dtype_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown float17"):
+        Thresholds("mine", fixed={"float17": 0.1})
 
 
 def test_cast_back_to_float32_is_judged_by_the_dtype_it_came_from() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from caffe_nets import v2_net
 from conftest import ROOT
 from dump_bytes import blob, number, put, simple
 from google.protobuf import text_format
+from report_factory import make_report
 from test_cambricon import TEXT as TWINS
 from test_dump_msprobe import probe
 from test_mindspore_dumps import folder as mindspore_folder
@@ -27,6 +31,7 @@ from acccmp.errors import FormatError
 from acccmp.jobs.inspect import describe
 from acccmp.kinds import KINDS, RUNNERS, Kind, suffixes
 from acccmp.models.load import load
+from acccmp.releases import baseline, history
 from acccmp.schemas import mindir_pb2
 
 RESNET = ROOT / "sample_dumps" / "digits_resnet"
@@ -82,8 +87,25 @@ def _ascend(folder: Path) -> Path:
     return folder
 
 
+def _report(folder: Path) -> Path:
+    make_report().save(folder / "report")
+    return folder / "report" / "report.json"
+
+
+def _baseline(folder: Path) -> Path:
+    entries = baseline.entries_of({"cat": make_report()}, ["conv0:output:0"])
+    baseline.write(baseline.Baseline("net", entries), folder / "good.jsonl")
+    return folder / "good.jsonl"
+
+
+def _history(folder: Path) -> Path:
+    history.add(folder / "past.db", {"cat": make_report()}, release="1.0")
+    return folder / "past.db"
+
+
 # A file or folder of each kind: a row without one fails.
 SAMPLES: dict[str, Callable[[Path], Path]] = {
+    "report": _report, "baseline": _baseline, "history": _history,
     "slice": _slice, "om": _om, "build_pbtxt": _build_pbtxt, "mindir": _mindir, "msprobe": _msprobe,
     "mindspore_dump": mindspore_folder, "npz": _npz, "array": _array, "ascend": _ascend,
     "atc_json": lambda _: RESNET / "mapping.json", "onnx": lambda _: RESNET / "resnet.onnx",
@@ -93,6 +115,9 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "cambricon": lambda folder: put(folder, "net.cambricon_twins", TWINS.encode()),
     "unread": lambda folder: put(folder, "net.h5", b"\x89HDF\r\n\x1a\n"),
 }
+
+
+NO_NODES = ("ckpt", "report", "baseline", "history")
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -117,7 +142,7 @@ def test_each_row_knows_its_own_and_says_what_it_is(row: Kind, sample: Path) -> 
 
 
 def test_each_loader_gives_a_noun_that_keeps_its_promises(row: Kind, sample: Path) -> None:
-    if row.role == "unread":
+    if row.role in ("unread", "record"):
         assert not row.load
     elif row.role == "dump":
         assert_is_a_dump(acccmp.read_dump(sample))
@@ -166,6 +191,30 @@ def test_each_kind_is_described_as_plain_json(row: Kind, sample: Path) -> None:
     json.dumps(facts, allow_nan=False)
 
 
+def keys_of(facts: object, where: str = "") -> Iterator[tuple[str, str]]:
+    """(what it is a fact of, key) of every key, but of those that count things by their names in the file."""
+    if isinstance(facts, dict):
+        for key, value in facts.items():
+            yield where, key
+            yield from keys_of(value, key) if key not in ("ops", "dtypes", "layouts", "sides", "opset") else ()
+    elif isinstance(facts, list):
+        for value in facts:
+            yield from keys_of(value, where)
+
+
+@pytest.mark.parametrize("nodes", [(), ("--nodes",)])
+def test_inspect_gives_machines_a_schema_and_plain_keys(row: Kind, sample: Path, nodes: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "acccmp", "inspect", str(sample), *nodes, "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if row.role == "unread" or (nodes and row.name in NO_NODES):
+        assert (ran.returncode, ran.stdout, len(ran.stderr.splitlines())) == (2, "", 1)
+        return
+    assert ran.returncode == 0, ran.stderr
+    facts = json.loads(ran.stdout)
+    assert facts["schema"] == "acccmp.inspect/1"
+    assert [pair for pair in keys_of(facts) if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", pair[1])] == []
+
+
 @pytest.mark.parametrize("row", [kind for kind in KINDS if kind.save], ids=lambda kind: kind.name)
 def test_what_is_saved_is_of_its_kind_and_loads_the_same(row: Kind, tmp_path: Path) -> None:
     sample = SAMPLES[row.name](tmp_path)
@@ -197,3 +246,21 @@ def test_a_slice_written_into_its_dumps_own_folder_leaves_the_dump_a_dump(tmp_pa
     bundle = part.save(npu, check=False)
     assert list(acccmp.read_dump(npu)) == list(before)
     assert describe(bundle.path)["kind"] == "slice"
+
+
+@pytest.mark.parametrize("name", ["report", "baseline", "history"])
+def test_what_acccmp_wrote_itself_is_shown_and_taken_for_nothing_else(name: str, tmp_path: Path) -> None:
+    def acccmp_(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "acccmp", *map(str, arguments)], capture_output=True, text=True,
+                              check=False)
+
+    path = SAMPLES[name](tmp_path)
+    shown = acccmp_("inspect", path)
+    assert shown.returncode == 0, shown.stderr
+    assert f"is a {name} of acccmp" in re.sub(r"\s+", " ", shown.stdout)
+    assert "drift" in shown.stdout or name == "history"
+    for command in (("compare", path, RESNET / "npu"), ("run", path, "-o", tmp_path / "out"),
+                    ("compare", RESNET / "resnet.onnx", path), ("inspect", path, "--graph", tmp_path / "x.png")):
+        ran = acccmp_(*command)
+        assert (ran.returncode, ran.stdout, len(ran.stderr.splitlines())) == (2, "", 1), command
+        assert name in ran.stderr

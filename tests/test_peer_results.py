@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from acccmp.comparison.compare import compare
-from acccmp.comparison.metrics import VENDOR
+from acccmp.core.metrics import METRICS
 from acccmp.dumps.read import read_dump
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.atc_json import load
@@ -17,7 +17,7 @@ from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Comparison, Report
 
 CASES = ("fusion", "net_fp16_5hd_fused3", "net_fp16_nchw")
-NUMBERS = tuple(name for name in VENDOR if name != "StandardDeviation")
+NUMBERS = tuple(metric.name for metric in METRICS if metric.vendor and not metric.column)
 
 
 @pytest.fixture(scope="module")

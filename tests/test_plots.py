@@ -111,7 +111,7 @@ def test_any_metric_can_be_drawn(metric: str) -> None:
     ax = make_report().plot(metric).axes[0]
     assert ax.get_ylabel()
     if metric == "CosineSimilarity":
-        assert ax.get_ylabel() == "1 - cosine similarity"
+        assert ax.get_ylabel() == "1 - CosineSimilarity"
         assert ax.get_yscale() == "log"
 
 

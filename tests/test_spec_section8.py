@@ -21,7 +21,7 @@ from dump_bytes import big, header, number
 
 from acccmp.comparison.compare import compare
 from acccmp.comparison.judging import Thresholds
-from acccmp.comparison.metrics import measure
+from acccmp.comparison.measure import measure
 from acccmp.core import layout as layouts
 from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.read import read_dump
@@ -223,7 +223,7 @@ def test_12_overflow_is_told_from_legal_values_by_golden(
 @pytest.mark.parametrize(("dtype", "golden"), [("bfloat16", 3.395e38), ("float32", 1e39)])
 def test_12_overflow_counts_in_every_float_type(dtype: str, golden: float) -> None:
     ref = TensorRef("<memory>", DTYPES[dtype], (2,), array=np.array([np.inf, 1], np.float32))
-    assert measure(TensorRef.of(np.array([golden, 1.0])), ref).overflow == 1
+    assert measure(TensorRef.of(np.array([golden, 1.0])), ref).sums.overflow == 1
 
 
 def test_13_shapes_of_nd_tensors_are_not_flattened_and_addresses_are_whole(tmp_path: Path) -> None:

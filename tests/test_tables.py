@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from report_factory import changed, comparison, make_report, ref_on_disk
 
 from acccmp.core.dump import Port
+from acccmp.core.metrics import METRICS, computed
 from acccmp.errors import FormatError
 from acccmp.reports import markdown, report_csv, report_json, terminal
-from acccmp.reports.legend import LOOKS, METRICS
+from acccmp.reports.legend import LOOKS
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Report
 
@@ -111,9 +112,10 @@ def test_the_frame_is_tidy_one_row_per_port_with_types() -> None:
     assert frame["port"].is_unique
     assert list(frame["verdict"].cat.categories) == [str(v) for v in Verdict]
     assert frame["verdict"].value_counts().loc["drift"] == report.counts[Verdict.DRIFT]
-    for name in (*report_csv.FLOATS, "error", "limit", "floor"):
+    counts = [name for name, metric in computed().items() if metric.prints == "count"]
+    for name in (*(name for name in computed() if name not in counts), "error", "limit", "floor"):
         assert frame[name].dtype == np.float64, name
-    for name in (*report_csv.COUNTS, "order", "elements"):
+    for name in (*counts, "order", "elements"):
         assert frame[name].dtype == pd.Int64Dtype(), name
     assert frame["address"].dtype == pd.UInt64Dtype()
     assert frame.loc[frame["verdict"] == "fused", "error"].isna().all()
@@ -277,7 +279,9 @@ def test_markdown_of_ten_thousand_rows_fits_a_comment() -> None:
 def test_every_verdict_and_every_metric_column_is_in_the_legend() -> None:
     assert set(LOOKS) == set(Verdict)
     assert len({(look.colour, look.marker) for look in LOOKS.values()}) == len(LOOKS)
-    assert set(report_csv.CSV_COLUMNS[9:19]) | set(report_csv.CSV_COLUMNS[22:]) == set(METRICS)
+    header = cells(EMPTY)[0]
+    assert [*header[9:19], *header[22:]] == list(dict.fromkeys(metric.column or metric.name for metric in METRICS))
+    assert all(metric.name in markdown.to_markdown(EMPTY) for metric in METRICS)
 
 
 def test_an_empty_report_never_looks_like_a_pass() -> None:

@@ -10,6 +10,7 @@ from acccmp.cli.ways import Way, take
 
 DUMP = Way("where PATH is a dump", ("weights", "inputs", "drawn"))
 SLICE = Way("where PATH is a slice", ("weights", "inputs", "drawn", RunChoice))
+RECORD = Way("where PATH is a report, a baseline or a history", ("weights", "inputs", "nodes", "drawn", RunChoice))
 MODEL = Way("where PATH is a model", (RunChoice,))
 OWN_WEIGHTS = Way("where PATH has no weights beside it", ("weights",))
 
@@ -36,12 +37,13 @@ def inspect(
       acccmp inspect model.om --input image.bin
     """
     from acccmp.core.identify import identify
-    from acccmp.jobs.inspect import describe, describe_nodes, draw, fit_facts, fits
+    from acccmp.jobs.inspect import describe, describe_nodes, draw, fit_facts, fits, plain_keys
     from acccmp.slicing.bundle import read_manifest
     from acccmp.ui.screens import node_lines, screen, slice_screen
 
     kind = identify(path).kind
-    take({"dump": DUMP, "slice": SLICE}.get(kind.role, MODEL), *(() if kind.weights else (OWN_WEIGHTS,)))
+    way = {"dump": DUMP, "slice": SLICE, "record": RECORD}.get(kind.role, MODEL)
+    take(way, *(() if kind.weights else (OWN_WEIGHTS,)))
     chosen = {"run": choice.run, "device": choice.device, "model": choice.npu_model, "step": choice.step}
     facts = describe(path, weights, **chosen) if nodes is None else describe_nodes(path, nodes, weights, **chosen)
     given = {text.rpartition("=")[0]: text.rpartition("=")[2] for text in inputs}
@@ -50,7 +52,7 @@ def inspect(
         draw(path, drawn, weights)
     if as_json:
         told = {"fits": [fit_facts(fit) for fit in checked]} if checked else {}
-        print_json({"schema": "acccmp.inspect/1", **facts, **told})
+        print_json({"schema": "acccmp.inspect/1", **plain_keys({**facts, **told})})
     elif nodes is not None:
         say(*node_lines(facts), *(line for fit in checked for line in fit.text.splitlines()))
     elif kind.role == "slice":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 
 from acccmp.comparison.judging import Thresholds, judge, judge_dtypes
-from acccmp.comparison.metrics import Measured, measure
+from acccmp.comparison.measure import Measured, measure
+from acccmp.comparison.outputs import names_of
 from acccmp.comparison.pairing import pair
 from acccmp.comparison.random_ops import set_aside
 from acccmp.core.dump import Dump, Port
@@ -102,7 +105,7 @@ def compare_pair(pair: Pair, thresholds: Thresholds | None = None) -> Comparison
     if not isinstance(measured, Measured):
         return replace(base, verdict=measured[0], reason=measured[1])
     judged = judge(
-        measured, golden, npu, thresholds, names=_names(pair), op_type=pair.op_type, floor=pair.floor,
+        measured, golden, npu, thresholds, names=names_of(pair), op_type=pair.op_type, floor=pair.floor,
         coarsest=pair.coarsest,
     )
     notes = [*pair.notes, *_padding(pair.npu)]
@@ -157,14 +160,6 @@ def _measured(pair: Pair) -> Measured | tuple[Verdict, str]:
         return Verdict.UNREADABLE, f"{pair.npu.path}: not enough memory for {pair.npu!r}"
 
 
-def _names(pair: Pair) -> tuple[str, ...]:
-    """What rules of a thresholds file may call the port."""
-    names = [pair.port.node, str(pair.port)]
-    if pair.golden_port is not None:
-        names += [pair.golden_port.node, str(pair.golden_port)]
-    return tuple(names)
-
-
 # -- many pairs --------------------------------------------------------------------------------------------------
 
 
@@ -174,27 +169,15 @@ def _compared(pairs: Sequence[Pair], thresholds: Thresholds, executor: Executor 
         yield from map(partial(compare_pair, thresholds=thresholds), pairs)
         return
     batches = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
-    done: dict[int, list[Comparison]] = {}
-    waiting: dict[Future[list[Comparison]], int] = {}
-    for place, batch in enumerate(batches):
+    futures: list[Future[list[Comparison]]] = []
+    with suppress(BrokenExecutor):
+        for batch in batches:
+            futures.append(executor.submit(compare_batch, batch, thresholds))
+    for batch, future in zip_longest(batches, futures):
         try:
-            waiting[executor.submit(compare_batch, batch, thresholds)] = place
-        except BrokenExecutor:
-            done[place] = _lost(batch)
-    following = 0
-    while following < len(batches):
-        while following in done:
-            yield from done.pop(following)
-            following += 1
-        if not waiting:
-            continue
-        finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in finished:
-            place = waiting.pop(future)
-            try:
-                done[place] = future.result()
-            except (BrokenExecutor, MemoryError):
-                done[place] = _lost(batches[place])
+            yield from future.result() if future is not None else _lost(batch)
+        except (BrokenExecutor, MemoryError):
+            yield from _lost(batch)
 
 
 def compare_batch(pairs: Iterable[Pair], thresholds: Thresholds) -> list[Comparison]:

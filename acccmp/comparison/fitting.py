@@ -13,17 +13,14 @@ from acccmp.mapping.trace import Trail
 from acccmp.reports.pair import Pair, Verdict
 
 
-def fitted(row: Pair, trail: Trail | None = None, written: Origin | None = None, layout: str | None = None) -> Pair:
+def fitted(row: Pair, trail: Trail, layout: str | None = None) -> Pair:
     """`row` with the NPU's tensor read as golden's shape and order, or with the reason why it cannot be.
 
-    `trail` is how the original came to the port, `written` what a dump's header says of it where there is no trail,
-    `layout` the model's word on the order of golden's axes.
+    `trail` is how the original came to the port, `layout` the model's word on the order of golden's axes.
     """
     assert row.golden is not None
     assert row.npu is not None
-    golden, npu, spec = row.golden, row.npu, trail.spec if trail is not None else None
-    trail = trail or Trail(None, written, None)
-    notes = row.notes
+    golden, npu, spec, notes = row.golden, row.npu, trail.spec, row.notes
     if spec is not None and (told := contradiction(npu, spec)):
         is_dtype = spec.dtype is not None and spec.dtype.kind != npu.dtype.kind
         reason = f"{told}: are they of the same build?"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from acccmp.comparison.metrics import BY_NAME, FLOATS, Measured
+from acccmp.comparison.measure import Measured
+from acccmp.core.metrics import METRICS, Partial, all_metrics, computed
 from acccmp.core.reading import parse_toml, read_text
 from acccmp.core.tensor import DTYPES, DType
 from acccmp.errors import FormatError, InputError
@@ -29,17 +30,6 @@ FIXED: Mapping[str, float] = {
 }
 FLOOR_FACTOR = 4.0
 MOST_BYTES = 1 << 24  # of a file of thresholds
-VENDOR: Mapping[str, float] = {
-    "CosineSimilarity": 0.99, "RelativeEuclideanDistance": 0.05, "KullbackLeiblerDivergence": 0.005,
-    "RootMeanSquareError": 1.0, "MeanRelativeError": 1.0,
-}
-
-# Within what a limit must lie to tell anything: (least, most). A tensor of zeros has a relative distance of 1 from any.
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "CosineSimilarity": (0.0, 1.0), "SNR(dB)": (0.0, 1000.0), "RelativeEuclideanDistance": (0.0, 1.0),
-    "MismatchRatio": (0.0, 1.0),
-}
-_RANGE = (0.0, 1e30)  # in the tensor's own unit
 LARGEST_FACTOR = 1000.0
 
 
@@ -72,20 +62,21 @@ class Thresholds:
     """What counts as drift.
 
     `limits` None means: on the relative Euclidean distance, max(`floor_factor` x floor, the dtype's epsilon) where a
-    floor is known, else `fixed` by stored dtype. With `limits` these metrics are judged instead. `rules` come before
-    both: all that fit a port are merged, later ones win, and then only their metrics are judged. Raises InputError for
-    limits that nothing could be beyond.
+    floor is known, else by stored dtype: `fixed`, or `FIXED` where that says nothing. With `limits` these metrics are
+    judged instead. `rules` come before both: all that fit a port are merged, later ones win, and then only their
+    metrics are judged. Raises InputError for limits that nothing could be beyond.
     """
 
     name: str
     limits: Mapping[str, float] | None = None
     rules: tuple[Rule, ...] = ()
-    fixed: Mapping[str, float] = field(default_factory=lambda: dict(FIXED))
+    fixed: Mapping[str, float] = field(default_factory=dict)
     floor_factor: float = FLOOR_FACTOR
 
     def __post_init__(self) -> None:
         for metric, value in (self.limits or {}).items():
             _limit(metric, value, f"thresholds {self.name}, {metric}")
+        _known(self.fixed, set(DTYPES), f"thresholds {self.name}, [fixed]")
         for dtype, value in self.fixed.items():
             _limit("RelativeEuclideanDistance", value, f"thresholds {self.name}, [fixed] {dtype}")
         if not 0 < _number(self.floor_factor, f"thresholds {self.name}, floor_factor") <= LARGEST_FACTOR:
@@ -103,7 +94,7 @@ class Thresholds:
 
         A metric that is NaN fails, where the vendor's tool passes it.
         """
-        return cls("vendor", dict(VENDOR))
+        return cls("vendor", _vendor_limits())
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Thresholds:
@@ -137,14 +128,16 @@ class Thresholds:
         rules = table.get("rule", [])
         if not isinstance(fixed, dict) or not isinstance(rules, list):
             raise InputError(f"thresholds {where}: write limits by dtype as a table [fixed], rules as [[rule]]")
-        _known(fixed, set(DTYPES), f"thresholds {where}, [fixed]")
-        numbers = {name: _number(value, f"thresholds {where}, [fixed] {name}") for name, value in fixed.items()}
         factor = _number(table.get("floor_factor", FLOOR_FACTOR), f"thresholds {where}, floor_factor")
         return cls(
-            str(where), dict(VENDOR) if base == "vendor" else None,
+            str(where), _vendor_limits() if base == "vendor" else None,
             tuple(_rule(rule, f"thresholds {where}, rule {place}") for place, rule in enumerate(rules, 1)),
-            {**FIXED, **numbers}, factor,
+            fixed, factor,
         )
+
+    def fixed_for(self, dtype: DType) -> float:
+        """The limit of a stored dtype: as set here, else the usual one."""
+        return self.fixed.get(dtype.name, FIXED.get(dtype.name, math.nan))
 
     def limits_for(self, names: tuple[str, ...], op_type: str, dtype: str) -> Mapping[str, float] | None:
         """The metrics to judge a port by, or None: by floor or fixed limit."""
@@ -155,10 +148,14 @@ class Thresholds:
         return found or self.limits
 
 
+def _vendor_limits() -> Mapping[str, float]:
+    return {row.name: row.vendor_limit for row in METRICS if row.vendor_limit is not None}
+
+
 def _rule(table: Any, where: str) -> Rule:
     if not isinstance(table, dict):
         raise InputError(f"{where}: not a table")
-    _known(table, {"op_type", "name", "dtype", *FLOATS}, where)
+    _known(table, {"op_type", "name", "dtype", *computed()}, where)
     patterns = {key: table[key] for key in ("op_type", "name", "dtype") if key in table}
     for key, value in patterns.items():
         if not isinstance(value, str):
@@ -167,7 +164,7 @@ def _rule(table: Any, where: str) -> Rule:
         name: _limit(name, value, f"{where}, {name}") for name, value in table.items() if name not in patterns
     }
     if not limits:
-        raise InputError(f"{where}: sets no metric; there are: {', '.join(FLOATS)}")
+        raise InputError(f"{where}: sets no metric; there are: {', '.join(computed())}")
     return Rule(limits, **patterns)
 
 
@@ -185,14 +182,13 @@ def _number(value: Any, where: str) -> float:
 
 def _limit(metric: str, value: Any, where: str) -> float:
     """The limit, when some tensor could be beyond it: finite, and within the metric's range."""
-    found, row = _number(value, where), BY_NAME.get(metric)
+    found, row = _number(value, where), computed().get(metric)
     if row is None or row.better == "neither":
         raise InputError(f"{where}: tells nothing of a difference; judge another metric")
-    least, most = _RANGES.get(metric, _RANGE)
     if row.better == "higher":
-        fits, wanted = least < found <= most, f"above {least:g}, at most {most:g}"
+        fits, wanted = row.least < found <= row.most, f"above {row.least:g}, at most {row.most:g}"
     else:
-        fits, wanted = least <= found < most, f"from {least:g} to below {most:g}"
+        fits, wanted = row.least <= found < row.most, f"from {row.least:g} to below {row.most:g}"
     if not fits:
         raise InputError(f"{where}: must be {wanted}, found {value!r}")
     return found
@@ -259,115 +255,87 @@ def judge(
     `floor` is the distance that storage alone explains (NaN: unknown). `coarsest` is the dtype that fixed limits go
     by when it is not the NPU's stored one: a compiler-made Cast to float32 brings back no precision.
     """
-    notes: list[str] = []
-    if not found.count:
+    sums, distance = found.sums, found.metrics["RelativeEuclideanDistance"]
+    if not sums.count:
         return Judgement(Verdict.MATCH, "both are empty", 0.0, 0.0, notes=("both tensors are empty",))
-    if found.overflow:
+    if sums.overflow:
         return Judgement(
             Verdict.OVERFLOW,
-            f"at {found.overflow} of {found.count} places golden lies beyond {npu.name}'s largest value "
-            f"{npu.largest:g} and the NPU sits at it or at Inf; first at {_at(found.first_overflow)}",
-            found.metrics["RelativeEuclideanDistance"],
+            f"at {sums.overflow} of {sums.count} places golden lies beyond {npu.name}'s largest value "
+            f"{npu.largest:g} and the NPU sits at it or at Inf; first at {_at(found.first_overflow)}", distance,
         )
-    if found.nonfinite:
+    if sums.nonfinite:
         return Judgement(
             Verdict.NONFINITE,
-            f"{_nonfinite(found)}; {found.nonfinite} places differ, first at {_at(found.first_nonfinite)}",
-            found.metrics["RelativeEuclideanDistance"],
+            f"{_nonfinite(sums)}; {sums.nonfinite} places differ, first at {_at(found.first_nonfinite)}", distance,
         )
-    if not found.finite:
-        return Judgement(Verdict.NONFINITE, f"no position is finite on both sides; {_nonfinite(found)}")
-    if found.agreeing:
-        notes.append(f"{found.agreeing} NaN or Inf at the same places on both sides; the rest was compared")
+    if not sums.finite:
+        return Judgement(Verdict.NONFINITE, f"no position is finite on both sides; {_nonfinite(sums)}")
     limits = thresholds.limits_for(names, op_type, npu.name)
     own_rule = limits is not None and limits is not thresholds.limits
-    if is_converted(golden, npu):
-        notes.append(f"golden's {golden.name} is {npu.name} on the NPU: compared by value")
     if (npu.kind == "bool" and not own_rule) or (golden.kind in ("int", "bool") and limits is None):
-        return _by_mismatches(found, npu, notes)
-    if limits is not None:
-        return _by_limits(found, limits, notes)
-    return _by_distance(found, npu, thresholds, floor, coarsest, notes)
-
-
-def _by_mismatches(found: Measured, npu: DType, notes: list[str]) -> Judgement:
-    ratio = found.metrics["MismatchRatio"]
-    reason = ""
-    if ratio:
-        reason = f"{found.mismatches} of {found.count} {npu.name} elements differ, most at {_at(found.max_error_index)}"
-    return Judgement(
-        Verdict.DRIFT if ratio else Verdict.MATCH, reason, ratio, 0.0, "MismatchRatio", tuple(notes),
+        judged = _by_mismatches(found, npu)
+    elif limits is not None:
+        judged = _by_limits(found, limits)
+    else:
+        judged = _by_distance(found, npu, thresholds, floor, coarsest or npu)
+    notes = (
+        f"{sums.agreeing} NaN or Inf at the same places on both sides; the rest was compared" if sums.agreeing else "",
+        f"golden's {golden.name} is {npu.name} on the NPU: compared by value" if is_converted(golden, npu) else "",
     )
+    return replace(judged, notes=(*filter(None, notes), *judged.notes))
+
+
+def _by_mismatches(found: Measured, npu: DType) -> Judgement:
+    ratio, sums = found.metrics["MismatchRatio"], found.sums
+    reason = (f"{sums.mismatches} of {sums.count} {npu.name} elements differ, most at {_at(found.max_error_index)}"
+              if ratio else "")
+    return Judgement(Verdict.DRIFT if ratio else Verdict.MATCH, reason, ratio, 0.0, "MismatchRatio")
 
 
 def _by_distance(
-    found: Measured, npu: DType, thresholds: Thresholds, floor: float, coarsest: DType | None, notes: list[str],
+    found: Measured, npu: DType, thresholds: Thresholds, floor: float, coarsest: DType,
 ) -> Judgement:
-    by = "RelativeEuclideanDistance"
-    if found.largest_golden < npu.smallest_normal:
-        by = "MaxAbsoluteError"
-        limit = npu.smallest_normal
-        what = "all zero" if found.largest_golden == 0 else f"nowhere above {npu.name}'s smallest normal number"
-        notes.append(f"golden is {what}: judged by the absolute error")
+    by, words, beside = "RelativeEuclideanDistance", "relative Euclidean distance", ""
+    notes: tuple[str, ...] = ()
+    largest = found.sums.largest_golden / found.sums.scale
+    if largest < npu.smallest_normal:
+        by, words, limit = "MaxAbsoluteError", "absolute error", npu.smallest_normal
+        what = "all zero" if largest == 0 else f"nowhere above {npu.name}'s smallest normal number"
+        notes = (f"golden is {what}: judged by the absolute error",)
     elif not math.isnan(floor):
         limit = max(thresholds.floor_factor * floor, npu.epsilon)
+        beside = f" ({thresholds.floor_factor:g} x the floor {floor:.3g})" if floor > 0 else ""
     else:
-        limit = max(thresholds.fixed.get(dtype.name, math.nan) for dtype in (npu, coarsest or npu))
+        limit = max(thresholds.fixed_for(npu), thresholds.fixed_for(coarsest))
     error = found.metrics[by]
     if error <= limit:
-        return Judgement(Verdict.MATCH, "", error, limit, by, tuple(notes))
-    told = f"{_words(by)} {error:.3g} is over the limit {limit:.3g}"
-    if by == "RelativeEuclideanDistance" and not math.isnan(floor):
-        told += f" ({thresholds.floor_factor:g} x the floor {floor:.3g})" if floor > 0 else ""
-    told += f"; largest error at {_at(found.max_error_index)}"
-    return Judgement(Verdict.DRIFT, told, error, limit, by, tuple(notes))
+        return Judgement(Verdict.MATCH, "", error, limit, by, notes)
+    told = f"{words} {error:.3g} is over the limit {limit:.3g}{beside}; largest error at {_at(found.max_error_index)}"
+    return Judgement(Verdict.DRIFT, told, error, limit, by, notes)
 
 
-def _by_limits(found: Measured, limits: Mapping[str, float], notes: list[str]) -> Judgement:
+def _by_limits(found: Measured, limits: Mapping[str, float]) -> Judgement:
     """Each metric against its limit; the one furthest beyond is told. NaN fails."""
-    worst: tuple[float, str, float, float] | None = None
-    broken = []
+    judged = []
     for name, limit in limits.items():
-        value = found.metrics.get(name, math.nan)
-        error, allowed = _as_error(name, value, limit)
-        bad = not error <= allowed
-        if bad:
-            broken.append(f"{name} {value:.4g} (limit {limit:g})")
+        row, value = all_metrics()[name], found.metrics.get(name, math.nan)
+        error, allowed = row.error(value), row.error(limit)
         ratio = math.inf if math.isnan(error) else error / allowed if allowed > 0 else (math.inf if error > 0 else 0.0)
-        if worst is None or (bad, ratio) > (worst[3] > 0, worst[0]):
-            worst = (ratio, name, error, 1.0 if bad else 0.0)
-    assert worst is not None
-    _, name, error, _ = worst
-    _, allowed = _as_error(name, 0.0, limits[name])
-    verdict = Verdict.DRIFT if broken else Verdict.MATCH
-    return Judgement(verdict, "; ".join(broken), error, allowed, name, tuple(notes))
+        broken = "" if error <= allowed else f"{name} {value:.4g} (limit {limit:g})"
+        judged.append((bool(broken), ratio, broken, error, allowed, name))
+    is_broken, _, _, error, allowed, name = max(judged, key=lambda one: one[:2])
+    reason = "; ".join(broken for _, _, broken, *_ in judged if broken)
+    return Judgement(Verdict.DRIFT if is_broken else Verdict.MATCH, reason, error, allowed, name)
 
 
-def _as_error(name: str, value: float, limit: float) -> tuple[float, float]:
-    """(error, largest error allowed) of a metric: distances from the best value where more is better."""
-    metric = BY_NAME.get(name)
-    if metric is None or metric.better != "higher":
-        return value, limit
-    if name == "SNR(dB)":  # as the relative distance that it stands for
-        return 10 ** (-value / 20), 10 ** (-limit / 20)
-    assert metric.best is not None
-    return metric.best - value, metric.best - limit
-
-
-def _nonfinite(found: Measured) -> str:
-    counts = [
-        f"{int(found.metrics[name])} {what}"
-        for name, what in (
-            ("NanNpu", "NaN on the NPU"), ("InfNpu", "Inf on the NPU"), ("NanGolden", "NaN in golden"),
-            ("InfGolden", "Inf in golden"),
-        ) if found.metrics[name]
-    ]
-    return ", ".join(counts)
+def _nonfinite(sums: Partial) -> str:
+    counts = (
+        (sums.nan_npu, "NaN on the NPU"), (sums.inf_npu, "Inf on the NPU"), (sums.nan_golden, "NaN in golden"),
+        (sums.inf_golden, "Inf in golden"),
+    )
+    return ", ".join(f"{count} {what}" for count, what in counts if count)
 
 
 def _at(index: tuple[int, ...] | None) -> str:
     return "?" if index is None else f"[{','.join(map(str, index))}]"
-
-
-def _words(metric: str) -> str:
-    return {"RelativeEuclideanDistance": "relative Euclidean distance", "MaxAbsoluteError": "absolute error"}[metric]

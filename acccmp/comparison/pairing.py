@@ -51,7 +51,7 @@ def pair(
             belongs = check_belongs(mapping, model, npu)
             notes.append("both dumps are of the device: ops are paired by name, the mapping says what they stand for")
         ends = [Port(name, "output", i) for name, i in map(split_input, mapping.graph.outputs)] if mapping else []
-        rows = mark_outputs(by_op(gold, dumped, mapping), gold, model, None, ends, notes)
+        rows, told = mark_outputs(by_op(gold, dumped, mapping), gold, model, None, ends)
     else:
         if mapping is None:
             mapping = by_names(npu, model if model is not None else golden)
@@ -60,9 +60,10 @@ def pair(
         gold = Golden(golden, model, asked)
         belongs = check_belongs(mapping, golden if model is None or mapping.is_by_name else model, npu)
         device = mapping.beside(gold)
-        rows, told = by_mapping(device, gold, dumped)
-        notes += told
-        rows = mark_outputs(rows, gold, model, device, [], notes)
+        rows, said = by_mapping(device, gold, dumped)
+        notes += said
+        rows, told = mark_outputs(rows, gold, model, device, [])
+    notes += told
     rows = _with_floors(rows, floors or {})
     if coarse := sum(row.coarsest is DTYPES["int8"] and row.verdict is None for row in rows):
         notes.append(f"{coarse} ports depend on numbers that were stored as int8: their limits are fixed")

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acccmp.comparison.folding import CONVOLUTIONS, PASSING, find_fold, find_norm
-from acccmp.comparison.metrics import measure
+from acccmp.comparison.measure import measure
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
+from acccmp.core.layout import squeezed
 from acccmp.core.tensor import DType, TensorRef, TurnedRef
 from acccmp.errors import FormatError, InputError, LayoutError
 from acccmp.reports.pair import Pair, Verdict
@@ -42,6 +43,10 @@ class Weight:
     op_types: frozenset[str] = frozenset()
     slot: int | None = None
     owner: str = ""
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.ref.own_shape)
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ class _Job:
                 self.by_layer.setdefault(layer, []).append(weight)
             for key in _keys(weight.name):
                 self.by_name.setdefault(key, []).append(weight)
-            self.by_count.setdefault(math.prod(weight.ref.own_shape), []).append(weight)
+            self.by_count.setdefault(weight.count, []).append(weight)
         # BatchNorm parameter -> what became of it, once that is proven.
         self.folded: dict[str, str] = {}
         # The last few weights that were read (a ref is no key: two in memory can look alike).
@@ -230,13 +235,13 @@ class _Job:
                 return found
         if self._restated(weight, of_layer):
             return None
-        alone = [w for w in self.by_count.get(math.prod(weight.ref.own_shape), ()) if w not in of_layer]
-        if len(alone) <= _LARGEST_SEARCH and math.prod(weight.ref.own_shape) > 1:
+        alone = [w for w in self.by_count.get(weight.count, ()) if w not in of_layer]
+        if len(alone) <= _LARGEST_SEARCH and weight.count > 1:
             fitting = [(w, fit) for w in alone if (fit := self._fit(weight, w)) is not None]
             if len(fitting) == 1:
                 candidate, fit = fitting[0]
                 return _Found(candidate, fit, ["paired by shape and content alone"])
-        near = [w for w in [*named, *of_layer] if w.name not in self.used and _shapes_fit(weight.ref, w.ref)]
+        near = [w for w in [*named, *of_layer] if w.name not in self.used and weight.count == w.count]
         by_slot = [w for w in near if w.slot == weight.slot]
         for candidate in [*by_slot, *near]:
             if len(near) == 1 or candidate in named or candidate in by_slot:
@@ -251,16 +256,15 @@ class _Job:
         """How the two are equal; None when they are not."""
         if candidate.ref.dtype.numpy is None or candidate.ref.dtype.kind not in (weight.ref.dtype.kind, "float"):
             return None
-        size, theirs = math.prod(weight.ref.own_shape), math.prod(candidate.ref.own_shape)
-        if size != theirs and not (size == 1 and theirs):
+        if weight.count not in (candidate.count, 1) or not candidate.count:
             return None
-        if weight.ref.dtype.kind not in ("float", "int", "bool", "complex") or not theirs:
+        if weight.ref.dtype.kind not in ("float", "int", "bool", "complex"):
             return None
         return fit(self.array(weight.ref), self.array(candidate.ref), candidate.ref.dtype)
 
     def _folded(self, weight: Weight, candidate: Weight) -> _Found | None:
         """Is the candidate this weight (or bias) with the BatchNorm behind its layer folded in?"""
-        if not _shapes_fit(weight.ref, candidate.ref):
+        if weight.count != candidate.count:
             return None
         for layer in sorted(weight.layers):
             if layer not in self.golden or self.golden[layer].op_type not in CONVOLUTIONS:
@@ -306,17 +310,16 @@ class _Job:
     def _stored_among(self, forms: Iterable[Array], candidates: Sequence[Weight]) -> Weight | None:
         for form in forms:
             for weight in candidates:
-                if weight.ref.dtype.kind != "float" or not form.size == _count(weight) > 1:
+                if weight.ref.dtype.kind != "float" or not form.size == weight.count > 1:
                     continue
                 if fit(form, self.array(weight.ref), weight.ref.dtype) is not None:
                     return weight
         return None
 
     def _absent(self, weight: Weight, base: Comparison) -> Comparison:
-        count = math.prod(weight.ref.own_shape)
         if weight.ref.dtype.numpy is None:
             return replace(base, verdict=Verdict.NOT_COMPARABLE, reason=f"{weight.ref.dtype} has no numbers to compare")
-        if weight.ref.dtype.kind != "float" or count <= 1 or not weight.layers:
+        if weight.ref.dtype.kind != "float" or weight.count <= 1 or not weight.layers:
             return replace(base, reason="an argument of an op (shape, axis, constant): the compiler folded it away")
         if weight.name in self.folded:
             return replace(base, reason=self.folded[weight.name])
@@ -334,7 +337,7 @@ class _Job:
             pair, Verdict.MATCH, limit=1.0, judged_by="roundings to the stored type", notes=tuple(notes),
         )
         folded = how is not None and "BatchNorm" in how.how
-        if not folded and math.prod(weight.ref.own_shape) == math.prod(npu.ref.own_shape):
+        if not folded and weight.count == npu.count:
             row = replace(row, **_numbers(weight.ref, npu.ref, how.axes if how else None))
         if how is not None:
             return replace(row, error=how.error)
@@ -370,7 +373,7 @@ def _folded_away(rows: list[Comparison], job: _Job) -> list[Comparison]:
 
 def _numbers(golden: TensorRef, npu: TensorRef, axes: tuple[int, ...] | None) -> dict[str, Any]:
     """Metrics of a pair, as fields of a Comparison; shapes that differ otherwise than by 1s are lined up flat."""
-    if tuple(n for n in golden.own_shape if n != 1) != tuple(n for n in npu.own_shape if n != 1) and axes is None:
+    if squeezed(golden.own_shape) != squeezed(npu.own_shape) and axes is None:
         golden, npu = (TensorRef.of(ref.numpy().reshape(-1), name=ref.path) for ref in (golden, npu))
     if axes is not None and len(axes) != len(npu.own_shape):  # they are those of the tensors without their 1s
         return {}
@@ -389,14 +392,6 @@ def _keys(name: str) -> list[str]:
     bare = plain.partition(":")[2] if re.match(r"[\w$-]+:\D", plain) else plain
     loose = re.sub(r"[./_:\s]+", ".", bare).strip(".").lower()
     return list(dict.fromkeys((plain, bare, loose)))
-
-
-def _count(weight: Weight) -> int:
-    return math.prod(weight.ref.own_shape)
-
-
-def _shapes_fit(golden: TensorRef, npu: TensorRef) -> bool:
-    return math.prod(golden.own_shape) == math.prod(npu.own_shape)
 
 
 # -- equality ----------------------------------------------------------------------------------------------------

@@ -1,54 +1,188 @@
-"""Layouts: how a device orders the elements of a tensor, as a table of axis names, both ways.
+"""Layouts: how a device orders the elements of a tensor, a row each, both ways.
 
-A letter is an axis of the original tensor; `C1 C0` says that axis C was cut into blocks of C0 (C = C1*C0 + c0, the
-end padded). C0 is always taken from the stored shape. Source of the formulas: specs of the Ascend formats, section 4
-(GE's `formats/format_transfers`).
+C0 is always taken from the stored shape. Source of the formulas: specs of the Ascend formats, section 4 (GE's
+`formats/format_transfers`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acccmp.errors import LayoutError
+from acccmp import plugins
+from acccmp.errors import InputError, LayoutError
 
 Shape = tuple[int, ...]
 Region = tuple[slice, ...]
 Array = NDArray[np.generic]
+Places = NDArray[np.int64]
 
-# Axis names of each layout, outermost first. "..." stands for any leading axes; M and N are then the last two.
-STORED_AS = {
-    "NCHW": "N C H W",
-    "NHWC": "N H W C",
-    "HWCN": "H W C N",
-    "CHWN": "C H W N",
-    "NCDHW": "N C D H W",
-    "NDHWC": "N D H W C",
-    "DHWCN": "D H W C N",
-    "DHWNC": "D H W N C",
-    "NCL": "N C L",
-    "NC": "N C",
-    "CN": "C N",
-    "NC1HWC0": "N C1 H W C0",
-    "NC1HWC0_C04": "N C1 H W C0",
-    "C1HWC0": "C1 H W C0",
-    "C1HWNC0": "C1 H W N C0",
-    "NHWC1C0": "N H W C1 C0",
-    "NDC1HWC0": "N D C1 H W C0",
-    "FRACTAL_Z": "(C1 H W) N1 N0 C0",
-    "FRACTAL_Z_3D": "(D C1 H W) N1 N0 C0",
-    "FRACTAL_NZ": "... N1 M1 M0 N0",
-    "FRACTAL_ZZ": "... M1 N1 M0 N0",
-}
-for _c0 in (2, 4, 8, 16, 32):
-    STORED_AS[f"FRACTAL_NZ_C0_{_c0}"] = STORED_AS["FRACTAL_NZ"]
+N0 = 16  # edge of a cube block in the direction that does not depend on the dtype
 
-PLAIN = ("NCHW", "NHWC", "HWCN", "CHWN", "NCDHW", "NDHWC", "DHWCN", "DHWNC", "NCL", "NC", "CN", "ND")
+
+@dataclass(frozen=True)
+class ByIndex:
+    """An order that cutting and turning axes does not give: `shape(sizes, c0, groups)` of what is stored, and the
+    place of each element in it, flat: `place(at, sizes, stored, groups)`. Sizes and indices go by the letters NCHW."""
+
+    shape: Callable[[Mapping[str, int], int, int], Shape]
+    place: Callable[[Mapping[str, Places], Mapping[str, int], Shape, int], Places]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A row: how a device orders a tensor.
+
+    - `axes`: their names, outermost first. A letter is an axis of the original tensor, `C1 C0` says that axis C was cut
+      into blocks (C = C1*C0 + c0, the end padded), `(C1 H W)` is one stored axis made of several. `...` stands for any
+      leading axes; M and N are then the last two.
+    - `block`: the axes that are cut into blocks of C0, whose edge depends on the dtype; other cut axes have 16.
+    - `c0`: that edge, where it is the same for every dtype.
+    - `by_index`: where axes do not tell the order: of grouped filters, or of all tensors when there are no `axes`.
+    """
+
+    name: str
+    axes: str
+    block: str = ""
+    c0: int = 0
+    by_index: ByIndex | None = None
+
+    def __post_init__(self) -> None:
+        cut = {part: {name[0] for name in re.findall(r"[A-Z][01]", self.axes) if name[1] == part} for part in "10"}
+        if cut["1"] != cut["0"] or not set(self.block) <= cut["1"]:
+            raise InputError(f"the layout {self.name}: of an axis that is cut, {self.axes!r} must name both parts (C1 "
+                             f"and C0), and the blocks are of such an axis, not of {self.block!r}")
+
+    @property
+    def is_plain(self) -> bool:
+        """No blocks, no padding: an order that original models use."""
+        return self.by_index is None and not re.search("[01]", self.axes)
+
+    @property
+    def is_positional(self) -> bool:
+        return self.axes.startswith("...")
+
+    def edge(self, bits: int) -> int:
+        """C0 on a device, for elements of so many bits: 32 bytes, but never fewer than 16 elements."""
+        return self.c0 or max(N0, 256 // bits)
+
+    def edge_of(self, stored: Shape) -> int:
+        """C0 of a stored tensor; 0 for a scalar, which has none."""
+        words = re.sub(r"\(.*?\)", "-", self.axes).split()
+        back = next((len(words) - at for at, word in enumerate(words) if word[0] in self.block and word[1:] == "0"), 1)
+        return stored[-back] if len(stored) >= back else 0
+
+
+# -- orders that need an index -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """Numbers of grouped FRACTAL_Z (GE `TransFormatHwcnToFzWithGroups`)."""
+
+    cin: int
+    cout: int
+    e: int
+    c_opt: int
+    n_opt: int
+
+
+def _grouped(n: int, c: int, c0: int, groups: int) -> _Grouped:
+    if groups < 1 or n % groups:
+        raise LayoutError(f"{n} filters cannot be dealt to {groups} groups")
+    cin, cout = c, n // groups
+    e = min(math.lcm(math.lcm(cin, c0) // cin, math.lcm(cout, N0) // cout), groups)
+    return _Grouped(cin, cout, e, -(-e * cin // c0) * c0, -(-e * cout // N0) * N0)
+
+
+def _grouped_shape(size: Mapping[str, int], c0: int, groups: int) -> Shape:
+    g = _grouped(size["N"], size["C"], c0, groups)
+    return (-(-groups // g.e) * (g.c_opt // c0) * size["H"] * size["W"], g.n_opt // N0, N0, c0)
+
+
+def _grouped_place(at: Mapping[str, Places], size: Mapping[str, int], stored: Shape, groups: int) -> Places:
+    c0 = stored[-1]
+    g = _grouped(size["N"], size["C"], c0, groups)
+    n, c, h, w = (at[a] for a in "NCHW")
+    group, k = n // g.cout, n % g.cout
+    slot = group % g.e
+    ci, co = slot * g.cin + c, slot * g.cout + k
+    area = size["H"] * size["W"]
+    row = (group // g.e) * (g.c_opt // c0) * area + (ci // c0) * area + h * size["W"] + w
+    return np.asarray(((row * stored[1] + co // N0) * N0 + co % N0) * c0 + ci % c0)
+
+
+def _diagonal_shape(size: Mapping[str, int], c0: int, _: int) -> Shape:
+    return (-(-size["C"] // c0), size["H"], size["W"], size["N"], c0, c0)
+
+
+def _diagonal_place(at: Mapping[str, Places], size: Mapping[str, int], stored: Shape, _: int) -> Places:
+    c0 = stored[-1]
+    n, c, h, w = (at[a] for a in "NCHW")
+    row = ((c // c0 * size["H"] + h) * size["W"] + w) * size["N"] + n
+    return np.asarray((row * c0 + c % c0) * c0 + c % c0)
+
+
+# -- the table ---------------------------------------------------------------------------------------------------
+
+LAYOUTS = (
+    Layout("NCHW", "N C H W"),
+    Layout("NHWC", "N H W C"),
+    Layout("HWCN", "H W C N"),
+    Layout("CHWN", "C H W N"),
+    Layout("NCDHW", "N C D H W"),
+    Layout("NDHWC", "N D H W C"),
+    Layout("DHWCN", "D H W C N"),
+    Layout("DHWNC", "D H W N C"),
+    Layout("NCL", "N C L"),
+    Layout("NC", "N C"),
+    Layout("CN", "C N"),
+    Layout("ND", ""),  # whatever the axes mean
+    Layout("NC1HWC0", "N C1 H W C0", "C"),
+    Layout("NC1HWC0_C04", "N C1 H W C0", "C", 4),
+    Layout("C1HWC0", "C1 H W C0", "C"),
+    Layout("C1HWNC0", "C1 H W N C0", "C"),
+    Layout("NHWC1C0", "N H W C1 C0", "C"),
+    Layout("NDC1HWC0", "N D C1 H W C0", "C"),
+    Layout("FRACTAL_Z", "(C1 H W) N1 N0 C0", "C", by_index=ByIndex(_grouped_shape, _grouped_place)),
+    Layout("FRACTAL_Z_3D", "(D C1 H W) N1 N0 C0", "C"),
+    Layout("FRACTAL_NZ", "... N1 M1 M0 N0", "N"),
+    *(Layout(f"FRACTAL_NZ_C0_{c0}", "... N1 M1 M0 N0", "N", c0) for c0 in (2, 4, 8, 16, 32)),
+    Layout("FRACTAL_ZZ", "... M1 N1 M0 N0", "MN"),
+    Layout("C1HWNCoC0", "", by_index=ByIndex(_diagonal_shape, _diagonal_place)),
+)
+PLAIN = tuple(row.name for row in LAYOUTS if row.is_plain)
+_ROWS = plugins.Rows("layouts", Layout, LAYOUTS)
+
+
+def all_layouts() -> Mapping[str, Layout]:
+    """Every row by name: ours, those of other packages (entry points of the group `acccmp.layouts`), those added."""
+    return _ROWS.all
+
+
+def add_layout(row: Layout) -> None:
+    """A layout of your own, for this process: tensors that are stored so are read in their original's order.
+
+        acccmp.add_layout(acccmp.Layout("WC1NHC0", "W C1 N H C0", block="C"))
+
+    One that was added before under the same name gives way. Raises InputError for a name of ours.
+    """
+    _ROWS.add(row)
+
+
+def find_layout(name: str) -> Layout:
+    """The row of this name. Raises LayoutError when there is none."""
+    row = all_layouts().get(name)
+    if row is None:
+        raise LayoutError(f"the layout {name} is not known")
+    return row
+
 
 # Numbers of the formats in dump headers and device models; 255 stands for "none".
 FORMATS = {
@@ -66,8 +200,6 @@ FORMATS = {
 }
 FORMAT_NUMBERS = {name: number for number, name in FORMATS.items()}
 
-N0 = 16  # edge of a cube block in the direction that does not depend on the dtype
-
 # Letters of an original tensor whose rank is not the layout's (GE's padding rule for 5-D layouts).
 _BY_RANK = {1: "C", 2: "NC", 3: "CHW"}
 
@@ -79,20 +211,26 @@ class _Axes:
     names: tuple[str, ...]
     sizes: Shape
 
+    @property
+    def by_name(self) -> dict[str, int]:
+        return dict(zip(self.names, self.sizes, strict=True))
+
 
 def is_known(layout: str) -> bool:
     """Can elements of this layout be put back in their original order?"""
-    return layout in STORED_AS or layout in ("ND", "C1HWNCoC0")
+    return layout in all_layouts()
 
 
-def is_plain(layout: str) -> bool:
+def is_plain(layout: str | None) -> bool:
     """Is it an order that original models use (no blocks, no padding)?"""
-    return layout in PLAIN
+    row = all_layouts().get(layout or "")
+    return row is not None and row.is_plain
 
 
 def is_positional(layout: str) -> bool:
     """Are its blocks of the last axes, whatever their names?"""
-    return STORED_AS.get(layout, "").startswith("...")
+    row = all_layouts().get(layout)
+    return row is not None and row.is_positional
 
 
 def letters(layout: str | None, rank: int, stored: str = "NCHW") -> str | None:
@@ -100,9 +238,9 @@ def letters(layout: str | None, rank: int, stored: str = "NCHW") -> str | None:
 
     When the rank is not the layout's, GE's rule is used: C, NC, CHW.
     """
-    if layout in STORED_AS and layout in PLAIN:
-        names = STORED_AS[layout].split()
-        if len(names) == rank:
+    if layout is not None and is_plain(layout):
+        names = find_layout(layout).axes.split()
+        if names and len(names) == rank:
             return "".join(names)
     if rank in _BY_RANK:
         return _BY_RANK[rank]
@@ -118,8 +256,8 @@ def candidates(layout: str, stored: Shape, original: Shape) -> list[str]:
     """
     names = {3: ["NCL"], 4: ["NCHW", "NHWC", "HWCN", "CHWN"], 5: ["NCDHW", "NDHWC", "DHWCN"]}.get(len(original), ["ND"])
     found = [name for name in names if fits(layout, stored, name, original)]
-    full = [name for name in found if stored_shape(layout, name, original, _innermost(stored)) == stored]
-    return full or found
+    c0 = find_layout(layout).edge_of(stored) if found else 0
+    return [name for name in found if stored_shape(layout, name, original, c0) == stored] or found
 
 
 def fits(layout: str, stored: Shape, original_layout: str | None, original: Shape, groups: int = 1) -> bool:
@@ -129,9 +267,10 @@ def fits(layout: str, stored: Shape, original_layout: str | None, original: Shap
         if layout == "ND":
             return math.prod(stored) == math.prod(original)
         if _is_indexed(layout, groups):
-            return stored == _stored_shape_indexed(layout, original_layout, original, _innermost(stored), groups)
+            c0 = find_layout(layout).edge_of(stored)
+            return stored == _stored_shape_indexed(layout, original_layout, original, c0, groups)
         axes, order = _axes(layout, stored, original_layout, original)
-        sizes = dict(zip(axes.names, axes.sizes, strict=True))
+        sizes = axes.by_name
         for letter, size in zip(order, original, strict=True):
             block = sizes.get(letter + "0", 0)
             room = sizes[letter + "1"] * block if block else sizes[letter]
@@ -155,7 +294,7 @@ def stored_shape(layout: str, original_layout: str | None, original: Shape, c0: 
     order = _order(layout, original_layout, len(original))
     size = dict(zip(order, original, strict=True))
     out = []
-    for word in _expand(layout, order, len(original)).split():
+    for word in _expand(layout, order).split():
         part = 1
         for name in word.strip("()").split("*"):
             part *= _axis_size(layout, name, size, c0)
@@ -176,7 +315,7 @@ def to_stored(
         out[_flat_index(layout, shape, original_layout, array.shape, groups, None)] = array
         return out.reshape(shape)
     axes, order = _axes(layout, shape, original_layout, array.shape)
-    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    sizes = axes.by_name
     rooms = [sizes[a + "1"] * sizes[a + "0"] if a + "1" in sizes else sizes[a] for a in order]
     padded = np.zeros(rooms, array.dtype)
     padded[tuple(slice(0, n) for n in array.shape)] = array
@@ -207,12 +346,13 @@ def read_region(
         found = read_region(stored, layout, original_layout, row, whole_row, groups)
         return found.reshape(found.shape[len(found.shape) - len(original):])
     if _is_indexed(layout, groups):
-        want = _stored_shape_indexed(layout, original_layout, original, _innermost(stored.shape), groups)
+        c0 = find_layout(layout).edge_of(stored.shape)
+        want = _stored_shape_indexed(layout, original_layout, original, c0, groups)
         if want != stored.shape:
             raise LayoutError(f"{layout} of {original} is stored as {want}, not {stored.shape}")
         return stored.reshape(-1)[_flat_index(layout, stored.shape, original_layout, original, groups, region)]
     axes, order = _axes(layout, stored.shape, original_layout, original)
-    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    sizes = axes.by_name
     picked: dict[str, slice] = {}
     cuts: list[slice] = []
     rooms: list[int] = []
@@ -253,10 +393,10 @@ def padding(
     Empty for layouts that are not known axis by axis (grouped filters).
     """
     original = _at_least_a_row(layout, original)
-    if layout not in STORED_AS or _is_indexed(layout, groups):
+    if not is_known(layout) or _is_indexed(layout, groups):
         return []
     axes, order = _axes(layout, stored.shape, original_layout, original)
-    sizes = dict(zip(axes.names, axes.sizes, strict=True))
+    sizes = axes.by_name
     outside: list[dict[str, slice]] = []
     for letter, size in zip(order, original, strict=True):
         block = sizes.get(letter + "0", 0)
@@ -300,8 +440,8 @@ def regions(shape: Shape, elements: int) -> Iterator[Region]:
 
 def _at_least_a_row(layout: str, original: Shape) -> Shape:
     """A scalar counts as one channel; in the matrix layouts a vector (N) counts as a matrix (1, N)."""
-    matrix = STORED_AS.get(layout, "").startswith("...")
-    least = 2 if matrix else 0 if is_plain(layout) else 1
+    row = all_layouts().get(layout)
+    least = 1 if row is None else 2 if row.is_positional else 0 if row.is_plain else 1
     return (1,) * (least - len(original)) + original
 
 
@@ -310,51 +450,37 @@ def _at_least_a_row(layout: str, original: Shape) -> Shape:
 
 def _order(layout: str, original_layout: str | None, rank: int) -> tuple[str, ...]:
     """Names of the original's axes, in its own order, in the words of `layout`."""
-    if layout not in STORED_AS:
-        raise LayoutError(f"the layout {layout} is not known")
-    if STORED_AS[layout].startswith("..."):
+    row = find_layout(layout)
+    if row.is_positional:
         return (*(f"B{i}_" for i in range(rank - 2)), "M", "N")
     found = letters(original_layout, rank)
     if found is None:
         raise LayoutError(f"no axis letters for a tensor of rank {rank} in {original_layout}")
-    have = STORED_AS[layout]
-    if any(letter not in have for letter in found):
+    if any(letter not in row.axes for letter in found):
         raise LayoutError(f"{layout} has no axis for every one of {found}")
     return tuple(found)
 
 
-def _expand(layout: str, order: Sequence[str], rank: int) -> str:
-    """The row of the table with `...` replaced by the leading axes and products written as (A*B)."""
-    row = STORED_AS[layout]
-    if row.startswith("..."):
-        row = " ".join([*(name for name in order if name.startswith("B")), row[4:]])
-    while "(" in row:
-        inside = row[row.index("(") + 1 : row.index(")")]
-        row = row.replace(f"({inside})", "*".join(inside.split()))
-    return row
+def _expand(layout: str, order: Sequence[str]) -> str:
+    """The axes of the row with `...` replaced by the leading ones, and products written as A*B."""
+    axes = find_layout(layout).axes
+    if axes.startswith("..."):
+        axes = " ".join([*(name for name in order if name.startswith("B")), axes[4:]])
+    return re.sub(r"\((.*?)\)", lambda product: "*".join(product[1].split()), axes)
 
 
 def _axis_size(layout: str, name: str, size: dict[str, int], c0: int) -> int:
     letter = name.rstrip("01") if not name.startswith("B") else name
     if letter == name:
         return size.get(name, 1)
-    edge = _block(layout, letter, c0)
+    edge = c0 if letter in find_layout(layout).block else N0
     return edge if name.endswith("0") else -(-size.get(letter, 1) // edge)
-
-
-def _block(layout: str, letter: str, c0: int) -> int:
-    """Edge of the blocks in which `layout` cuts axis `letter`: C0 for the innermost axis, 16 for the other.
-
-    In FRACTAL_ZZ the edge is C0 both ways.
-    """
-    innermost = _expand(layout, (), 0).split()[-1].rstrip("0")
-    return c0 if letter == innermost or layout == "FRACTAL_ZZ" else N0
 
 
 def _axes(layout: str, stored: Shape, original_layout: str | None, original: Shape) -> tuple[_Axes, tuple[str, ...]]:
     """Axes of the stored array with products opened, and the names of the original's axes."""
     order = _order(layout, original_layout, len(original))
-    words = _expand(layout, order, len(original)).split()
+    words = _expand(layout, order).split()
     if len(words) != len(stored):
         raise LayoutError(f"{layout} of a rank-{len(original)} tensor has {len(words)} axes, stored are {stored}")
     if any(word.endswith("0") and n < 1 for word, n in zip(words, stored, strict=True)):
@@ -368,7 +494,7 @@ def _axes(layout: str, stored: Shape, original_layout: str | None, original: Sha
             names.append(word)
             sizes.append(n)
             continue
-        opened = [_axis_size(layout, name, size, stored[-1]) for name in parts]
+        opened = [_axis_size(layout, name, size, find_layout(layout).edge_of(stored)) for name in parts]
         if math.prod(opened) != n:
             raise LayoutError(f"{layout} of {original} has {math.prod(opened)} as its first axis, stored is {n}")
         names += parts
@@ -376,16 +502,9 @@ def _axes(layout: str, stored: Shape, original_layout: str | None, original: Sha
     return _Axes(tuple(names), tuple(sizes)), order
 
 
-def _innermost(stored: Shape) -> int:
-    """C0: the last stored size; 0 for a scalar, which has none."""
-    return stored[-1] if stored else 0
-
-
-# -- layouts with an index function ------------------------------------------------------------------------------
-
-
 def _is_indexed(layout: str, groups: int) -> bool:
-    return layout == "C1HWNCoC0" or (layout == "FRACTAL_Z" and groups > 1)
+    row = all_layouts().get(layout)
+    return row is not None and row.by_index is not None and (groups > 1 or not row.axes)
 
 
 def _nchw_sizes(original_layout: str | None, original: Shape) -> dict[str, int]:
@@ -395,73 +514,29 @@ def _nchw_sizes(original_layout: str | None, original: Shape) -> dict[str, int]:
     return dict(zip(found, original, strict=True))
 
 
-@dataclass(frozen=True)
-class _Grouped:
-    """Numbers of grouped FRACTAL_Z (GE `TransFormatHwcnToFzWithGroups`)."""
-
-    cin: int
-    cout: int
-    e: int
-    c_opt: int
-    n_opt: int
-
-
-def _grouped(n: int, c: int, c0: int, groups: int) -> _Grouped:
-    if groups < 1 or n % groups:
-        raise LayoutError(f"{n} filters cannot be dealt to {groups} groups")
-    cin, cout = c, n // groups
-    e = min(math.lcm(math.lcm(cin, c0) // cin, math.lcm(cout, N0) // cout), groups)
-    return _Grouped(cin, cout, e, -(-e * cin // c0) * c0, -(-e * cout // N0) * N0)
-
-
 def _stored_shape_indexed(
     layout: str, original_layout: str | None, original: Shape, c0: int, groups: int,
 ) -> Shape:
     size = _nchw_sizes(original_layout, original)
-    n, c, h, w = (size[a] for a in "NCHW")
-    if not c or not n:
+    if not size["C"] or not size["N"]:
         raise LayoutError(f"{layout} of an empty tensor {original}")
     if c0 < 1:
         raise LayoutError(f"{layout} with blocks of no elements")
-    if layout == "C1HWNCoC0":
-        return (-(-c // c0), h, w, n, c0, c0)
-    g = _grouped(n, c, c0, groups)
-    return (-(-groups // g.e) * (g.c_opt // c0) * h * w, g.n_opt // N0, N0, c0)
+    index = find_layout(layout).by_index
+    assert index is not None
+    return index.shape(size, c0, groups)
 
 
 def _flat_index(
     layout: str, stored: Shape, original_layout: str | None, original: Shape, groups: int, region: Region | None,
-) -> NDArray[np.int64]:
+) -> Places:
     """For each element of the region of the original: its place in the flat stored array."""
     found = letters(original_layout, len(original)) or ""
     grids = np.ogrid[tuple(region or (slice(0, n) for n in original))]
     at = dict(zip(found, (np.asarray(grid, np.int64) for grid in grids), strict=True))
-    size = _nchw_sizes(original_layout, original)
-    index: Callable[..., NDArray[np.int64]] = _diagonal if layout == "C1HWNCoC0" else _grouped_fractal
-    return index(at, size, stored, groups)
-
-
-def _diagonal(
-    at: dict[str, NDArray[np.int64]], size: dict[str, int], stored: Shape, groups: int,
-) -> NDArray[np.int64]:
-    c0 = stored[-1]
-    n, c, h, w = (at[a] for a in "NCHW")
-    row = ((c // c0 * size["H"] + h) * size["W"] + w) * size["N"] + n
-    return np.asarray((row * c0 + c % c0) * c0 + c % c0)
-
-
-def _grouped_fractal(
-    at: dict[str, NDArray[np.int64]], size: dict[str, int], stored: Shape, groups: int,
-) -> NDArray[np.int64]:
-    c0 = stored[-1]
-    g = _grouped(size["N"], size["C"], c0, groups)
-    n, c, h, w = (at[a] for a in "NCHW")
-    group, k = n // g.cout, n % g.cout
-    slot = group % g.e
-    ci, co = slot * g.cin + c, slot * g.cout + k
-    area = size["H"] * size["W"]
-    row = (group // g.e) * (g.c_opt // c0) * area + (ci // c0) * area + h * size["W"] + w
-    return np.asarray(((row * stored[1] + co // N0) * N0 + co % N0) * c0 + ci % c0)
+    index = find_layout(layout).by_index
+    assert index is not None
+    return index.place(at, _nchw_sizes(original_layout, original), stored, groups)
 
 
 def squeezed(shape: Shape) -> Shape:

@@ -145,7 +145,7 @@ def _together(done: Sequence[ConvertResult]) -> ConvertResult:
 def _checked(to: str, layout: str | None, dtype: str | DType | None) -> DType | None:
     if to not in ("npy", "bin", "dump"):
         raise InputError(f"cannot convert to {to!r}; there are npy, bin and dump")
-    known = ("stored", *layouts.PLAIN, *([*layouts.STORED_AS, "C1HWNCoC0"] if to == "dump" else []))
+    known = ("stored", *layouts.PLAIN, *(layouts.all_layouts() if to == "dump" else ()))
     if layout is not None and layout not in known:
         raise InputError(f"no layout {layout!r} for {to}; there are {', '.join(dict.fromkeys(known))}")
     if dtype is None:
@@ -452,10 +452,10 @@ def _can_be(ref: TensorRef, layout: str) -> bool:
     """Does asking for `layout` mean anything for this tensor? Not for a matrix when a 4-D order was asked for, nor
     for a tensor whose axes have no names."""
     shape, own = original_of(ref)
-    row = layouts.STORED_AS.get(layout, "N C H W")  # C1HWNCoC0 has these letters, too
-    if layout == "ND" or row.startswith("..."):
+    if layout == "ND" or layouts.is_positional(layout):
         return True
-    return own != "ND" and len({word.strip("()")[0] for word in row.split()}) == len(shape)
+    axes = layouts.find_layout(layout).axes or "N C H W"  # C1HWNCoC0 has these letters, too
+    return own != "ND" and len({word.strip("()")[0] for word in axes.split()}) == len(shape)
 
 
 _AXES = {4: "NCHW", 5: "NCDHW"}
@@ -543,18 +543,10 @@ def _stored_as(ref: TensorRef, wish: _Wish) -> _Made:
     if layout not in (None, "stored", ref.layout) and _can_be(ref, layout):
         shape, own = original_of(ref)
         target, _ = _cast_to(ref.dtype, wish.dtype)
-        there = layouts.to_stored(ref.seen_as(shape, own).numpy(), own, layout, _c0(layout, target), ref.groups)
+        edge = layouts.find_layout(layout).edge(target.bits)
+        there = layouts.to_stored(ref.seen_as(shape, own).numpy(), own, layout, edge, ref.groups)
         ref = _in_memory(ref, there, layout, shape, own)
     return _rounded(ref, wish.dtype)
-
-
-def _c0(layout: str, dtype: DType) -> int:
-    """Edge of a device's blocks: 32 bytes, but never fewer than 16 elements; 4 for the C04 layouts."""
-    if layout.endswith("_C04"):
-        return 4
-    if layout.startswith("FRACTAL_NZ_C0_"):
-        return int(layout.rpartition("_")[2])
-    return max(16, 256 // dtype.bits)
 
 
 # -- files -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from acccmp.core import reading
 from acccmp.core.dump import DumpedOp, Port, Side, flatten_name
-from acccmp.core.layout import FORMAT_NUMBERS
+from acccmp.core.layout import FORMAT_NUMBERS, is_known
 from acccmp.core.reading import is_number
 from acccmp.core.tensor import DTYPES, DType
 from acccmp.errors import FormatError
@@ -94,7 +94,7 @@ def parse_converted(name: str) -> TensorName | None:
             if op is not None:
                 port = Port.parse(f"{op.name}:{parts[place]}:{parts[place + 1]}")
                 more = parts[place + 2 : -1]  # `<layout>[.<dtype>]` of frameworks, `<shape>.<dtype>.<layout>`
-                layout = next((word for word in more if word in FORMAT_NUMBERS), "")
+                layout = next((word for word in more if word in FORMAT_NUMBERS or is_known(word)), "")
                 return TensorName(op, port, layout, next(filter(None, map(dtype_named, more)), None))
     return None
 

@@ -1,9 +1,12 @@
-"""What is this file or folder? Facts as plain data, for people (rendered in `acccmp.ui.screens`) and for machines."""
+"""What is this file or folder? Facts as plain data, their keys in words for people (`acccmp.ui.screens` shows them);
+`plain_keys` makes the keys for machines."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph, Node, shape_text
 from acccmp.core.identify import identify
+from acccmp.core.reading import read_bytes
 from acccmp.core.writing import write_text
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
@@ -19,7 +23,11 @@ from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.device_graph import all_nodes
 from acccmp.models.facts import tensor_facts, weight_facts
 from acccmp.models.load import load
+from acccmp.releases.baseline import read as read_baseline
+from acccmp.releases.history import runs
 from acccmp.reports.canvas import save_figure
+from acccmp.reports.report_json import MOST_BYTES, from_json, plain
+from acccmp.reports.summary import headline
 from acccmp.slicing.bundle import read_manifest
 
 MOST_ROWS = 400  # ops of a dump that are listed one by one
@@ -36,6 +44,24 @@ def describe(path: str | Path, weights: str | Path | None = None, **chosen: str 
         return {"kind": "dump", "path": str(path), "format": kind.words, **dump_facts(read_dump(path, **chosen))}
     facts = kind.function("describe")(path) if kind.describe else graph_facts(load(path, weights))
     return {"kind": kind.name, "path": str(path), **facts}
+
+
+# Facts whose keys are names out of the file.
+_NAMED = frozenset({"ops", "dtypes", "layouts", "sides", "opset"})
+
+
+def plain_keys(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same facts for machines: `command line` is `command_line`, `SoC` is `soc`. Names of ops, dtypes, layouts
+    stay as they are."""
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return plain_keys(value)
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return {
+        re.sub(r"[^a-z0-9]+", "_", str(key).lower()).strip("_"): value if key in _NAMED else plain(value)
+        for key, value in facts.items()
+    }
 
 
 def describe_nodes(
@@ -154,6 +180,38 @@ def slice_facts(path: str | Path) -> dict[str, Any]:
         "folder": str(folder), **{key: told[key] for key in keys},
         "self_test": {"status": test.status, "reason": test.reason},
         "device": {"status": device.status, "reason": device.why},
+    }
+
+
+def report_facts(path: str | Path) -> dict[str, Any]:
+    """Facts of a report.json: its result, what was compared, its verdicts."""
+    report = from_json(read_bytes(Path(path), MOST_BYTES), path)
+    first = report.first_bad
+    return plain({
+        "result": headline(report), "passed": report.passed, "failures": list(report.failures[:MOST_ROWS]),
+        "first bad": None if first is None else str(first.port), "ports": len(report), "judged": len(report.judged),
+        "coverage": report.coverage, "verdicts": {str(verdict): count for verdict, count in report.counts.items()},
+        "subject": dict(report.subject), "notes": list(report.notes),
+    })
+
+
+def baseline_facts(path: str | Path) -> dict[str, Any]:
+    """Facts of a baseline file: its model, cases and verdicts."""
+    baseline = read_baseline(path)
+    entries = baseline.entries.values()
+    return {
+        "model": baseline.model, "cases": list(dict.fromkeys(case for _, case in baseline.entries)), "entries": len(entries),
+        "accepted": sum(entry.accepted for entry in entries),
+        "verdicts": dict(Counter(entry.verdict for entry in entries).most_common()),
+    }
+
+
+def history_facts(path: str | Path) -> dict[str, Any]:
+    """Facts of a history: its runs, oldest first."""
+    found = runs(path)
+    return {
+        "releases": len({run.release for run in found}), "cases": sorted({run.case for run in found}),
+        "runs": [plain(asdict(run)) for run in found],
     }
 
 

@@ -19,7 +19,7 @@ def load(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = 
     """
     path = Path(path)
     found = identify(path)
-    if found.kind.role == "dump":
+    if found.kind.role in ("dump", "record"):
         raise InputError(f"{path}: is {found.words}, not a model; `acccmp inspect` shows what is in it")
     if weights is None:
         return _checked(found.kind.function("load")(path))

@@ -67,5 +67,22 @@ def panel(ax: Axes, title: str, x: str, y: str) -> None:
     ax.set_xlabel(x, fontsize=8)
     ax.set_ylabel(y, fontsize=8)
     ax.tick_params(which="both", labelsize=7)
+    open_frame(ax)
+
+
+def open_frame(ax: Axes) -> None:
+    """Nothing on top and right."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def side_legend(ax: Axes) -> None:
+    """Lines across, an open frame, and the legend right of it; names in it are no formulas."""
+    ax.grid(axis="y", which="major", color="#DDDDDD", lw=0.7, zorder=0)
+    open_frame(ax)
+    handles, names = ax.get_legend_handles_labels()
+    if handles:
+        legend = ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False,
+                           borderaxespad=0)
+        for text in legend.get_texts():
+            text.set_parse_math(False)

@@ -24,7 +24,7 @@ Reports = Report | Mapping[str, Report]
 MOST_RESULTS = 5000  # of a SARIF run: what code scanning services take in
 
 
-class ChangeLike(Protocol):
+class Change(Protocol):
     """What became of one port since the baseline."""
 
     @property
@@ -36,23 +36,14 @@ class ChangeLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Change:
-    """One port that changed: in which case ("" for all), and how, in words."""
-
-    port: str
-    case: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class Changes:
     """What changed since the baseline: `new` problems (they fail), `fixed` ones, and how many ports did not change.
 
     `accepted` are ports that may be beyond their limits; every other bad port fails a check against a baseline.
     """
 
-    new: Sequence[ChangeLike] = ()
-    fixed: Sequence[ChangeLike] = ()
+    new: Sequence[Change] = ()
+    fixed: Sequence[Change] = ()
     unchanged: int = 0
     accepted: Collection[str] = ()
 
@@ -126,14 +117,14 @@ def _suite(case: str, report: Report, changes: Changes | None) -> ElementTree.El
     return suite
 
 
-def _new(changes: Changes | None, case: str, node: str) -> list[ChangeLike]:
+def _new(changes: Changes | None, case: str, node: str) -> list[Change]:
     found = changes.new if changes is not None else ()
     return [c for c in found if c.case in ("", case) and c.port.rsplit(":", 2)[0] == node]
 
 
 def _layer(
     test: ElementTree.Element, report: Report, rows: list[Comparison], first_bad: Comparison | None,
-    changes: Changes | None, new: Sequence[ChangeLike],
+    changes: Changes | None, new: Sequence[Change],
 ) -> None:
     failed = [row for row in rows if fails(report, row, changes)]
     told = [_told(row) for row in rows if row.is_bad or row in failed]
@@ -279,7 +270,7 @@ def markdown(reports: Reports, changes: Changes | None = None, worst: int = 5) -
     return "\n".join([*lines, ""])
 
 
-def _changes(title: str, changes: Sequence[ChangeLike], most: int = 20) -> list[str]:
+def _changes(title: str, changes: Sequence[Change], most: int = 20) -> list[str]:
     if not changes:
         return []
     lines = [f"### {title}", "", "| port | case | what |", "|---|---|---|"]

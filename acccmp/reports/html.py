@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from acccmp.core.metrics import all_metrics
 from acccmp.reports import safe, summary
-from acccmp.reports.legend import LOOKS, METRICS
+from acccmp.reports.legend import LOOKS
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Comparison, Report
 
@@ -161,7 +162,7 @@ def _worst(report: Report, n: int) -> str:
 
 def _counts(report: Report) -> str:
     rows = ((verdict_html(verdict), str(count), safe.html(LOOKS[verdict].means))
-            for verdict, count in summary.counts(report))
+            for verdict, count in report.counts.items())
     counted = table(("verdict", "ports", "meaning"), rows, {0: "v", 1: "n"}) if report.comparisons else ""
     return _section("Verdicts and coverage", counted + f"<p>Coverage: {safe.html(summary.coverage(report))}.</p>")
 
@@ -180,7 +181,7 @@ def _all_rows(report: Report) -> str:
 
 
 def _legend() -> str:
-    rows = ((safe.html(name), safe.html(told.says), safe.html(told.blind_to)) for name, told in METRICS.items())
+    rows = ((safe.html(name), safe.html(row.says), safe.html(row.blind_to)) for name, row in all_metrics().items())
     inside = table(("metric", "says", "blind to"), rows, {0: "name"})
     return details("what the numbers mean, and what each cannot see", inside)
 

@@ -58,14 +58,15 @@ def plot_layer(report: Report, name: str, ax: Axes | None = None, *, worst: int 
     """
     figure, ax = canvas(ax, 10, 7.4, "plotting a layer")
     row = report.find(name)[0]
-    axis = _channel_axis(row)
-    seen = _walk(row, axis, worst)
+    golden, npu = _pair(row)
+    axis, what = _channel_axis(golden)
+    seen = _walk(golden, npu, axis, worst)
     ax.set_axis_off()
     points, bins = ax.inset_axes((0.07, 0.57, 0.4, 0.38)), ax.inset_axes((0.58, 0.57, 0.4, 0.38))
     channels, listed = ax.inset_axes((0.07, 0.03, 0.4, 0.38)), ax.inset_axes((0.56, 0.0, 0.44, 0.43))
     _draw_points(points, seen)
     _draw_bins(bins, seen)
-    _draw_channels(channels, seen, axis, row)
+    _draw_channels(channels, seen, axis, what)
     _draw_worst(listed, seen)
     left_out = f"; {seen.left_out} positions are not finite on both sides and left out" if seen.left_out else ""
     ax.set_title(
@@ -87,16 +88,15 @@ def _pair(row: Comparison) -> tuple[TensorRef, TensorRef]:
     assert row.golden is not None
     assert row.npu is not None
     golden, npu = row.golden, row.npu
-    if [n for n in golden.own_shape if n != 1] != [n for n in npu.own_shape if n != 1]:
+    if layouts.squeezed(golden.own_shape) != layouts.squeezed(npu.own_shape):
         raise InputError(
             f"{row.port}: golden is {golden.own_shape}, npu is {npu.own_shape}: nothing to draw element by element"
         )
     return golden, npu
 
 
-def _blocks(row: Comparison) -> Iterator[tuple[tuple[slice, ...], NDArray[Any], NDArray[Any]]]:
+def _blocks(golden: TensorRef, npu: TensorRef) -> Iterator[tuple[tuple[slice, ...], NDArray[Any], NDArray[Any]]]:
     """(region of golden, golden, npu) as float64 or complex128, block by block."""
-    golden, npu = _pair(row)
     whole = None if golden.own_shape == npu.own_shape else npu.numpy().reshape(golden.own_shape)
     for region in layouts.regions(golden.own_shape, BLOCK):
         one, other = golden.read(region), npu.read(region) if whole is None else whole[region]
@@ -104,25 +104,28 @@ def _blocks(row: Comparison) -> Iterator[tuple[tuple[slice, ...], NDArray[Any], 
         yield region, one.astype(wide), other.astype(wide)
 
 
-def _channel_axis(row: Comparison) -> int:
-    """The axis of golden's channels; for tensors without axis letters the last one of matrices, else the first."""
-    ref = row.golden if row.golden is not None else row.npu
-    if ref is None or not ref.own_shape:
-        return 0
-    names = layouts.letters(ref.original_layout or ref.layout, len(ref.own_shape))
-    if names and "C" in names:
-        return names.index("C")
-    return len(ref.own_shape) - 1 if len(ref.own_shape) <= 3 else 1
+def _channel_axis(golden: TensorRef) -> tuple[int, str]:
+    """The axis of golden's channels, and what it is called: without axis letters the last one of matrices, else the
+    second."""
+    names = _letters(golden)
+    if "C" in names:
+        return names.index("C"), "channel"
+    rank = len(golden.own_shape)
+    return max(0, rank - 1) if rank <= 3 else 1, "place"
 
 
-def _walk(row: Comparison, axis: int, worst: int) -> _Seen:
-    golden, _ = _pair(row)
+def _letters(ref: TensorRef) -> str:
+    """The names of its axes, "" where they have none."""
+    return layouts.letters(ref.original_layout or ref.layout, len(ref.own_shape)) or ""
+
+
+def _walk(golden: TensorRef, npu: TensorRef, axis: int, worst: int) -> _Seen:
     shape = golden.own_shape
     seen = _Seen()
     channels = shape[axis] if shape else 1
     seen.channel_error, seen.channel_golden, seen.channel_count = np.zeros((3, channels))
     step = max(1, math.prod(shape) // SAMPLE)
-    for region, one, other in _blocks(row):
+    for region, one, other in _blocks(golden, npu):
         error = np.abs(other - one)
         if one.dtype.kind == "c":
             one, other = np.abs(one), np.abs(other)
@@ -196,7 +199,7 @@ def _draw_bins(ax: Axes, seen: _Seen) -> None:
     panel(ax, f"sizes in powers of two ({seen.exact} exactly equal)", "size (unit of the tensor)", "elements")
 
 
-def _draw_channels(ax: Axes, seen: _Seen, axis: int, row: Comparison) -> None:
+def _draw_channels(ax: Axes, seen: _Seen, axis: int, what: str) -> None:
     counts = np.maximum(seen.channel_count, 1)
     error, golden = np.sqrt(seen.channel_error / counts), np.sqrt(seen.channel_golden / counts)
     places = np.arange(error.size)
@@ -212,9 +215,6 @@ def _draw_channels(ax: Axes, seen: _Seen, axis: int, row: Comparison) -> None:
         ax.set_yscale("log")
         ax.set_ylim(max(min(known), max(known) * 1e-9) / 2, max(known) * 6)
     ax.legend(fontsize=7, frameon=False, loc="upper right", ncols=2)
-    ref = row.golden if row.golden is not None else row.npu
-    names = layouts.letters(ref.original_layout or ref.layout, len(ref.own_shape)) if ref is not None else None
-    what = "channel" if names and "C" in names else "place"
     panel(ax, f"by {what}", f"{what} (axis {axis})", "root mean square")
 
 
@@ -240,12 +240,12 @@ def plot_heatmap(report: Report, port: str, ax: Axes | None = None) -> Figure:
     """
     figure, ax = canvas(ax, 7, 5.2, "plotting a heat map")
     row = report.find(port)[0]
-    golden, _ = _pair(row)
+    golden, npu = _pair(row)
     shape = golden.own_shape or (1,)
     rows_axis, columns_axis, names = _picture_axes(golden)
     high = max(1, shape[rows_axis]) if rows_axis is not None else 1
     wide = max(1, shape[columns_axis])
-    image, holes = _pooled(row, rows_axis, columns_axis, high, wide)
+    image, holes = _pooled(golden, npu, rows_axis, columns_axis, high, wide)
     colors = need("matplotlib.colors", "plotting a heat map")
     positive = image[image > 0]
     low = max(float(positive.min()), float(positive.max()) * 1e-6) if positive.size else 0.0
@@ -281,10 +281,9 @@ def plot_heatmap(report: Report, port: str, ax: Axes | None = None) -> Figure:
 def _picture_axes(ref: TensorRef) -> tuple[int | None, int, tuple[str, ...]]:
     """(axis of the picture's rows, of its columns, names of all axes)."""
     rank = len(ref.own_shape)
-    letters = layouts.letters(ref.original_layout or ref.layout, rank)
-    names = tuple(letters) if letters else tuple(f"axis {i}" for i in range(max(1, rank)))
+    names = tuple(_letters(ref)) or tuple(f"axis {i}" for i in range(max(1, rank)))
     if rank < 2:
-        return None, 0, names or ("axis 0",)
+        return None, 0, names
     if "H" in names and "W" in names:
         return names.index("H"), names.index("W"), names
     return rank - 2, rank - 1, names
@@ -295,16 +294,16 @@ def _name(names: Sequence[str], axis: int | None) -> str:
 
 
 def _pooled(
-    row: Comparison, rows_axis: int | None, columns_axis: int, high: int, wide: int,
+    golden: TensorRef, npu: TensorRef, rows_axis: int | None, columns_axis: int, high: int, wide: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The largest error for each pixel, and the pixels where a side is not finite and the other differs."""
     tall, broad = -(-high // PIXELS), -(-wide // PIXELS)
     image = np.zeros((-(-high // tall), -(-wide // broad)))
     holes = np.zeros(image.shape, bool)
-    for region, golden, npu in _blocks(row):
-        error = np.abs(npu - golden)
-        same = (npu == golden) | (np.isnan(npu) & np.isnan(golden))
-        hole = ~(np.isfinite(golden) & np.isfinite(npu)) & ~same
+    for region, one, other in _blocks(golden, npu):
+        error = np.abs(other - one)
+        same = (other == one) | (np.isnan(other) & np.isnan(one))
+        hole = ~(np.isfinite(one) & np.isfinite(other)) & ~same
         error = np.where(np.isfinite(error), error, 0.0)
         if not region:
             region, error, hole = (slice(0, 1),), error.reshape(1), hole.reshape(1)

@@ -1,4 +1,5 @@
-"""What verdicts and metrics mean and how they look, as tables: every view of a report takes them from here."""
+"""What verdicts mean and how they look, as a table: every view of a report takes them from here. Metrics have theirs in
+`acccmp.core.metrics`."""
 
 from __future__ import annotations
 
@@ -39,46 +40,3 @@ LOOKS: Mapping[Verdict, Look] = {
     Verdict.INSERTED: Look("made by the compiler, stands for no original tensor", "#BBBBBB", "1", "dim", "i"),
 }
 
-
-@dataclass(frozen=True)
-class Told:
-    """A row: what a metric says, and what it cannot see."""
-
-    says: str
-    blind_to: str
-
-
-METRICS: Mapping[str, Told] = {
-    "CosineSimilarity": Told(
-        "angle between the two tensors; 1 is the same direction",
-        "scale (x and 2x give 1), and small errors: they only move its last digits",
-    ),
-    "MaxAbsoluteError": Told("largest |npu - golden|", "how many elements are off, and how large the values are"),
-    "AccumulatedRelativeError": Told(
-        "sum of |npu - golden| / |golden|", "the size of the tensor; values near zero decide it"),
-    "RelativeEuclideanDistance": Told(
-        "||npu - golden|| / ||golden||; judged by default", "errors of small elements beside large ones"),
-    "KullbackLeiblerDivergence": Told(
-        "divergence of the two tensors scaled to 0..1", "scale and offset: x, 2x and x + 1 all give 0"),
-    "StandardDeviation": Told(
-        "(mean;standard deviation) of npu, then of golden", "order: a transposed tensor has the same"),
-    "MeanAbsoluteError": Told("mean of |npu - golden|", "rare large errors, and how large the values are"),
-    "RootMeanSquareError": Told("root of the mean squared difference", "how large the values are"),
-    "MaxRelativeError": Told(
-        "largest |npu - golden| / |golden|", "everything else as soon as one golden value is near zero"),
-    "MeanRelativeError": Told("mean of |npu - golden| / |golden|", "golden zeros; values near zero decide it"),
-    "NanNpu": Told("NaNs of the NPU's tensor", "whether golden has them too"),
-    "NanGolden": Told("NaNs of the golden tensor", "whether the NPU has them too"),
-    "InfNpu": Told("infinities of the NPU's tensor", "whether golden has them too"),
-    "InfGolden": Told("infinities of the golden tensor", "whether the NPU has them too"),
-    "Fp16Overflow": Told("float16 places at Inf, or at 65504 where golden is beyond it", "every other dtype"),
-    "MaxErrorIndex": Told("where |npu - golden| is largest, in golden's layout", "all other places"),
-    "SNR(dB)": Told("10 log10 of signal power over error power", "the same as RelativeEuclideanDistance"),
-    "MismatchRatio": Told(
-        "share of elements outside rtol 1e-2, atol 1e-3; of unequal ones for integers and bools", "by how much"),
-    "Floor": Told("the distance that storage in the NPU's dtype alone explains on this input", "what caused more"),
-    "ErrorOverFloor": Told("error / floor; a few is rounding", "errors as small as rounding"),
-}
-
-FIRST_UNCOMPARED = "Nothing is known of its numbers: mend the file or the pairing first, and compare again."
-FIRST_BAD = "Here error first crosses its limit in order of execution; it may be inherited from layers before."

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from acccmp.core.metrics import all_metrics
 from acccmp.reports import safe, summary
-from acccmp.reports.legend import LOOKS, METRICS
+from acccmp.reports.legend import LOOKS
 from acccmp.reports.report import Comparison, Report
 
-if TYPE_CHECKING:
-    pass
 
 def to_markdown(report: Report, worst: int = 10) -> str:
     """For a pull request's comment: headline, first bad layer, the worst ones, counts, coverage, a folded legend.
@@ -61,7 +59,7 @@ def _markdown_counts(report: Report) -> list[str]:
     if not report.comparisons:
         return []
     return ["| verdict | ports | meaning |", "|---|---:|---|",
-            *(f"| {verdict} | {count} | {LOOKS[verdict].means} |" for verdict, count in summary.counts(report)), ""]
+            *(f"| {verdict} | {count} | {LOOKS[verdict].means} |" for verdict, count in report.counts.items()), ""]
 
 
 def _markdown_legend(report: Report) -> list[str]:
@@ -69,8 +67,8 @@ def _markdown_legend(report: Report) -> list[str]:
     return [
         "<details><summary>What the numbers mean, and what each cannot see</summary>", "",
         "| metric | says | blind to |", "|---|---|---|",
-        *(f"| {safe.prose(name)}{' (judged here)' if name in judged else ''} | {safe.prose(told.says)} | "
-          f"{safe.prose(told.blind_to)} |" for name, told in METRICS.items()),
+        *(f"| {safe.prose(name)}{' (judged here)' if name in judged else ''} | {safe.prose(metric.says)} | "
+          f"{safe.prose(metric.blind_to)} |" for name, metric in all_metrics().items()),
         "", "</details>",
     ]
 

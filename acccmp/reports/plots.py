@@ -7,15 +7,16 @@ Verdicts differ in shape as well as in colour, and colour-blind people can tell 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from acccmp.core.metrics import Metric, all_metrics, computed
 from acccmp.errors import UnknownName
 from acccmp.reports import safe, summary
-from acccmp.reports.canvas import ERROR, GREY, INK, canvas
+from acccmp.reports.canvas import ERROR, GREY, INK, canvas, side_legend
 from acccmp.reports.graph_plot import plot_graph
 from acccmp.reports.layer_plot import plot_heatmap, plot_layer
 from acccmp.reports.legend import LOOKS
@@ -29,22 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_graph", "plot_heatmap", "plot_layer", "plot_report", "plot_series"]  # the one door to all pictures
 
-# How a metric is drawn: on which axis, and what the axis says.
-_AXES: Mapping[str, tuple[str, str]] = {
-    "error": ("log", "error, as it is judged"),
-    "error_over_limit": ("log", "error / limit"),
-    "error_over_floor": ("log", "error / floor of the storage dtype"),
-    "CosineSimilarity": ("log", "1 - cosine similarity"),
-    "MaxAbsoluteError": ("log", "largest |npu - golden| (unit of the tensor)"),
-    "MeanAbsoluteError": ("log", "mean |npu - golden| (unit of the tensor)"),
-    "RootMeanSquareError": ("log", "root mean square error (unit of the tensor)"),
-    "RelativeEuclideanDistance": ("log", "||npu - golden|| / ||golden||"),
-    "KullbackLeiblerDivergence": ("log", "Kullback-Leibler divergence (nat)"),
-    "AccumulatedRelativeError": ("log", "sum of |npu - golden| / |golden|"),
-    "MaxRelativeError": ("log", "largest |npu - golden| / |golden|"),
-    "MeanRelativeError": ("log", "mean |npu - golden| / |golden|"),
-    "MismatchRatio": ("log", "share of elements that mismatch"),
-    "SNR(dB)": ("linear", "signal over error (dB)"),
+# What can be drawn beside metrics: what judging made of them, all on a log axis.
+_JUDGED: Mapping[str, tuple[str, Callable[[Comparison], float]]] = {
+    "error": ("error, as it is judged", lambda row: row.error),
+    "error_over_limit": ("error / limit", summary.over_limit),
+    "error_over_floor": ("error / floor of the storage dtype", lambda row: row.error_over_floor),
 }
 
 
@@ -58,27 +48,24 @@ def plot_report(
 
     `metric` is `error` (what is judged; limits and floors are drawn), `error_over_limit`, `error_over_floor`, or the
     name of a metric column. The first divergence and up to `labels` later jumps are named. Layers without a number
-    stand above the axis, errors of exactly 0 at its lower edge. Raises UnknownName for a metric that no row has, and
+    stand above the axis, errors of exactly 0 at its lower edge. Raises UnknownName for a metric that nobody knows, and
     MissingExtra without matplotlib.
     """
     figure, ax = canvas(ax, 10, 4.6, "plotting a report")
     rows = summary.by_depth(report)
-    scale, says = _AXES.get(metric, ("linear", metric))
-    values = np.array([_value(row, metric) for row in rows], float)
-    if metric not in _AXES and not any(metric in row.metrics for row in rows):
-        raise UnknownName("metric", metric, [*_AXES, *{m for row in rows for m in row.metrics}], "the report")
+    scale, says, value = _drawn(metric, rows)
+    values = np.array([value(row) for row in rows], float)
     _y_axis(ax, values, rows if metric == "error" else [], scale)
     if metric == "error":
         _draw_limits(ax, rows)
         judged_by = {row.judged_by for row in rows if row.is_judged}
-        if judged_by == {"RelativeEuclideanDistance"}:
-            says = "error: ||npu - golden|| / ||golden||"
-        elif len(judged_by) == 1:
-            says = f"error: {judged_by.pop()}"
+        if len(judged_by) == 1:
+            (by,) = judged_by
+            says = f"error: {_short(all_metrics()[by]) if by == 'RelativeEuclideanDistance' else by}"
     elif metric == "error_over_limit":
         ax.axhline(1.0, color=INK, lw=1.2, ls="--", label="limit")
     _draw_marks(ax, rows, values, scale)
-    _draw_jumps(ax, rows, values, labels)
+    _draw_jumps(ax, rows, labels)
     ax.set_ylabel(says)
     _x_axis(ax, rows)
     ax.set_title(title if title is not None else f"{summary.headline(report)}: {says.partition(':')[0]} by depth",
@@ -86,15 +73,27 @@ def plot_report(
     return figure
 
 
-def _value(row: Comparison, metric: str) -> float:
-    if metric == "error":
-        return row.error
-    if metric == "error_over_limit":
-        return summary.over_limit(row)
-    if metric == "error_over_floor":
-        return row.error_over_floor
-    value = row.metrics.get(metric, math.nan)
-    return 1.0 - value if metric == "CosineSimilarity" else value
+def _drawn(metric: str, rows: Sequence[Comparison]) -> tuple[str, str, Callable[[Comparison], float]]:
+    """The axis (log or linear), what it says, and the number of a row."""
+    if metric in _JUDGED:
+        return "log", *_JUDGED[metric]
+    of, known = computed().get(metric), {name for row in rows for name in row.metrics}
+    if of is None and metric not in known:
+        raise UnknownName("metric", metric, [*_JUDGED, *computed(), *known], "the report")
+
+    def found(row: Comparison) -> float:
+        return row.metrics.get(metric, math.nan)
+
+    if of is None or of.better == "neither" or of.prints == "count" or of.best in (None, math.inf):
+        return "linear", metric if of is None else _short(of), found
+    if of.better == "higher":
+        return "log", f"{of.best:g} - {metric}", lambda row: of.error(found(row))
+    return "log", _short(of), found
+
+
+def _short(of: Metric) -> str:
+    """What an axis says: the first words of the row, and the unit."""
+    return of.says.partition(";")[0] + (f" ({of.unit})" if of.unit else "")
 
 
 def _y_axis(ax: Axes, values: NDArray[np.float64], limited: list[Comparison], scale: str) -> None:
@@ -155,7 +154,7 @@ def _draw_marks(ax: Axes, rows: Sequence[Comparison], values: NDArray[np.float64
         ax.text(1.002, 0.0, "0", transform=ax.transAxes, ha="left", va="center", fontsize=8, color=GREY)
 
 
-def _draw_jumps(ax: Axes, rows: Sequence[Comparison], values: NDArray[np.float64], most: int) -> None:
+def _draw_jumps(ax: Axes, rows: Sequence[Comparison], most: int) -> None:
     """Names of the first divergence and of later jumps, in rows at the top, none over another."""
     placed: list[tuple[int, float, float, float]] = []  # row, place, begin and end, in shares of the axis
     for rank, place in enumerate(summary.jumps(rows)[: most + 1]):
@@ -203,10 +202,4 @@ def _x_axis(ax: Axes, rows: Sequence[Comparison]) -> None:
         ax.set_xlabel("layers in order of execution")
     else:
         ax.set_xlabel(f"place in order of execution (of {count} layers)")
-    ax.grid(axis="y", which="major", color="#DDDDDD", lw=0.7, zorder=0)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    handles, names = ax.get_legend_handles_labels()
-    if handles:
-        ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False,
-                  borderaxespad=0)
+    side_legend(ax)

@@ -1,13 +1,14 @@
-"""A report as tables: a pandas frame, the vendor's CSV with our columns behind, JSON, Markdown, a terminal screen."""
+"""A report as tables: a pandas frame, and the vendor's CSV with our columns behind."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from acccmp.core.metrics import METRICS, PORT_COLUMNS, VERDICT_COLUMNS, Metric, all_metrics, computed
 from acccmp.core.tensor import TensorRef
 from acccmp.reports import safe
 from acccmp.reports.pair import Verdict
@@ -16,22 +17,6 @@ from acccmp.reports.report import Comparison, Report
 if TYPE_CHECKING:
     import pandas
 
-# The vendor's algorithms in the order of its CSV (specs of the Ascend dumps, 6.2 and 6.3).
-VENDOR_METRICS = (
-    "CosineSimilarity", "MaxAbsoluteError", "AccumulatedRelativeError", "RelativeEuclideanDistance",
-    "KullbackLeiblerDivergence", "StandardDeviation", "MeanAbsoluteError", "RootMeanSquareError", "MaxRelativeError",
-    "MeanRelativeError",
-)
-MOMENTS = ("MeanNpu", "StdNpu", "MeanGolden", "StdGolden")  # what the text column StandardDeviation is made of
-COUNTS = ("NanNpu", "NanGolden", "InfNpu", "InfGolden", "Fp16Overflow")
-FLOATS = tuple(m for m in VENDOR_METRICS if m != "StandardDeviation") + MOMENTS + ("SNR(dB)", "MismatchRatio")
-
-# Two columns are called DataType, as in the vendor's file: the NPU's and golden's.
-CSV_COLUMNS = (
-    "Index", "OpType", "NPUDump", "DataType", "Address", "GroundTruth", "DataType", "TensorIndex", "Shape",
-    *VENDOR_METRICS, "CompareFailReason",
-    "Verdict", "Reason", *COUNTS, "MaxErrorIndex", "SNR(dB)", "MismatchRatio", "Floor", "ErrorOverFloor",
-)
 _COMPUTED = frozenset({Verdict.OVERFLOW, Verdict.NONFINITE, Verdict.DRIFT, Verdict.MATCH})
 
 
@@ -87,8 +72,7 @@ def to_frame(report: Report) -> pandas.DataFrame:
         "elements": whole(None if _seen(row) is None else math.prod(_seen(row) or ()) for row in rows),
         "address": whole((row.pair.address for row in rows), "UInt64"),
         "max_error_index": texts(_shape(row.max_error_index) for row in rows),
-        **{name: floats(metric(name)) for name in FLOATS},
-        **{name: whole(metric(name)) for name in COUNTS},
+        **{name: (whole if of.prints == "count" else floats)(metric(name)) for name, of in computed().items()},
         "notes": texts("; ".join(row.notes) for row in rows),
     }
     return pd.DataFrame(columns)
@@ -108,7 +92,7 @@ def _shape(shape: Sequence[int] | None) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """The vendor's columns, names and number formats first, then ours: `CSV_COLUMNS`.
+    """The vendor's columns, names and number formats first, then ours (`acccmp.core.metrics`), then those of others.
 
     Rows go by the vendor's Index (ops that implement the same originals have one). Vendor metrics print as `%.6f`
     (`nan` and `inf` where that is the result), `NaN` is what was not computed. Names are whole, with control
@@ -116,59 +100,60 @@ def to_csv(report: Report) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    vendors = _columns(of for of in METRICS if of.vendor)
+    others = _columns(of for of in all_metrics().values() if of not in METRICS or not of.vendor)
+    writer.writerow([*PORT_COLUMNS, *map(safe.csv, vendors), *VERDICT_COLUMNS, *map(safe.csv, others)])
     for row in sorted(report.comparisons, key=lambda row: row.pair.group):
-        writer.writerow(_csv_row(row))
+        writer.writerow([*_port_cells(row), *(_cell(row, column) for column in vendors.values()), *_verdict_cells(row),
+                         *(_cell(row, column) for column in others.values())])
     return out.getvalue()
 
 
-def _csv_row(row: Comparison) -> list[str]:
-    seen = _seen(row)
-    metrics = row.metrics
+def _columns(rows: Iterable[Metric]) -> dict[str, list[Metric]]:
+    """Metrics by the column that they stand in."""
+    found: dict[str, list[Metric]] = {}
+    for of in rows:
+        found.setdefault(of.column or of.name, []).append(of)
+    return found
+
+
+def _port_cells(row: Comparison) -> list[str]:
     return [
         str(row.pair.group), safe.csv(row.op_type) or "NaN", safe.csv(",".join(row.pair.npu_ops) or row.port.node),
         _decoded_as(row.npu), "NaN" if row.pair.address is None else str(row.pair.address),
         safe.csv(",".join(row.originals)) or "*", _decoded_as(row.golden), safe.csv(row.port),
-        "NaN" if seen is None else _shape(seen),
-        *(_moments(metrics) if name == "StandardDeviation" else _fixed(metrics.get(name)) for name in VENDOR_METRICS),
-        "" if row.verdict in _COMPUTED else safe.csv(row.told or row.verdict),
-        str(row.verdict), safe.csv(row.told), *(_count(metrics.get(name)) for name in COUNTS),
-        _shape(row.max_error_index) or "NaN", _fixed(metrics.get("SNR(dB)")), _fixed(metrics.get("MismatchRatio")),
-        _general(row.floor), _general(row.error_over_floor),
+        _shape(_seen(row)) or "NaN",
     ]
+
+
+def _verdict_cells(row: Comparison) -> list[str]:
+    return ["" if row.verdict in _COMPUTED else safe.csv(row.told or row.verdict), str(row.verdict), safe.csv(row.told)]
+
+
+def _cell(row: Comparison, column: Sequence[Metric]) -> str:
+    if len(column) == 4 and column[0].vendor:
+        return _moments([row.metrics.get(of.name, math.nan) for of in column])
+    return ";".join(_text(row, of) for of in column)
+
+
+def _text(row: Comparison, of: Metric) -> str:
+    if of.prints == "place":
+        return _shape(getattr(row, of.held)) or "NaN"
+    value: float | None = getattr(row, of.held) if of.held else row.metrics.get(of.name)
+    if value is None or (of.prints == "count" and not math.isfinite(value)):
+        return "NaN"
+    if of.prints == "general":
+        return "NaN" if math.isnan(value) else f"{value:.6g}"
+    return str(int(value)) if of.prints == "count" else f"{value:.6f}"
 
 
 def _decoded_as(ref: TensorRef | None) -> str:
     return "NaN" if ref is None or ref.dtype.numpy is None else ref.dtype.numpy.name
 
 
-def _fixed(value: float | None) -> str:
-    return "NaN" if value is None else f"{value:.6f}"
-
-
-def _general(value: float) -> str:
-    return "NaN" if math.isnan(value) else f"{value:.6g}"
-
-
-def _count(value: float | None) -> str:
-    return "NaN" if value is None or not math.isfinite(value) else str(int(value))
-
-
-def _moments(metrics: Mapping[str, float]) -> str:
+def _moments(values: Sequence[float]) -> str:
     """`(mean;std),(mean;std)`, npu's first; what is below 0.001 in magnitude prints as 0, as the vendor does it."""
-    values = [metrics.get(name, math.nan) for name in MOMENTS]
     if any(math.isnan(value) for value in values):
         return "NaN"
     mean_npu, std_npu, mean_golden, std_golden = (f"{0.0 if abs(v) < 1e-3 else v:.3f}" for v in values)
     return f"({mean_npu};{std_npu}),({mean_golden};{std_golden})"
-
-
-# -- JSON --------------------------------------------------------------------------------------------------------
-
-
-# -- Markdown ----------------------------------------------------------------------------------------------------
-
-
-# -- terminal ----------------------------------------------------------------------------------------------------
-
-

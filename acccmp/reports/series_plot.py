@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from acccmp.reports import safe
-from acccmp.reports.canvas import ERROR, GREY, INK, canvas
+from acccmp.reports.canvas import ERROR, GREY, INK, canvas, side_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,12 +101,4 @@ def _axes(ax: Axes, port: str, releases: Sequence[str]) -> None:
     ax.set_xlabel("release, oldest first")
     ax.set_ylabel("error: ||npu - golden|| / ||golden||")
     ax.set_title(safe.short(port, 80), loc="left", parse_math=False)
-    ax.grid(axis="y", which="major", color="#DDDDDD", lw=0.7, zorder=0)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    handles, names = ax.get_legend_handles_labels()
-    if handles:
-        legend = ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False,
-                           borderaxespad=0)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+    side_legend(ax)

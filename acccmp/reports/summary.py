@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from acccmp.core.dump import Port
-from acccmp.reports.legend import FIRST_BAD, FIRST_UNCOMPARED
-from acccmp.reports.pair import JUDGED, LISTED, UNCOMPARED, UNDUE, Verdict
+from acccmp.reports.legend import LOOKS
+from acccmp.reports.pair import LISTED, UNCOMPARED, UNDUE, Verdict
 from acccmp.reports.report import Comparison, Report
 
 
@@ -112,7 +112,9 @@ def first_bad(report: Report) -> list[str]:
 
 def first_bad_meaning(row: Comparison) -> str:
     """What it means that this row is the first bad one."""
-    return FIRST_UNCOMPARED if row.verdict in UNCOMPARED else FIRST_BAD
+    if row.verdict in UNCOMPARED:
+        return "Nothing is known of its numbers: mend the file or the pairing first, and compare again."
+    return "Here error first crosses its limit in order of execution; it may be inherited from layers before."
 
 
 def amount(row: Comparison) -> str:
@@ -158,11 +160,6 @@ def worst(report: Report, n: int = 10) -> list[Comparison]:
 def stands_for(row: Comparison) -> str:
     """The originals that a device op implements, where they are not just its own name."""
     return ", ".join(row.originals) if row.originals and row.originals != (row.port.node,) else ""
-
-
-def counts(report: Report) -> list[tuple[Verdict, int]]:
-    """How many ports of each verdict: bad ones first."""
-    return list(report.counts.items())
 
 
 # -- error by depth ----------------------------------------------------------------------------------------------
@@ -241,16 +238,8 @@ def spark(report: Report, width: int) -> list[Bar]:
 
 
 def _height(row: Comparison) -> str:
-    if row.verdict in (Verdict.UNREADABLE, Verdict.DTYPE, Verdict.SHAPE):
-        return "!"
-    if row.verdict is Verdict.OVERFLOW:
-        return "^"
-    if row.verdict is Verdict.NONFINITE:
-        return "N"
-    if row.verdict in (Verdict.NO_NPU, Verdict.NO_GOLDEN):
-        return "-"
-    if row.verdict not in JUDGED:
-        return "~"
+    if row.verdict not in (Verdict.MATCH, Verdict.DRIFT):
+        return LOOKS[row.verdict].sign
     ratio = over_limit(row)
     if math.isnan(ratio):
         return "█" if row.is_bad else "▁"

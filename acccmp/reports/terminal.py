@@ -134,21 +134,16 @@ def _worst_table(report: Report, width: int) -> RenderableType:
     room = max(16, width - (54 if wide else 34) - 2)
     named = summary.worst_title(report, len(rows))
     table = Table(title=named, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(summary.noun(report), no_wrap=True)
-    if wide:
-        table.add_column("type", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("error", justify="right", no_wrap=True)
-    table.add_column("x limit", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("cosine", justify="right", no_wrap=True)
+    for name in (summary.noun(report), "type", "verdict", "error", "x limit", "cosine"):
+        if wide or name not in ("type", "cosine"):
+            is_number = name in ("error", "x limit", "cosine")
+            table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
     for row in rows:
-        verdict = Text(str(row.verdict), LOOKS[row.verdict].style)
-        cells = [Text(safe.short(row.port, room))]
-        cells += [Text(safe.short(row.op_type, 14))] if wide else []
-        cells += [verdict, Text(summary.number(row.error)), Text(summary.number(summary.over_limit(row)))]
-        cells += [Text(_cosine(row))] if wide else []
-        table.add_row(*cells)
+        kind, last = ([Text(safe.short(row.op_type, 14))], [Text(_cosine(row))]) if wide else ([], [])
+        table.add_row(
+            Text(safe.short(row.port, room)), *kind, Text(str(row.verdict), LOOKS[row.verdict].style),
+            Text(summary.number(row.error)), Text(summary.number(summary.over_limit(row))), *last,
+        )
     return table
 
 
@@ -157,7 +152,7 @@ def _counts_lines(report: Report, width: int) -> Text:
 
     line = Text.assemble(("verdicts ", "bold"))
     used = len(line)
-    for place, (verdict, count) in enumerate(summary.counts(report)):
+    for place, (verdict, count) in enumerate(report.counts.items()):
         piece = f"{count} {verdict}"
         if used + len(piece) + 3 > width:
             line.append(",\n         ")
