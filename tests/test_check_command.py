@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_path
 from junitparser import JUnitXml
 from report_factory import HOSTILE, hostile_report
 
@@ -389,7 +388,7 @@ def test_hostile_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[s
 
 def test_as_a_program_of_its_own(dumps: Path, tmp_path: Path) -> None:
     """One run through a new process: console encoding, lazy imports, exit codes."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii:backslashreplace"}
+    environment = {**with_path(), "PYTHONIOENCODING": "ascii:backslashreplace"}
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import click
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_path
 from emulated_nets import model_file
 from onnx import helper, numpy_helper
 from report_factory import comparison
@@ -504,7 +503,7 @@ def test_a_slice_is_shown_as_it_was_when_it_was_made(
     folder = next(Path.cwd().glob("dump_result_*"))
     shown = subprocess.run(
         [sys.executable, "-m", "acccmp", "inspect", folder.name], capture_output=True, text=True, check=True,
-        cwd=folder.parent, env={**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)},
+        cwd=folder.parent, env={**with_path(), "COLUMNS": str(columns)},
     ).stdout.splitlines()
     assert shown[0] == ran.out.splitlines()[0]
     table = shown[shown.index(next(line for line in shown if line.startswith("inputs ("))) + 1 :]

@@ -4,17 +4,16 @@ Both run in a process of their own: a process that has run models cannot be fork
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
-from conftest import ROOT
+from conftest import ROOT, with_path
 
 
 def fuzz(*arguments: str) -> list[str]:
     ran = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "fuzz.py"), *arguments], capture_output=True, text=True,
-        errors="replace", timeout=1200, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        errors="replace", timeout=1200, env=with_path(), check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout.splitlines()

@@ -1,5 +1,5 @@
 """Hostile and damaged input through the command: nothing hangs, nothing leaks, nothing is half-written, one line says
-what is wrong. The numbers are those of issue 8, part B."""
+what is wrong."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from conftest import with_path
 from onnx import TensorProto, helper
 
-ROOT = Path(__file__).parent.parent
 T = 1700000000001000
 PORT_OF_RESNET = ("--start", "block1/conv1", "--end", "block1/relu1")
 
@@ -37,7 +37,7 @@ def acccmp(
     """The command in a process of its own; TimeoutExpired when it hangs. `first` is done there before anything."""
     return subprocess.run(
         [sys.executable, "-m", "acccmp", *map(str, arguments)], cwd=cwd, timeout=seconds, preexec_fn=first,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}, text=True, errors="surrogateescape",
+        env={**with_path(), **(env or {})}, text=True, errors="surrogateescape",
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **streams},
     )
 
@@ -312,14 +312,14 @@ def test_b13_ctrl_c_while_modules_are_imported_is_one_line_and_2(tmp_path: Path)
             "    def find_spec(self, name, path, target=None):\n"
             f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
             "sys.meta_path.insert(0, Finder())\n")
-        said = acccmp("--version", env={"PYTHONPATH": f"{folder}:{ROOT}"}, first=heard)
+        said = acccmp("--version", env=with_path(folder), first=heard)
         assert line_of(said) == "acccmp: interrupted", module
 
 
 def test_b13_ctrl_c_in_the_middle_is_one_line_and_leaves_nothing(tmp_path: Path, resnet: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "acccmp", "emulate", str(resnet / "resnet.onnx"), "-o", str(tmp_path / "out")],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, text=True, env=with_path(),
         preexec_fn=heard,
     )
     while not list(tmp_path.rglob("*.part")) and process.poll() is None:

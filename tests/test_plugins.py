@@ -4,7 +4,6 @@ command, and an entry point that is wrong is one line."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_path
 
 TEXT = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 TOML, PYTHON, SHELL = (
@@ -49,9 +48,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def acccmp(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join((str(folder / "site"), str(ROOT)))
     return subprocess.run(
-        [sys.executable, "-m", "acccmp", *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": paths},
+        [sys.executable, "-m", "acccmp", *arguments], cwd=folder, env=with_path(folder / "site"),
         capture_output=True, text=True, check=False,
     )
 
