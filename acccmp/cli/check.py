@@ -16,6 +16,7 @@ from acccmp.cli.ways import Way, take
 from acccmp.errors import InputError
 
 if TYPE_CHECKING:
+    from acccmp.core.progress import Progress
     from acccmp.releases.drift import Check
 
 
@@ -115,12 +116,11 @@ def check(
     else:
         known, lost = baseline.read(standard.baseline), ""
     reports = {}
-    with workers(jobs) as executor:
+    with workers(jobs) as executor, progress(as_json) as tell:
         for name, (left, right) in cases.items():
-            with progress(f"comparing {name}") as bar:
-                how = options(original, pairing, judging, choice, executor, bar)
-                fed = replace(original, inputs=feeds[name])
-                reports[name] = compare_runs(left, right, fed, pairing, judging, how)
+            how = options(original, pairing, judging, choice, executor, _of_case(tell, name if len(cases) > 1 else ""))
+            fed = replace(original, inputs=feeds[name])
+            reports[name] = compare_runs(left, right, fed, pairing, judging, how)
     model = next((r.subject["model"] for r in reports.values() if "model" in r.subject), "")
     checked = drift.check(reports, known, model=model, accept=standard.accept)
     write_pipeline_files(checked, files)
@@ -130,6 +130,11 @@ def check(
     show_check(checked, standard.baseline, written, as_json)
     settled = written and standard.update and checked.exit_code == NOT_PASSED and checked.only_drifts
     return PASSED if settled else checked.exit_code
+
+
+def _of_case(tell: Progress, case: str) -> Progress:
+    """Phases that say of which case they are."""
+    return (lambda phase, done=0, total=0: tell(f"{case}: {phase}", done, total)) if case else tell
 
 
 def _feeds_of(cases: Iterable[str], inputs: Mapping[str, str]) -> dict[str, dict[str, str]]:

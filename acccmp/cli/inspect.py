@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from acccmp.cli.options import JSON, WEIGHTS, RunChoice, takes
-from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, say, show
+from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, progress, say, show
 from acccmp.cli.ways import Way, take
 
 DUMP = Way("where PATH is a dump", ("weights", "inputs", "drawn"))
@@ -43,11 +43,14 @@ def inspect(
     kind = identify(path).kind
     take({"dump": DUMP, "slice": SLICE}.get(kind.role, MODEL), *(() if kind.weights else (OWN_WEIGHTS,)))
     chosen = {"run": choice.run, "device": choice.device, "model": choice.npu_model, "step": choice.step}
-    facts = describe(path, weights, **chosen) if nodes is None else describe_nodes(path, nodes, weights, **chosen)
     given = {text.rpartition("=")[0]: text.rpartition("=")[2] for text in inputs}
-    checked = fits(path, given, weights) if given else ()
-    if drawn:
-        draw(path, drawn, weights)
+    with progress(as_json) as tell:
+        tell("reading")
+        facts = describe(path, weights, **chosen) if nodes is None else describe_nodes(path, nodes, weights, **chosen)
+        checked = fits(path, given, weights) if given else ()
+        if drawn:
+            tell("drawing")
+            draw(path, drawn, weights)
     if as_json:
         told = {"fits": [fit_facts(fit) for fit in checked]} if checked else {}
         print_json({"schema": "acccmp.inspect/1", **facts, **told})
