@@ -362,6 +362,23 @@ def test_a_baseline_of_other_sizes_is_of_another_model(acccmp: Any, dumps: Path,
     assert "another size" in ran.err
 
 
+def test_check_shows_what_its_comparisons_noted(acccmp: Any, dumps: Path, tmp_path: Path) -> None:
+    emulated = "the NPU dump is of an emulated device: nothing here was measured on an NPU"
+    compared = acccmp("compare", *one(dumps)[1:]).out
+    ran = acccmp(*one(dumps), "--baseline", tmp_path / "b", "--update")
+    noted = [line for line in compared.splitlines() if line.startswith("note: ")]
+    assert f"note: {emulated}" in noted
+    assert [line for line in ran.out.splitlines() if line.startswith("note: ")] == noted
+    told = json.loads(acccmp(*one(dumps), "--baseline", tmp_path / "b", "--json").out)["notes"]
+    assert emulated in told
+    given = ["check", "--case", f"model={dumps / 'model.onnx'},{dumps / 'healthy0' / 'npu'}",
+             "--case", f"again={dumps / 'healthy0' / 'npu'},{dumps / 'again0' / 'npu'}",
+             "--mapping", dumps / "mapping.json", "--baseline", tmp_path / "two", "--update"]
+    noted = [line for line in acccmp(*given).out.splitlines() if line.startswith("note: ")]
+    assert noted.count(f"note: {emulated}") == 1, "what all cases noted is told once"
+    assert any(line.startswith(("note: model: ", "note: again: ")) for line in noted)
+
+
 def test_hostile_names_come_back_and_steer_nothing(acccmp: Any, tmp_path: Path) -> None:
     """Operator names out of an untrusted model, through every output of a check."""
     report = hostile_report()

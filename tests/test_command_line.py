@@ -390,6 +390,20 @@ def test_an_input_that_is_read_in_another_shape_is_said(acccmp_in: Run, house: P
     assert f"x: {tmp_path / 'flat.npy'} has the shape 1x{x.size} and is read as {wanted}" in notes
 
 
+def test_nodes_takes_path_and_pattern_in_either_order(acccmp_in: Run, house: Path) -> None:
+    net = house / "net.onnx"
+    every, some = acccmp_in("inspect", net, "--nodes").out, acccmp_in("inspect", net, "--nodes", "relu").out
+    assert every != some
+    assert acccmp_in("inspect", "--nodes", net).out == every
+    assert acccmp_in("inspect", "--nodes", "relu", net).out == some
+    assert acccmp_in("inspect", "--nodes", net, "relu").out == some
+    ran = acccmp_in("inspect", "--nodes", "gone.onnx")
+    assert ran.code == 2
+    assert ran.err == ("acccmp: which file or folder? acccmp inspect PATH [--nodes [PATTERN]] ('gone.onnx' was taken "
+                       "for PATTERN: there is no such file); see acccmp inspect --help\n")
+    assert acccmp_in("inspect").err.startswith("acccmp: which file or folder? acccmp inspect PATH")
+
+
 def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
     """In Caffe a node and its tensor have one name."""
     ran = acccmp_in("slice", SAMPLES / "digits_lenet" / "lenet.prototxt", "-s", "conv22", "-e", "prob")

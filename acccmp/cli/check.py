@@ -18,6 +18,7 @@ from acccmp.errors import InputError
 if TYPE_CHECKING:
     from acccmp.core.progress import Progress
     from acccmp.releases.drift import Check
+    from acccmp.reports.report import Report
 
 
 @dataclass(frozen=True)
@@ -198,11 +199,20 @@ def show_check(checked: Check, baseline: str, written: str, as_json: bool = Fals
         print_json({
             "schema": "acccmp.check/1", "passed": checked.passed, "exit_code": checked.exit_code,
             "method": checked.method, "failures": list(checked.failures), "accepted": list(checked.accepted),
-            "unchanged": checked.unchanged, "baseline": written,
+            "unchanged": checked.unchanged, "baseline": written, "notes": notes_of(checked.reports),
             "spread": [plain({**vars(row), "ratio": row.ratio}) for row in spread(checked.reports)],
             "changes": [plain(vars(change)) for change in checked.changes],
         })
         return
     from acccmp.ui.screens import check_screen
 
-    show(check_screen(checked, baseline, written))
+    show(check_screen(checked, baseline, written, notes_of(checked.reports)))
+
+
+def notes_of(reports: Mapping[str, Report]) -> list[str]:
+    """What the comparisons noted; what not all of the cases noted has their names before it."""
+    cases: dict[str, list[str]] = {}
+    for case, report in reports.items():
+        for note in report.notes:
+            cases.setdefault(note, []).append(case)
+    return [note if len(of) == len(reports) else f"{', '.join(of)}: {note}" for note, of in cases.items()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from acccmp.cli.options import JSON, WEIGHTS, RunChoice, takes
@@ -15,7 +17,7 @@ OWN_WEIGHTS = Way("where PATH has no weights beside it", ("weights",))
 
 
 @click.command(short_help="say what a file or folder is: a model, a device model, a dump")
-@click.argument("path", type=click.Path())
+@click.argument("path", type=click.Path(), required=False)
 @WEIGHTS
 @click.option("--input", "-i", "inputs", multiple=True, metavar="[NAME=]FILE", help="Does this input fit the model?")
 @click.option(
@@ -26,8 +28,8 @@ OWN_WEIGHTS = Way("where PATH has no weights beside it", ("weights",))
 @takes(choice=RunChoice)
 @JSON
 def inspect(
-    path: str, weights: str | None, inputs: tuple[str, ...], nodes: str | None, drawn: str | None, choice: RunChoice,
-    as_json: bool,
+    path: str | None, weights: str | None, inputs: tuple[str, ...], nodes: str | None, drawn: str | None,
+    choice: RunChoice, as_json: bool,
 ) -> int:
     """Say what PATH is: a model, a device model, a checkpoint, a dump; its inputs, outputs, shapes and sizes.
 
@@ -40,6 +42,7 @@ def inspect(
     from acccmp.slicing.bundle import read_manifest
     from acccmp.ui.screens import node_lines, screen, slice_screen
 
+    path, nodes = _told_apart(path, nodes)
     kind = identify(path).kind
     take({"dump": DUMP, "slice": SLICE}.get(kind.role, MODEL), *(() if kind.weights else (OWN_WEIGHTS,)))
     chosen = {"run": choice.run, "device": choice.device, "model": choice.npu_model, "step": choice.step}
@@ -62,3 +65,13 @@ def inspect(
     else:
         show(screen(facts, checked))
     return PASSED if all(fit.fits for fit in checked) else NOT_PASSED
+
+
+def _told_apart(path: str | None, pattern: str | None) -> tuple[str, str | None]:
+    """PATH and the pattern of --nodes, in whichever order they came: what is there is the path."""
+    if pattern is not None and os.path.lexists(pattern) and not (path and os.path.lexists(path)):
+        return pattern, path or "*"
+    if path is None:
+        taken = "" if pattern in (None, "*") else f" ({pattern!r} was taken for PATTERN: there is no such file)"
+        raise click.UsageError(f"which file or folder? acccmp inspect PATH [--nodes [PATTERN]]{taken}")
+    return path, pattern

@@ -15,6 +15,7 @@ from acccmp.kinds import find_kind
 from acccmp.releases.drift import Check, spread
 from acccmp.releases.history import Point, Run
 from acccmp.reports.report import Comparison
+from acccmp.reports.terminal import note_lines
 from acccmp.slicing.manifest import Manifest
 
 MOST_ROWS = 24
@@ -185,9 +186,9 @@ def _device_line(name: str, row: Comparison, total: float | None) -> Text:
     return Text(text, style="red" if row.is_bad else "")
 
 
-def check_screen(checked: Check, baseline: str, written: str) -> Group:
-    """What `acccmp check` found: passed or why not, what drifted, what improved, what is accepted. `written` says what
-    became of the baseline file ("" when it was left alone)."""
+def check_screen(checked: Check, baseline: str, written: str, notes: Sequence[str] = ()) -> Group:
+    """What `acccmp check` found: passed or why not, what drifted, what improved, what is accepted, and the notes of its
+    comparisons. `written` says what became of the baseline file ("" when it was left alone)."""
     head = ("PASSED", "green bold") if checked.exit_code == 0 else ("NOT PASSED", "red bold")
     counts = f"{len(checked.drifts)} drifted, {len(checked.improvements)} improved, {checked.unchanged} unchanged"
     parts: list[Any] = [
@@ -218,6 +219,7 @@ def check_screen(checked: Check, baseline: str, written: str) -> Group:
         more = len(checked.accepted) - MOST_LINES
         tail = f", {more} more (--json lists them)" if more > 0 else ""
         parts.append(_line(f"accepted although beyond their limits: {shown}{tail}", "yellow"))
+    parts += note_lines(notes)
     if written:
         parts.append(_line(written))
     return Group(*parts)
