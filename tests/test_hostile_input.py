@@ -8,12 +8,13 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -535,6 +536,37 @@ def test_b12_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, resne
     said = acccmp("run", model, "--input", f"image={tmp_path / 'x.npy'}", "-o", tmp_path / "o", first=files_of(0.001))
     assert "cannot be written: File too large" in line_of(said)
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 8 KiB, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
+    can = os.geteuid() == 0 and shutil.which("mount") is not None
+    if not can or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_b12_a_real_disk_that_is_full_names_the_file_and_holds_nothing(
+    small_disk: Path, resnet: Path, samples: Path,
+) -> None:
+    pair, mapping = (resnet / "golden", resnet / "npu"), ("--mapping", resnet / "mapping.json")
+    for command, file in (
+        (("compare", *pair, *mapping, "-o", small_disk / "o"), "o/report."),
+        (("check", *pair, *mapping, "-b", small_disk / "b", "--update"), "/b: "),
+        (("slice", resnet / "resnet.onnx", *PORT_OF_RESNET, "-o", small_disk / "o"), "dump.onnx"),
+        (("emulate", resnet / "resnet.onnx", "-o", small_disk / "o"), "o/npu/"),
+        (("convert", samples / "digits_cnn" / "cnn.pb", "--to", "pb", "-o", small_disk / "o"), "o/cnn.pb"),
+    ):
+        line = line_of(acccmp(*command))
+        assert line.startswith(f"acccmp: {small_disk}/"), command
+        assert file in line
+        assert line.endswith(": cannot be written: No space left on device"), command
+        assert not list(small_disk.iterdir()), command
 
 
 def saved_model(tf: Any, folder: Path) -> Path:
