@@ -65,7 +65,7 @@ def note_lines(notes: Sequence[str]) -> list[Text]:
 
     lines = [Text.assemble(("note: ", "yellow"), safe.visible(note, 300)) for note in notes[:MOST_NOTES]]
     more = len(notes) - MOST_NOTES
-    return [*lines, Text(f"and {more} more notes in the report", "yellow")] if more > 0 else lines
+    return [*lines, Text(f"and {more} more notes (--json lists them)", "yellow")] if more > 0 else lines
 
 
 def _headline(report: Report) -> Text:

@@ -48,7 +48,7 @@ def screen(facts: Mapping[str, Any], fits: Sequence[Fit] = ()) -> Group:
             lines.add_row(_safe(key), _value(key, value))
     parts.append(lines)
     parts += tables
-    parts += [Text(f"note: {_text(note)}", style="yellow") for note in facts.get("notes") or ()]
+    parts += note_lines(facts.get("notes") or ())
     for fit in fits:
         parts.append(Text(_text(fit.text), style="green" if fit.fits else "red"))
     return Group(*parts)
@@ -156,7 +156,7 @@ def slice_screen(manifest: Manifest, where: str, notes: Sequence[str] = ()) -> G
     ]
     if rows:
         parts.append(_table("inputs", rows))
-    parts += [Text(f"note: {_text(line)}") for line in notes]
+    parts += note_lines(notes)
     if manifest.no_atc:
         return Group(*parts, Text(f"not to be converted: {_text(manifest.no_atc)}", style="red"))
     unproven = "" if test.holds else " (the slice is not proven)"
