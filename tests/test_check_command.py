@@ -362,6 +362,22 @@ def test_a_baseline_of_other_sizes_is_of_another_model(acccmp: Any, dumps: Path,
     assert "another size" in ran.err
 
 
+def test_the_table_of_changes_folds_no_short_cell_at_80_columns(
+    acccmp: Any, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = samples / "digits_resnet"
+    for npu, more in (("npu_faulty", ["--update"]), ("npu", [])):
+        ran = acccmp("check", folder / "resnet.onnx", folder / npu, "--mapping", folder / "mapping.json", "--baseline",
+                     tmp_path / "b", *more)
+    lines = ran.out.partition("changes (31)")[2].splitlines()[1:]
+    assert lines[0].split() == ["port", "change", "before", "now", "ratio", "moved"], "one case needs no column"
+    assert max(map(len, lines[:-2])) <= 80
+    (row,) = [line for line in lines if line.startswith("block2/add:output:0 ")]
+    assert row.split()[1:3] == ["better", "verdict"]
+    assert "... 7 more (--json lists them)" in lines
+
+
 def test_check_shows_what_its_comparisons_noted(acccmp: Any, dumps: Path, tmp_path: Path) -> None:
     emulated = "the NPU dump is of an emulated device: nothing here was measured on an NPU"
     compared = acccmp("compare", *one(dumps)[1:]).out

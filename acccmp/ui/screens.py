@@ -20,6 +20,7 @@ from acccmp.slicing.manifest import Manifest
 
 MOST_ROWS = 24
 MOST_LINES = 6  # of failures above their table
+SHORT = 16  # characters of a cell that is never folded
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -94,7 +95,8 @@ def _item(item: Any) -> str:
     return " ".join(_cell(str(key), value) for key, value in item.items() if value not in (None, "", [], {}))
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Group:
+    """Rows under their keys. Where it is too wide long cells are folded, short ones stay whole; numbers stand right."""
     columns = [
         key for key in dict.fromkeys(k for row in rows for k in row)
         if any(row.get(key) not in (None, "", [], {}) for row in rows)
@@ -102,13 +104,24 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(
         title=f"{_safe(title)} ({len(rows)})", title_justify="left", title_style="bold", box=None, pad_edge=False,
     )
-    for key in columns:
-        table.add_column(_safe(key), overflow="fold", justify="right" if key.endswith("bytes") else "left")
-    for row in rows[:MOST_ROWS]:
-        table.add_row(*(_cell(key, row.get(key)) for key in columns))
-    if len(rows) > MOST_ROWS:
-        table.add_row(f"... {len(rows) - MOST_ROWS} more (--json lists them)")
-    return table
+    cells = [[_cell(key, row.get(key)) for row in rows[:MOST_ROWS]] for key in columns]
+    for key, column in zip(columns, cells, strict=True):
+        table.add_column(
+            _safe(key), overflow="fold", no_wrap=max(map(len, column)) <= SHORT,
+            justify="right" if all(_is_number(cell) for cell in column if cell) else "left",
+        )
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
+    more = len(rows) - MOST_ROWS
+    return Group(table, Text(f"... {more} more (--json lists them)")) if more > 0 else Group(table)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _cell(key: str, value: Any) -> str:
@@ -202,8 +215,8 @@ def check_screen(checked: Check, baseline: str, written: str, notes: Sequence[st
     if checked.passed and checked.exit_code:
         parts.append(Text("  too little was covered (--min-coverage)", style="red"))
     rows = [
-        {"port": c.port, "case": c.case or "all", "change": c.kind, "before": _number(c.before), "now": _number(c.now),
-         "ratio": _number(c.ratio), "tensor moved": _number(c.moved)}
+        {"port": c.port, "case": (c.case or "all") if len(checked.reports) > 1 else "", "change": c.kind,
+         "before": _number(c.before), "now": _number(c.now), "ratio": _number(c.ratio), "moved": _number(c.moved)}
         for c in checked.changes
     ]
     if rows:
