@@ -29,6 +29,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -174,6 +175,24 @@ def _arrays(folder: Path) -> None:
     _onnx(folder)
 
 
+def _images(folder: Path) -> None:
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
+    from PIL import Image
+
+    pixels = np.arange(12 * 9 * 3, dtype=np.uint8).reshape(12, 9, 3)
+    Image.fromarray(pixels).save(folder / "rgb.png")
+    Image.fromarray(pixels[:, :, 0]).save(folder / "grey.png")
+    Image.fromarray(pixels).convert("P").save(folder / "palette.png")
+    Image.fromarray(pixels).save(folder / "rgb.jpg")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 12, 9]) for name in "xy")
+    model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y]),
+                              opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, folder / "image.onnx")
+
+
 def _converted(folder: Path) -> None:
     from acccmp.dumps.convert import convert
 
@@ -243,6 +262,8 @@ TARGETS = (
         ("inspect", "npu", "--json"), ("convert", "npu", "-o", "c", "--layout", "NCHW"), ("compare", "npu", "npu"))),
     Target("device dump, compared", _net("digits_resnet", "npu"), ("npu/*",), (
         ("compare", _GOLDEN, "npu", "--mapping", _MAPPING, "--no-floor", "--json"),)),
+    Target("images", _images, ("*.png", "*.jpg"), (
+        ("inspect", "image.onnx", "--input", "x=VICTIM"), ("emulate", "image.onnx", "-i", "x=VICTIM", "-o", "e"))),
     Target("golden", _net("digits_resnet", "golden"), ("golden/*.npy",), (
         ("inspect", "golden", "--json"), ("compare", "golden", _NPU, "--mapping", _MAPPING, "--no-floor"))),
     Target("golden manifest", _net("digits_resnet", "golden"), ("golden/manifest.json",), (
@@ -547,6 +568,23 @@ def healthy_files(scratch: Path, targets: Sequence[Target]) -> dict[str, Path]:
     return made
 
 
+def kinds_of(targets: Sequence[Target]) -> dict[str, list[str]]:
+    """Target -> the rows of kinds.py whose files it damages: what its victims are, and the folders that they lie in."""
+    from acccmp.core.identify import identify
+    from acccmp.errors import AcccmpError
+
+    with tempfile.TemporaryDirectory(prefix="acccmp-fuzz-") as scratch:
+        found: dict[str, set[str]] = {}
+        for name, folder in healthy_files(Path(scratch), targets).items():
+            target = next(target for target in targets if target.name == name)
+            victims = [path for pattern in target.victims for path in folder.glob(pattern) if path.is_file()]
+            above = {parent for path in victims for parent in path.parents if parent.is_relative_to(folder)}
+            for place in {*victims, *above}:
+                with suppress(AcccmpError):
+                    found.setdefault(name, set()).add(identify(place).kind.name)
+    return {name: sorted(kinds) for name, kinds in found.items()}
+
+
 def _batch(
     name: str, healthy: Path, seed: int, numbers: range, keep: Path,
 ) -> tuple[str, list[tuple[int, Outcome, str]]]:
@@ -615,6 +653,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--target", action="append", choices=[target.name for target in TARGETS])
     parser.add_argument("--corpus", action="store_true", help="Only what once went wrong: benchmarks/fuzz_corpus.py.")
+    parser.add_argument("--kinds", action="store_true", help="Only say which kinds of files each target damages.")
     parser.add_argument("--keep", type=Path, help="Where cases that went wrong are kept.")
     options = parser.parse_args(arguments)
     if options.corpus:
@@ -624,6 +663,9 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{'WRONG' if outcome.wrong else 'ok':6} {name}: {outcome.wrong or outcome.codes}", flush=True)
         return 1 if wrong else 0
     targets = [target for target in TARGETS if not options.target or target.name in options.target]
+    if options.kinds:
+        print("\n".join(f"{name}: {' '.join(found)}" for name, found in kinds_of(targets).items()))
+        return 0
     results: dict[str, list[Outcome]] = {}
     wrongs: Counter[str] = Counter()
     began = time.monotonic()

@@ -220,6 +220,26 @@ def _caffemodel(name: bytes) -> Callable[[Path], Commands]:
     return make
 
 
+def _many(fields: Callable[[int], bytes], count: int, first: bytes = b"") -> Callable[[Path], Commands]:
+    """A caffemodel of so many small fields of the net; with `first`, of one layer."""
+    def make(folder: Path) -> Commands:
+        from acccmp.core.wire import bytes_field
+
+        told = first + b"".join(map(fields, range(count)))
+        (folder / "n.caffemodel").write_bytes(bytes_field(1, b"net") + (bytes_field(100, told) if first else told))
+        return [("inspect", "n.caffemodel"), ("inspect", str(LENET / "lenet.prototxt"), "--weights", "n.caffemodel")]
+
+    return make
+
+
+def _relu(number: int) -> bytes:
+    """A layer of a caffemodel that works in place."""
+    from acccmp.core.wire import bytes_field
+
+    name = bytes_field(1, b"r%d" % number)
+    return bytes_field(100, name + bytes_field(2, b"ReLU") + bytes_field(3, b"d") + bytes_field(4, b"d"))
+
+
 def _twins(folder: Path) -> Commands:
     (folder / "n.cambricon_twins").write_text(
         'This is the Twins File of "n.cambricon".\nFunction number: 1\nFunction #0\n{\nInput #0\n{\n'
@@ -281,4 +301,7 @@ ROWS: dict[str, Callable[[Path], Commands]] = {
     "twins: 5,200 digits": _twins, "build graph: 5,200 digits": _build_graph,
     "caffemodel: a long name that is no text": _caffemodel(b"\xff" * 360_000),
     "caffemodel: alone": _caffemodel(b"r"),
+    "caffemodel: 150,000 layers": _many(_relu, 150_000),
+    "caffemodel: a layer that reads 200,000 blobs": _many(
+        lambda number: b"\x1a\x07" + b"x%06d" % number, 200_000, b"\x0a\x01r\x12\x04ReLU"),
 }

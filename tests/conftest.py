@@ -12,6 +12,15 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ACCCMP_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
+
+
+def with_path(*folders: Path) -> dict[str, str]:
+    """The environment of a process that finds this tree's package, and before it what lies in `folders`; what stood in
+    PYTHONPATH already stays behind them."""
+    before = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, folders), str(ROOT), *([before] if before else [])])}
+
+
 settings.register_profile("acccmp", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("acccmp")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import with_path
 
 from acccmp.cli import main
 
@@ -390,11 +391,10 @@ def test_a_missing_package_is_named_with_what_to_install(
         "tensorflow": ("digits_cnn/cnn.pb", "image", []),
     }[package]
     given = next((samples / model).parent.glob("inputs/*.npy"))
-    environment = {**os.environ, "PYTHONPATH": str(here / "site")}
     command = ["run", samples / model, *options, "--input", f"{given.stem or name}={given}", "-o", "out"]
     ran = subprocess.run(
         [sys.executable, "-m", "acccmp", *map(str, command)], capture_output=True, text=True, check=False,
-        env=environment,
+        env=with_path(here / "site"),
     )
     said = Said(ran.returncode, ran.stdout, ran.stderr)
     assert said.code == 2

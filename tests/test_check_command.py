@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_path
 from junitparser import JUnitXml
 from report_factory import HOSTILE, hostile_report
 
@@ -363,6 +362,39 @@ def test_a_baseline_of_other_sizes_is_of_another_model(acccmp: Any, dumps: Path,
     assert "another size" in ran.err
 
 
+def test_the_table_of_changes_folds_no_short_cell_at_80_columns(
+    acccmp: Any, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = samples / "digits_resnet"
+    for npu, more in (("npu_faulty", ["--update"]), ("npu", [])):
+        ran = acccmp("check", folder / "resnet.onnx", folder / npu, "--mapping", folder / "mapping.json", "--baseline",
+                     tmp_path / "b", *more)
+    lines = ran.out.partition("changes (31)")[2].splitlines()[1:]
+    assert lines[0].split() == ["port", "change", "before", "now", "ratio", "moved"], "one case needs no column"
+    assert max(map(len, lines[:-2])) <= 80
+    (row,) = [line for line in lines if line.startswith("block2/add:output:0 ")]
+    assert row.split()[1:3] == ["better", "verdict"]
+    assert "... 7 more (--json lists them)" in lines
+
+
+def test_check_shows_what_its_comparisons_noted(acccmp: Any, dumps: Path, tmp_path: Path) -> None:
+    emulated = "the NPU dump is of an emulated device: nothing here was measured on an NPU"
+    compared = acccmp("compare", *one(dumps)[1:]).out
+    ran = acccmp(*one(dumps), "--baseline", tmp_path / "b", "--update")
+    noted = [line for line in compared.splitlines() if line.startswith("note: ")]
+    assert f"note: {emulated}" in noted
+    assert [line for line in ran.out.splitlines() if line.startswith("note: ")] == noted
+    told = json.loads(acccmp(*one(dumps), "--baseline", tmp_path / "b", "--json").out)["notes"]
+    assert emulated in told
+    given = ["check", "--case", f"model={dumps / 'model.onnx'},{dumps / 'healthy0' / 'npu'}",
+             "--case", f"again={dumps / 'healthy0' / 'npu'},{dumps / 'again0' / 'npu'}",
+             "--mapping", dumps / "mapping.json", "--baseline", tmp_path / "two", "--update"]
+    noted = [line for line in acccmp(*given).out.splitlines() if line.startswith("note: ")]
+    assert noted.count(f"note: {emulated}") == 1, "what all cases noted is told once"
+    assert any(line.startswith(("note: model: ", "note: again: ")) for line in noted)
+
+
 def test_hostile_names_come_back_and_steer_nothing(acccmp: Any, tmp_path: Path) -> None:
     """Operator names out of an untrusted model, through every output of a check."""
     report = hostile_report()
@@ -389,7 +421,7 @@ def test_hostile_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[s
 
 def test_as_a_program_of_its_own(dumps: Path, tmp_path: Path) -> None:
     """One run through a new process: console encoding, lazy imports, exit codes."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii:backslashreplace"}
+    environment = {**with_path(), "PYTHONIOENCODING": "ascii:backslashreplace"}
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

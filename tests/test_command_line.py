@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import click
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_path
 from emulated_nets import model_file
 from onnx import helper, numpy_helper
 from report_factory import comparison
@@ -391,6 +390,20 @@ def test_an_input_that_is_read_in_another_shape_is_said(acccmp_in: Run, house: P
     assert f"x: {tmp_path / 'flat.npy'} has the shape 1x{x.size} and is read as {wanted}" in notes
 
 
+def test_nodes_takes_path_and_pattern_in_either_order(acccmp_in: Run, house: Path) -> None:
+    net = house / "net.onnx"
+    every, some = acccmp_in("inspect", net, "--nodes").out, acccmp_in("inspect", net, "--nodes", "relu").out
+    assert every != some
+    assert acccmp_in("inspect", "--nodes", net).out == every
+    assert acccmp_in("inspect", "--nodes", "relu", net).out == some
+    assert acccmp_in("inspect", "--nodes", net, "relu").out == some
+    ran = acccmp_in("inspect", "--nodes", "gone.onnx")
+    assert ran.code == 2
+    assert ran.err == ("acccmp: which file or folder? acccmp inspect PATH [--nodes [PATTERN]] ('gone.onnx' was taken "
+                       "for PATTERN: there is no such file); see acccmp inspect --help\n")
+    assert acccmp_in("inspect").err.startswith("acccmp: which file or folder? acccmp inspect PATH")
+
+
 def test_a_close_match_is_told_once(acccmp_in: Run, house: Path) -> None:
     """In Caffe a node and its tensor have one name."""
     ran = acccmp_in("slice", SAMPLES / "digits_lenet" / "lenet.prototxt", "-s", "conv22", "-e", "prob")
@@ -504,7 +517,7 @@ def test_a_slice_is_shown_as_it_was_when_it_was_made(
     folder = next(Path.cwd().glob("dump_result_*"))
     shown = subprocess.run(
         [sys.executable, "-m", "acccmp", "inspect", folder.name], capture_output=True, text=True, check=True,
-        cwd=folder.parent, env={**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)},
+        cwd=folder.parent, env={**with_path(), "COLUMNS": str(columns)},
     ).stdout.splitlines()
     assert shown[0] == ran.out.splitlines()[0]
     table = shown[shown.index(next(line for line in shown if line.startswith("inputs ("))) + 1 :]

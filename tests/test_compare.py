@@ -199,10 +199,10 @@ def test_result_does_not_depend_on_who_computes_it(workers: object) -> None:
 
 
 def test_progress_counts_every_pair() -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     gold, device = many(10)
-    compare(gold, device, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 10) for i in range(1, 11)]
+    compare(gold, device, progress=lambda phase, done=0, total=0: seen.append((phase, done, total)))
+    assert seen == [("comparing", i, 10) for i in range(11)]
 
 
 def die(*_: object) -> None:

@@ -4,17 +4,18 @@ Both run in a process of their own: a process that has run models cannot be fork
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
-from conftest import ROOT
+from conftest import ROOT, with_path
+
+from acccmp.kinds import KINDS
 
 
 def fuzz(*arguments: str) -> list[str]:
     ran = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "fuzz.py"), *arguments], capture_output=True, text=True,
-        errors="replace", timeout=1200, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        errors="replace", timeout=1200, env=with_path(), check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout.splitlines()
@@ -24,6 +25,11 @@ def test_what_once_went_wrong_does_not_again() -> None:
     lines = fuzz("--corpus")
     assert len(lines) > 45
     assert all(line.startswith("ok ") for line in lines)
+
+
+def test_every_reader_is_a_target() -> None:
+    damaged = {kind for line in fuzz("--kinds") for kind in line.partition(": ")[2].split()}
+    assert damaged >= {kind.name for kind in KINDS if kind.load}
 
 
 def test_a_piece_of_the_long_run_has_no_exceptions_takes_no_time_and_no_memory() -> None:

@@ -1,5 +1,5 @@
 """Hostile and damaged input through the command: nothing hangs, nothing leaks, nothing is half-written, one line says
-what is wrong. The numbers are those of issue 8, part B."""
+what is wrong."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from conftest import with_path
 from onnx import TensorProto, helper
 
-ROOT = Path(__file__).parent.parent
 T = 1700000000001000
 PORT_OF_RESNET = ("--start", "block1/conv1", "--end", "block1/relu1")
 
@@ -37,7 +38,7 @@ def acccmp(
     """The command in a process of its own; TimeoutExpired when it hangs. `first` is done there before anything."""
     return subprocess.run(
         [sys.executable, "-m", "acccmp", *map(str, arguments)], cwd=cwd, timeout=seconds, preexec_fn=first,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}, text=True, errors="surrogateescape",
+        env={**with_path(), **(env or {})}, text=True, errors="surrogateescape",
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **streams},
     )
 
@@ -312,14 +313,14 @@ def test_b13_ctrl_c_while_modules_are_imported_is_one_line_and_2(tmp_path: Path)
             "    def find_spec(self, name, path, target=None):\n"
             f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
             "sys.meta_path.insert(0, Finder())\n")
-        said = acccmp("--version", env={"PYTHONPATH": f"{folder}:{ROOT}"}, first=heard)
+        said = acccmp("--version", env=with_path(folder), first=heard)
         assert line_of(said) == "acccmp: interrupted", module
 
 
 def test_b13_ctrl_c_in_the_middle_is_one_line_and_leaves_nothing(tmp_path: Path, resnet: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "acccmp", "emulate", str(resnet / "resnet.onnx"), "-o", str(tmp_path / "out")],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, text=True, env=with_path(),
         preexec_fn=heard,
     )
     while not list(tmp_path.rglob("*.part")) and process.poll() is None:
@@ -534,6 +535,37 @@ def test_b12_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, resne
     said = acccmp("run", model, "--input", f"image={tmp_path / 'x.npy'}", "-o", tmp_path / "o", first=files_of(0.001))
     assert "cannot be written: File too large" in line_of(said)
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 8 KiB, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
+    can = os.geteuid() == 0 and shutil.which("mount") is not None
+    if not can or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_b12_a_real_disk_that_is_full_names_the_file_and_holds_nothing(
+    small_disk: Path, resnet: Path, samples: Path,
+) -> None:
+    pair, mapping = (resnet / "golden", resnet / "npu"), ("--mapping", resnet / "mapping.json")
+    for command, file in (
+        (("compare", *pair, *mapping, "-o", small_disk / "o"), "o/report."),
+        (("check", *pair, *mapping, "-b", small_disk / "b", "--update"), "/b: "),
+        (("slice", resnet / "resnet.onnx", *PORT_OF_RESNET, "-o", small_disk / "o"), "dump.onnx"),
+        (("emulate", resnet / "resnet.onnx", "-o", small_disk / "o"), "o/npu/"),
+        (("convert", samples / "digits_cnn" / "cnn.pb", "--to", "pb", "-o", small_disk / "o"), "o/cnn.pb"),
+    ):
+        line = line_of(acccmp(*command))
+        assert line.startswith(f"acccmp: {small_disk}/"), command
+        assert file in line
+        assert line.endswith(": cannot be written: No space left on device"), command
+        assert not list(small_disk.iterdir()), command
 
 
 def saved_model(tf: Any, folder: Path) -> Path:

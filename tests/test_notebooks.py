@@ -10,7 +10,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_path
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
@@ -23,7 +23,7 @@ def executed() -> dict[str, Any]:
     """Each notebook run once, from a clean kernel, beside the committed file (which is not touched)."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", with_path()["PYTHONPATH"])
         for path in NOTEBOOKS:
             notebook = nbformat.read(path, 4)
             resources = {"metadata": {"path": str(path.parent)}}

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_path
 
 from acccmp.releases.drift import ALPHA, PAIRED_CASES, Tolerance
 
@@ -38,7 +38,7 @@ def run(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     (tools / "acccmp").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m acccmp "$@"\n')
     (tools / "acccmp").chmod(0o755)
     environment = {
-        **os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+        **with_path(), "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "GITHUB_STEP_SUMMARY": str(folder / "step_summary.md"),
     }
     return subprocess.run(

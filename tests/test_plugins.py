@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_path
 
 TEXT = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 TOML, SHELL = (
@@ -54,18 +53,16 @@ def project(tmp_path: Path) -> Path:
 
 
 def acccmp(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join((str(folder / "site"), str(ROOT)))
     return subprocess.run(
-        [sys.executable, "-m", "acccmp", *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": paths},
+        [sys.executable, "-m", "acccmp", *arguments], cwd=folder, env=with_path(folder / "site"),
         capture_output=True, text=True, check=False,
     )
 
 
 def python(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join((str(folder / "site"), str(ROOT)))
     return subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, env={**os.environ, "PYTHONPATH": paths}, capture_output=True,
-        text=True, check=False,
+        [sys.executable, "-c", script], cwd=folder, env=with_path(folder / "site"), capture_output=True, text=True,
+        check=False,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from caffe_nets import v2_net
-from conftest import ROOT
+from conftest import ROOT, with_path
 from test_kinds import GRAPH_DEF, RESNET
 
 from acccmp.core.graph import Graph
@@ -67,8 +67,8 @@ def runner(name: str, tmp_path: Path) -> Runner:
     if name != "command":
         return find_runner(name)
     (tmp_path / "program.py").write_text(PROGRAM)
-    return find_runner(f"command:env PYTHONPATH={ROOT} {sys.executable} {tmp_path / 'program.py'} "
-                       "{model} {inputs} {output}")
+    program = f"env PYTHONPATH={with_path()['PYTHONPATH']} {sys.executable} {tmp_path / 'program.py'}"
+    return find_runner(f"command:{program} {{model}} {{inputs}} {{output}}")
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from acccmp.cli.ways import Way, take
 from acccmp.errors import InputError
 
 if TYPE_CHECKING:
+    from acccmp.core.progress import Progress
     from acccmp.releases.drift import Check
+    from acccmp.reports.report import Report
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,11 @@ def check(
     else:
         known, lost = baseline.read(standard.baseline), ""
     reports = {}
-    with workers(jobs) as executor:
+    with workers(jobs) as executor, progress(as_json) as tell:
         for name, (left, right) in cases.items():
-            with progress(f"comparing {name}") as bar:
-                how = options(original, pairing, judging, choice, executor, bar)
-                fed = replace(original, inputs=feeds[name])
-                reports[name] = compare_runs(left, right, fed, pairing, judging, how)
+            how = options(original, pairing, judging, choice, executor, _of_case(tell, name if len(cases) > 1 else ""))
+            fed = replace(original, inputs=feeds[name])
+            reports[name] = compare_runs(left, right, fed, pairing, judging, how)
     model = next((r.subject["model"] for r in reports.values() if "model" in r.subject), "")
     checked = drift.check(reports, known, model=model, accept=standard.accept)
     write_pipeline_files(checked, files)
@@ -130,6 +131,11 @@ def check(
     show_check(checked, standard.baseline, written, as_json)
     settled = written and standard.update and checked.exit_code == NOT_PASSED and checked.only_drifts
     return PASSED if settled else checked.exit_code
+
+
+def _of_case(tell: Progress, case: str) -> Progress:
+    """Phases that say of which case they are."""
+    return (lambda phase, done=0, total=0: tell(f"{case}: {phase}", done, total)) if case else tell
 
 
 def _feeds_of(cases: Iterable[str], inputs: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -193,11 +199,20 @@ def show_check(checked: Check, baseline: str, written: str, as_json: bool = Fals
         print_json({
             "schema": "acccmp.check/1", "passed": checked.passed, "exit_code": checked.exit_code,
             "method": checked.method, "failures": list(checked.failures), "accepted": list(checked.accepted),
-            "unchanged": checked.unchanged, "baseline": written,
+            "unchanged": checked.unchanged, "baseline": written, "notes": notes_of(checked.reports),
             "spread": [plain({**vars(row), "ratio": row.ratio}) for row in spread(checked.reports)],
             "changes": [plain(vars(change)) for change in checked.changes],
         })
         return
     from acccmp.ui.screens import check_screen
 
-    show(check_screen(checked, baseline, written))
+    show(check_screen(checked, baseline, written, notes_of(checked.reports)))
+
+
+def notes_of(reports: Mapping[str, Report]) -> list[str]:
+    """What the comparisons noted; what not all of the cases noted has their names before it."""
+    cases: dict[str, list[str]] = {}
+    for case, report in reports.items():
+        for note in report.notes:
+            cases.setdefault(note, []).append(case)
+    return [note if len(of) == len(reports) else f"{', '.join(of)}: {note}" for note, of in cases.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from acccmp.cli.printing import print_json, progress, say, show, width
 from acccmp.cli.ways import Way, take
 
 if TYPE_CHECKING:
+    from acccmp.core.progress import Progress
     from acccmp.jobs.compare_slice import SliceReports
     from acccmp.jobs.sources import Options
     from acccmp.reports.report import Report
@@ -78,21 +78,24 @@ def compare(
         take(AS_JSON)
     if weights_only or kind.name == identify(npu).kind.name == "ckpt":
         take(WEIGHTS)
-        return _deliver(_compare_weights(golden, npu, original, judging), delivery)
+        with progress(delivery.as_json) as tell:
+            tell("comparing weights")
+            report = _compare_weights(golden, npu, original, judging)
+        return _deliver(report, delivery)
     if kind.role == "slice":
         take(SLICE)
     else:
         take_pair(golden, pairing, judging)
-    with workers(jobs) as executor, progress("comparing") as bar:
-        how = options(original, pairing, judging, choice, executor, bar)
+    judged: SliceReports | None = None
+    with workers(jobs) as executor, progress(delivery.as_json) as tell:
+        how = options(original, pairing, judging, choice, executor, tell)
         if kind.role == "slice":
             from acccmp.jobs.compare_slice import compare_slice
 
-            return _deliver_slice(compare_slice(
-                golden, npu, mapping=pairing.mapping, thresholds=judging.thresholds, options=how,
-            ), delivery)
-        report = compare_runs(golden, npu, original, pairing, judging, how)
-    return _deliver(report, delivery)
+            judged = compare_slice(golden, npu, mapping=pairing.mapping, thresholds=judging.thresholds, options=how)
+        else:
+            report = compare_runs(golden, npu, original, pairing, judging, how)
+    return _deliver_slice(judged, delivery) if judged is not None else _deliver(report, delivery)
 
 
 def take_pair(golden: str, pairing: Pairing, judging: Judging) -> None:
@@ -109,7 +112,7 @@ def take_pair(golden: str, pairing: Pairing, judging: Judging) -> None:
 
 def options(
     original: Original, pairing: Pairing, judging: Judging, choice: RunChoice, executor: Executor | None,
-    bar: Callable[[int, int], None] | None,
+    tell: Progress,
 ) -> Options:
     """What the command line says about one comparison, for the job."""
     from acccmp.jobs.sources import Options
@@ -117,7 +120,7 @@ def options(
     return Options(
         run=choice.run, device=choice.device, npu_model=choice.npu_model, step=choice.step, valid=pairing.valid,
         min_coverage=judging.min_coverage, strict=judging.strict, floor=judging.floor,
-        flush_subnormals=judging.flush_subnormals, runner=original.runner, executor=executor, progress=bar,
+        flush_subnormals=judging.flush_subnormals, runner=original.runner, executor=executor, progress=tell,
     )
 
 

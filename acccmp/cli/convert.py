@@ -9,8 +9,9 @@ from typing import Literal
 import click
 
 from acccmp.cli.options import JOBS, JSON, workers
-from acccmp.cli.printing import COULD_NOT, NOT_PASSED, PASSED, print_json, say
+from acccmp.cli.printing import COULD_NOT, NOT_PASSED, PASSED, print_json, progress, say
 from acccmp.cli.ways import Way, take
+from acccmp.core.progress import counted
 from acccmp.errors import InputError
 
 FREEZE = Way("with --to pb", ("layout", "dtype", "jobs"))
@@ -39,8 +40,9 @@ def convert(
         return _freeze(paths, out, as_json)
     from acccmp.dumps.convert import convert as convert_files
 
-    with workers(jobs) as executor:
-        result = convert_files(paths, out, to=to, layout=layout, dtype=dtype, executor=executor)
+    with workers(jobs) as executor, progress(as_json) as tell:
+        tell("reading")
+        result = convert_files(paths, out, to=to, layout=layout, dtype=dtype, executor=executor, progress=tell)
     if as_json:
         print_json({
             "written": [str(path) for path in result.written],
@@ -62,12 +64,15 @@ def _freeze(paths: Sequence[str], out: str, as_json: bool) -> int:
     from acccmp.jobs.sources import load_original
     from acccmp.runners.tensorflow import freeze
 
-    graphs = [load_original(path) for path in paths]
-    for path, graph in zip(paths, graphs, strict=True):
-        if graph.format != "tensorflow":
-            raise InputError(f"{path} is a model of {graph.format}; --to pb freezes SavedModels of TensorFlow")
-    stems = [Path(path).resolve().name.removesuffix(".pb") for path in paths]
-    made = [freeze(graph, Path(out) / f"{stem}.pb") for graph, stem in zip(graphs, stems, strict=True)]
+    with progress(as_json) as tell:
+        tell("reading")
+        graphs = [load_original(path) for path in paths]
+        for path, graph in zip(paths, graphs, strict=True):
+            if graph.format != "tensorflow":
+                raise InputError(f"{path} is a model of {graph.format}; --to pb freezes SavedModels of TensorFlow")
+        stems = [Path(path).resolve().name.removesuffix(".pb") for path in paths]
+        pairs = counted(zip(graphs, stems, strict=True), "freezing", len(graphs), tell)
+        made = [freeze(graph, Path(out) / f"{stem}.pb") for graph, stem in pairs]
     if as_json:
         print_json({"written": [str(path) for path in made]})
     else:

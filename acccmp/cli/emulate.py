@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from acccmp.cli.options import INPUTS, JSON, by, takes
-from acccmp.cli.printing import PASSED, print_json, say
+from acccmp.cli.printing import PASSED, print_json, progress, say
 from acccmp.cli.ways import Way, take
 
 
@@ -57,13 +57,15 @@ def emulate(model: str, inputs: dict[str, str], device: Device, seed: int, out: 
 
     if inputs:
         take(FED)
-    graph = load_original(model)
-    feeds = given_inputs(graph, inputs).arrays if inputs else random_inputs(graph, seed)
-    made = emulate_device(
-        graph, feeds, out, precision=device.precision, overflow=device.overflow,
-        flush_subnormals=device.flush_subnormals, faults=tuple(Fault.parse(text) for text in device.faults),
-        dump_mode=device.dump_mode,
-    )
+    with progress(as_json) as tell:
+        tell("reading the model")
+        graph = load_original(model)
+        feeds = given_inputs(graph, inputs).arrays if inputs else random_inputs(graph, seed)
+        made = emulate_device(
+            graph, feeds, out, precision=device.precision, overflow=device.overflow,
+            flush_subnormals=device.flush_subnormals, faults=tuple(Fault.parse(text) for text in device.faults),
+            dump_mode=device.dump_mode, progress=tell,
+        )
     if as_json:
         print_json({"dump": str(made.dump), "mapping": str(made.mapping), "notes": list(made.notes)})
     else:

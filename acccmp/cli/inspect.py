@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from acccmp.cli.options import JSON, WEIGHTS, RunChoice, takes
-from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, say, show
+from acccmp.cli.printing import NOT_PASSED, PASSED, print_json, progress, say, show
 from acccmp.cli.ways import Way, take
 
 DUMP = Way("where PATH is a dump", ("weights", "inputs", "drawn"))
@@ -16,7 +18,7 @@ OWN_WEIGHTS = Way("where PATH has no weights beside it", ("weights",))
 
 
 @click.command(short_help="say what a file or folder is: a model, a device model, a dump")
-@click.argument("path", type=click.Path())
+@click.argument("path", type=click.Path(), required=False)
 @WEIGHTS
 @click.option("--input", "-i", "inputs", multiple=True, metavar="[NAME=]FILE", help="Does this input fit the model?")
 @click.option(
@@ -27,8 +29,8 @@ OWN_WEIGHTS = Way("where PATH has no weights beside it", ("weights",))
 @takes(choice=RunChoice)
 @JSON
 def inspect(
-    path: str, weights: str | None, inputs: tuple[str, ...], nodes: str | None, drawn: str | None, choice: RunChoice,
-    as_json: bool,
+    path: str | None, weights: str | None, inputs: tuple[str, ...], nodes: str | None, drawn: str | None,
+    choice: RunChoice, as_json: bool,
 ) -> int:
     """Say what PATH is: a model, a device model, a checkpoint, a dump; its inputs, outputs, shapes and sizes.
 
@@ -41,15 +43,19 @@ def inspect(
     from acccmp.slicing.bundle import read_manifest
     from acccmp.ui.screens import node_lines, screen, slice_screen
 
+    path, nodes = _told_apart(path, nodes)
     kind = identify(path).kind
     way = {"dump": DUMP, "slice": SLICE, "record": RECORD}.get(kind.role, MODEL)
     take(way, *(() if kind.weights else (OWN_WEIGHTS,)))
     chosen = {"run": choice.run, "device": choice.device, "model": choice.npu_model, "step": choice.step}
-    facts = describe(path, weights, **chosen) if nodes is None else describe_nodes(path, nodes, weights, **chosen)
     given = {text.rpartition("=")[0]: text.rpartition("=")[2] for text in inputs}
-    checked = fits(path, given, weights) if given else ()
-    if drawn:
-        draw(path, drawn, weights)
+    with progress(as_json) as tell:
+        tell("reading")
+        facts = describe(path, weights, **chosen) if nodes is None else describe_nodes(path, nodes, weights, **chosen)
+        checked = fits(path, given, weights) if given else ()
+        if drawn:
+            tell("drawing")
+            draw(path, drawn, weights)
     if as_json:
         told = {"fits": [fit_facts(fit) for fit in checked]} if checked else {}
         print_json({"schema": "acccmp.inspect/1", **plain_keys({**facts, **told})})
@@ -61,3 +67,13 @@ def inspect(
     else:
         show(screen(facts, checked))
     return PASSED if all(fit.fits for fit in checked) else NOT_PASSED
+
+
+def _told_apart(path: str | None, pattern: str | None) -> tuple[str, str | None]:
+    """PATH and the pattern of --nodes, in whichever order they came: what is there is the path."""
+    if pattern is not None and os.path.lexists(pattern) and not (path and os.path.lexists(path)):
+        return pattern, path or "*"
+    if path is None:
+        taken = "" if pattern in (None, "*") else f" ({pattern!r} was taken for PATTERN: there is no such file)"
+        raise click.UsageError(f"which file or folder? acccmp inspect PATH [--nodes [PATTERN]]{taken}")
+    return path, pattern

@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from acccmp.core.progress import Progress, no_progress
 from acccmp.reports import safe
 
 if TYPE_CHECKING:
@@ -70,15 +71,32 @@ def print_json(data: Any) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield None
+def progress(quiet: bool = False) -> Iterator[Progress]:
+    """What a job tells a person who waits: a bar for each of its phases, which is gone when the block ends.
+
+    On stderr, and only where that is the terminal of a person: not in a pipeline (CI is set), not when `quiet`.
+    """
+    if quiet or not sys.stderr.isatty() or os.environ.get("CI") or os.environ.get("TERM") == "dumb":
+        yield no_progress
         return
     from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
+    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(safe.visible(what, 60)), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    # The standard output may be a file: what is printed must not be taken to the terminal.
+    with Bars(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False,
+    ) as bars:
+        running: dict[str, TaskID] = {}
+
+        def tell(phase: str, done: int = 0, total: int = 0) -> None:
+            phase = safe.visible(phase, 60)
+            if phase not in running:
+                for task in running.values():
+                    bars.update(task, total=1, completed=1)
+                    bars.stop_task(task)
+                running[phase] = bars.add_task(phase, total=None)
+            bars.update(running[phase], completed=done, total=total or None)
+
+        yield tell

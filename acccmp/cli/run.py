@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from acccmp.cli.options import JSON, Original, takes
-from acccmp.cli.printing import PASSED, print_json, say
+from acccmp.cli.printing import PASSED, print_json, progress, say
 from acccmp.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,12 +31,14 @@ def run(model: str, original: Original, out: str, force: bool, as_json: bool) ->
     from acccmp.jobs.sources import load_original
     from acccmp.runners.run import golden_run, runner_for
 
-    graph = load_original(model, original.weights)
-    runner_for(graph, original.runner)  # nobody is asked for the inputs of what cannot run
-    if graph.inputs and not original.inputs:
-        raise InputError(f"{model} has inputs to feed: {_input_help(graph)}")
-    given_inputs(graph, original.inputs)  # says what a file that does not fit likely is
-    dump = golden_run(graph, original.inputs, out, runner=original.runner, overwrite=force)
+    with progress(as_json) as tell:
+        tell("reading the model")
+        graph = load_original(model, original.weights)
+        runner_for(graph, original.runner)  # nobody is asked for the inputs of what cannot run
+        if graph.inputs and not original.inputs:
+            raise InputError(f"{model} has inputs to feed: {_input_help(graph)}")
+        given_inputs(graph, original.inputs)  # says what a file that does not fit likely is
+        dump = golden_run(graph, original.inputs, out, runner=original.runner, overwrite=force, progress=tell)
     if as_json:
         print_json({"folder": str(out), "tensors": len(dump), "notes": list(dump.notes)})
     else:

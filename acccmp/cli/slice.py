@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from acccmp.cli.options import JSON, MAPPING, Original, RunChoice, by, takes
-from acccmp.cli.printing import print_json, show
+from acccmp.cli.printing import print_json, progress, show
 from acccmp.cli.ways import Way, take
 
 
@@ -99,16 +99,19 @@ def slice_command(
         take(GIVEN)
     if handover.no_check and not inputs:
         take(UNCHECKED)
-    part = slice_model(
-        model, stretch.start, stretch.end, dump=sources.dump, mapping=sources.mapping, weights=original.weights,
-        around=stretch.around, radius=stretch.radius, widen=stretch.widen, exact=stretch.exact,
-        all_outputs=stretch.all_outputs, inputs=inputs,
-        options=Options(run=choice.run, device=choice.device, npu_model=choice.npu_model, step=choice.step),
-    )
-    bundle = export_slice(
-        part, handover.out, golden=sources.golden, inputs=inputs, seed=sources.seed, dtype=handover.dtype,
-        zip=handover.zipped, check=not handover.no_check, runner=original.runner,
-    )
+    with progress(as_json) as tell:
+        tell("reading and cutting the model")
+        part = slice_model(
+            model, stretch.start, stretch.end, dump=sources.dump, mapping=sources.mapping, weights=original.weights,
+            around=stretch.around, radius=stretch.radius, widen=stretch.widen, exact=stretch.exact,
+            all_outputs=stretch.all_outputs, inputs=inputs,
+            options=Options(run=choice.run, device=choice.device, npu_model=choice.npu_model, step=choice.step),
+        )
+        tell("writing the slice" if handover.no_check else "proving and writing the slice")
+        bundle = export_slice(
+            part, handover.out, golden=sources.golden, inputs=inputs, seed=sources.seed, dtype=handover.dtype,
+            zip=handover.zipped, check=not handover.no_check, runner=original.runner,
+        )
     if as_json:
         zipped = str(bundle.zip) if bundle.zip else None
         print_json({"folder": str(bundle.path), "zip": zipped, **bundle.manifest.as_json()})

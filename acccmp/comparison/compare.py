@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +18,7 @@ from acccmp.comparison.random_ops import set_aside
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.layout import squeezed
+from acccmp.core.progress import Progress, counted, no_progress
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError, InputError, LayoutError
 from acccmp.mapping.device_map import DeviceMap
@@ -41,14 +42,14 @@ def compare(
     executor: Executor | None = None,
     subject: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Compare a golden dump with the device's, port by port.
 
     `mapping` is the device model; without it ops are paired by name. `model` is the original; it tells constants,
     execution order and outputs. `floors` are, by the original's output port, the relative Euclidean distances that
     storage in the NPU's dtype alone explains. `valid` are `NAME=axis:n` (see `pairing.pair`). `executor` maps the
-    pairs in batches; the result does not depend on it. `progress` is called with (done, all).
+    pairs in batches; the result does not depend on it. `progress` is told of each pair.
 
     A bad pair is a verdict. Raises InputError (no tensors at all, dumps in the wrong order, a `valid` that names
     nothing) and MappingError (a mapping of another model or dump).
@@ -64,10 +65,8 @@ def compare(
     thresholds = thresholds or Thresholds.default()
     pairing = pair(golden, npu, mapping, model, floors=floors, valid=valid)
     done: list[Comparison] = []
-    for row in _compared(pairing.pairs, thresholds, executor):
+    for row in counted(_compared(pairing.pairs, thresholds, executor), "comparing", len(pairing.pairs), progress):
         done.append(row)
-        if progress is not None:
-            progress(len(done), len(pairing.pairs))
     done = set_aside(done, model, mapping)
     return Report(
         tuple(done), {

@@ -23,6 +23,7 @@ from acccmp.core import layout as layouts
 from acccmp.core import reading
 from acccmp.core.dump import Broken, Dump, DumpedOp, Port, Side
 from acccmp.core.layout import Shape
+from acccmp.core.progress import Progress, counted, no_progress
 from acccmp.core.tensor import DType, TensorRef, decode, dtype_of, encode
 from acccmp.core.writing import append, make_folder, one_line, remove, replacing, write_text
 from acccmp.dumps import arrays, ascend, converted, fftsplus, names, tree
@@ -90,6 +91,7 @@ class _Job:
 def convert(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *,
     to: Target = "npy", layout: str | None = None, dtype: str | DType | None = None, executor: Executor | None = None,
+    progress: Progress = no_progress,
 ) -> ConvertResult:
     """Convert dumps and arrays, and write the results into the folder `out`.
 
@@ -117,7 +119,8 @@ def convert(
     make_folder(out)
     work = partial(_convert_batch, out=str(out), wish=_Wish(to, layout, wanted))
     batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
-    done = list(executor.map(work, batches) if executor is not None else map(work, batches))
+    working = executor.map(work, batches) if executor is not None else map(work, batches)
+    done = list(counted(working, f"converting {len(jobs)} files", len(batches), progress))
     result = _together(done)
     _write_lists(out, result)
     if result.rows:

@@ -22,6 +22,7 @@ from acccmp import plugins
 from acccmp.core.distance import distance
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
+from acccmp.core.progress import Progress, counted, no_progress
 from acccmp.core.writing import together
 from acccmp.devices.device import DeviceRun
 from acccmp.emulator import faults as faulty
@@ -50,6 +51,7 @@ def emulate(
     overflow: str = "keep", flush_subnormals: bool = False, faults: Sequence[Fault] = (),
     dump_mode: str = "all", layout: str = "device", tree: bool = False, fuse: bool = True,
     name: str = "npu", summation: int | None = None, twin: Twin | None = None,
+    progress: Progress = no_progress,
 ) -> DeviceRun:
     """Run `graph` as a device would, and write what it would have dumped: the `Device` that is always at hand.
 
@@ -77,7 +79,8 @@ def emulate(
         )
         for tensor in graph.inputs:
             files.model_input(tensor, feeds[tensor], storage.round(feeds[tensor]))
-        for place, done in enumerate(machine.run(feeds, storage, planted)):
+        running = counted(machine.run(feeds, storage, planted), "emulating", len(machine.plan.steps), progress)
+        for place, done in enumerate(running):
             if not done.step.folded:
                 files.op(done.step, done.feeds, done.outputs)
             files.forget(tensor for tensor in done.step.reads if machine.last_use[tensor] <= place)

@@ -56,6 +56,7 @@ def compare(
     """
     options = replace(options or Options(), **changes)
     device = device_map_of(mapping)
+    options.progress("reading")
     npu_dump = laid_out(npu_dump_of(npu, options), device)
     device = with_scales(device, npu_dump)
     notes: list[str] = []
@@ -73,11 +74,13 @@ def compare(
         runner_for(graph, options.runner)  # before its inputs are looked for
         feeds, told = _feeds(graph, inputs, npu_dump, device)
         notes += told
+        options.progress("running the original")
         golden_dump = run(graph, feeds, runner=options.runner)
     elif inputs:
         raise InputError("--input feeds a model, but GOLDEN is a dump folder; leave it out or give the model as GOLDEN")
     if graph is None:
         graph = _model_of(golden_dump)
+    options.progress("precision floors")
     floors, told = _floors(graph, feeds, golden_dump, npu_dump, options)
     notes += told
     if options.flush_subnormals and floors is None:

@@ -82,7 +82,8 @@ def compare_slice(
     full = explained(compare_dumps(
         golden, npu_dump, mapping=device, model=graph, floors=_full_floors(graph, golden, npu_dump, manifest, options),
         thresholds=thresholds, valid=options.valid, min_coverage=options.min_coverage, strict=options.strict,
-        executor=options.executor, subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
+        executor=options.executor, progress=options.progress,
+        subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
         notes=("against the full model: what this stretch inherited is part of the error",),
     ))
     return SliceReports(_self_test(golden, graph, options), own, _of_slice(full, manifest, graph))

@@ -200,7 +200,7 @@ def baseline_facts(path: str | Path) -> dict[str, Any]:
     baseline = read_baseline(path)
     entries = baseline.entries.values()
     return {
-        "model": baseline.model, "cases": list(dict.fromkeys(case for _, case in baseline.entries)), "entries": len(entries),
+        "model": baseline.model, "cases": sorted({case for _, case in baseline.entries}), "entries": len(entries),
         "accepted": sum(entry.accepted for entry in entries),
         "verdicts": dict(Counter(entry.verdict for entry in entries).most_common()),
     }

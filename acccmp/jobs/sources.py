@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from acccmp.core.dump import Dump
 from acccmp.core.graph import Graph
 from acccmp.core.identify import identify
+from acccmp.core.progress import Progress, no_progress
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
 from acccmp.mapping.device_map import DeviceMap
@@ -35,7 +35,7 @@ class Options:
     flush_subnormals: bool | None = None
     runner: str | None = None
     executor: Executor | None = field(default=None, repr=False)
-    progress: Callable[[int, int], None] | None = field(default=None, repr=False)
+    progress: Progress = field(default=no_progress, repr=False)
 
 
 def npu_dump_of(npu: Dump | str | Path, options: Options, role: str = "NPU") -> Dump:

@@ -34,7 +34,15 @@ from acccmp.models.caffe_layers import (
     values,
 )
 from acccmp.models.caffe_text import Block, parse, unquoted
-from acccmp.models.caffe_weights import FLOAT32, StoredLayer, StoredNet, first_bytes, is_text, read_caffemodel
+from acccmp.models.caffe_weights import (
+    FLOAT32,
+    StoredLayer,
+    StoredNet,
+    check_layers,
+    first_bytes,
+    is_text,
+    read_caffemodel,
+)
 from acccmp.models.caffe_writing import save
 
 __all__ = ["load", "save", "with_input_shapes"]
@@ -200,6 +208,7 @@ class _Builder:
             raise FormatError(f"{self.where}: has old `layers` and new `layer` blocks; a net has one kind")
         self.generation = "V2" if v2 else "V1"
         self.layers = v1 or v2
+        check_layers(len(self.layers), self.where)
         if any(layer.blocks("layer") for layer in v1):
             self.layers = from_v0(v1, self.where)
             self.notes.append("a net of the first (V0) generation, read and written as V1")

@@ -41,6 +41,7 @@ NET_V1_LAYER, NET_INPUT, NET_V2_LAYER = 2, 3, 100
 LAYER_FIELDS = {"V2": (1, 2, 7), "V1": (4, 5, 6), "V0": (1, 2, 50)}
 V1_HOLDS_V0 = 1
 # BlobProto
+MOST_LAYERS = 20_000  # of a net; the deepest that were published have a few thousand
 MOST_DIMS = 32  # sizes of a shape; real ones have up to 5
 LEGACY_DIMS, BLOB_DATA, BLOB_SHAPE, BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
 
@@ -122,6 +123,7 @@ def read_caffemodel(path: Path) -> StoredNet:
                 if item.wire == BYTES and item.number in (NET_V2_LAYER, NET_V1_LAYER):
                     generation = "V2" if item.number == NET_V2_LAYER else "V1"
                     layers.append(_layer(data, item.start, item.end, generation, str(path)))
+                    check_layers(len(layers), path.name)
                 else:
                     rest.append(bytes(data[item.tag : item.end]))
                     inputs |= item.number == NET_INPUT
@@ -132,6 +134,12 @@ def read_caffemodel(path: Path) -> StoredNet:
     if not layers and not inputs:  # an old net may be nothing but its inputs
         raise FormatError(f"{path.name}: no caffemodel: it holds no layers")
     return StoredNet(path, tuple(layers), b"".join(rest))
+
+
+def check_layers(count: int, where: str) -> None:
+    """FormatError for more layers than a net has: each costs time and memory before anything of it is used."""
+    if count > MOST_LAYERS:
+        raise FormatError(f"{where}: has more than {MOST_LAYERS:,} layers, as no Caffe net has; is the file damaged?")
 
 
 def _layer(data: mmap.mmap, start: int, end: int, generation: str, path: str) -> StoredLayer:

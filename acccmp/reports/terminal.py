@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from acccmp.reports import safe, summary
@@ -13,6 +13,8 @@ from acccmp.reports.report import Report
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
+
+MOST_NOTES = 12
 
 
 def one_line(report: Report) -> str:
@@ -50,14 +52,20 @@ def terminal(report: Report, width: int = 100, saved: Iterable[str] = ()) -> Ren
     if report.judged:
         parts += [Text(""), _worst_table(report, width)]
     parts += [Text(""), _counts_lines(report, width), Text.assemble(("coverage ", "bold"), summary.coverage(report))]
-    notes = list(report.notes)
-    parts += [Text.assemble(("note: ", "yellow"), safe.visible(note, 300)) for note in notes[:12]]
-    if len(notes) > 12:
-        parts.append(Text(f"and {len(notes) - 12} more notes in the report", "yellow"))
+    parts += note_lines(report.notes)
     files = [safe.visible(line, 300) for line in saved]
     if files:
         parts += [Text(""), Text.assemble(("report ", "bold"), "  ".join(files))]
     return Group(*parts)
+
+
+def note_lines(notes: Sequence[str]) -> list[Text]:
+    """What is worth a note, a line each; of many the first dozen."""
+    from rich.text import Text
+
+    lines = [Text.assemble(("note: ", "yellow"), safe.visible(note, 300)) for note in notes[:MOST_NOTES]]
+    more = len(notes) - MOST_NOTES
+    return [*lines, Text(f"and {more} more notes (--json lists them)", "yellow")] if more > 0 else lines
 
 
 def _headline(report: Report) -> Text:

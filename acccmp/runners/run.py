@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from acccmp.core import reading
 from acccmp.core.dump import Dump, Port, RunFacts
 from acccmp.core.graph import Graph
+from acccmp.core.progress import Progress, counted, no_progress
 from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.core.writing import remove, write_text
 from acccmp.dumps import arrays
@@ -98,6 +99,7 @@ def _layout(graph: Graph, port: Port, array: NDArray[Any]) -> str:
 def golden_run(
     graph: Graph, inputs: Mapping[str, Any], folder: str | os.PathLike[str], *, runner: str | None = None,
     wanted: Collection[str] | None = None, overwrite: bool = False, time_us: int | None = None,
+    progress: Progress = no_progress,
 ) -> Dump:
     """Run a model and write every tensor as a golden folder with a manifest; returns it as a Dump.
 
@@ -130,15 +132,16 @@ def golden_run(
             again = f"{folder}: {len(problems)} tensors were missing or damaged and are made again"
     elif folder.is_dir():
         stamp, again = _unfinished(folder, about, overwrite, stamp)
-    return _write(graph, feeds, folder, runner, wanted, about, stamp, again)
+    return _write(graph, feeds, folder, runner, wanted, about, stamp, again, progress)
 
 
 def _write(
     graph: Graph, feeds: Feeds, folder: Path, runner: str | None, wanted: Collection[str] | None,
-    about: Mapping[str, Any], stamp: int | None, again: str,
+    about: Mapping[str, Any], stamp: int | None, again: str, progress: Progress,
 ) -> Dump:
     import time
 
+    progress(f"running {len(graph)} layers")
     captured = runner_for(graph, runner).run(graph, feeds.arrays, wanted)
     told = (*graph.notes, *feeds.notes, *captured.notes)
     stamp = time.time_ns() // 1000 if stamp is None else stamp
@@ -149,9 +152,9 @@ def _write(
         "notes": list(told),
     }
     layouts = {port: _layout(graph, port, array) for port, array in captured.tensors.items()}
+    tensors = counted(captured.tensors.items(), "writing", len(captured.tensors), progress)
     dump = arrays.write_golden(
-        folder, captured.tensors.items(), manifest, tensor_names=_tensors(graph, captured), layouts=layouts,
-        time_us=stamp,
+        folder, tensors, manifest, tensor_names=_tensors(graph, captured), layouts=layouts, time_us=stamp,
     )
     remove(folder / STARTED)
     return replace(dump, notes=(*dump.notes, *told, *([again] if again else [])), model=graph.name)

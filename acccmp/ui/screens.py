@@ -15,10 +15,12 @@ from acccmp.kinds import find_kind
 from acccmp.releases.drift import Check, spread
 from acccmp.releases.history import Point, Run
 from acccmp.reports.report import Comparison
+from acccmp.reports.terminal import note_lines
 from acccmp.slicing.manifest import Manifest
 
 MOST_ROWS = 24
 MOST_LINES = 6  # of failures above their table
+SHORT = 16  # characters of a cell that is never folded
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -47,7 +49,7 @@ def screen(facts: Mapping[str, Any], fits: Sequence[Fit] = ()) -> Group:
             lines.add_row(_safe(key), _value(key, value))
     parts.append(lines)
     parts += tables
-    parts += [Text(f"note: {_text(note)}", style="yellow") for note in facts.get("notes") or ()]
+    parts += note_lines(facts.get("notes") or ())
     for fit in fits:
         parts.append(Text(_text(fit.text), style="green" if fit.fits else "red"))
     return Group(*parts)
@@ -93,7 +95,8 @@ def _item(item: Any) -> str:
     return " ".join(_cell(str(key), value) for key, value in item.items() if value not in (None, "", [], {}))
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Group:
+    """Rows under their keys. Where it is too wide long cells are folded, short ones stay whole; numbers stand right."""
     columns = [
         key for key in dict.fromkeys(k for row in rows for k in row)
         if any(row.get(key) not in (None, "", [], {}) for row in rows)
@@ -101,13 +104,24 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(
         title=f"{_safe(title)} ({len(rows)})", title_justify="left", title_style="bold", box=None, pad_edge=False,
     )
-    for key in columns:
-        table.add_column(_safe(key), overflow="fold", justify="right" if key.endswith("bytes") else "left")
-    for row in rows[:MOST_ROWS]:
-        table.add_row(*(_cell(key, row.get(key)) for key in columns))
-    if len(rows) > MOST_ROWS:
-        table.add_row(f"... {len(rows) - MOST_ROWS} more (--json lists them)")
-    return table
+    cells = [[_cell(key, row.get(key)) for row in rows[:MOST_ROWS]] for key in columns]
+    for key, column in zip(columns, cells, strict=True):
+        table.add_column(
+            _safe(key), overflow="fold", no_wrap=max(map(len, column)) <= SHORT,
+            justify="right" if all(_is_number(cell) for cell in column if cell) else "left",
+        )
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
+    more = len(rows) - MOST_ROWS
+    return Group(table, Text(f"... {more} more (--json lists them)")) if more > 0 else Group(table)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _cell(key: str, value: Any) -> str:
@@ -155,7 +169,7 @@ def slice_screen(manifest: Manifest, where: str, notes: Sequence[str] = ()) -> G
     ]
     if rows:
         parts.append(_table("inputs", rows))
-    parts += [Text(f"note: {_text(line)}") for line in notes]
+    parts += note_lines(notes)
     if manifest.no_atc:
         return Group(*parts, Text(f"not to be converted: {_text(manifest.no_atc)}", style="red"))
     unproven = "" if test.holds else " (the slice is not proven)"
@@ -185,9 +199,9 @@ def _device_line(name: str, row: Comparison, total: float | None) -> Text:
     return Text(text, style="red" if row.is_bad else "")
 
 
-def check_screen(checked: Check, baseline: str, written: str) -> Group:
-    """What `acccmp check` found: passed or why not, what drifted, what improved, what is accepted. `written` says what
-    became of the baseline file ("" when it was left alone)."""
+def check_screen(checked: Check, baseline: str, written: str, notes: Sequence[str] = ()) -> Group:
+    """What `acccmp check` found: passed or why not, what drifted, what improved, what is accepted, and the notes of its
+    comparisons. `written` says what became of the baseline file ("" when it was left alone)."""
     head = ("PASSED", "green bold") if checked.exit_code == 0 else ("NOT PASSED", "red bold")
     counts = f"{len(checked.drifts)} drifted, {len(checked.improvements)} improved, {checked.unchanged} unchanged"
     parts: list[Any] = [
@@ -201,8 +215,8 @@ def check_screen(checked: Check, baseline: str, written: str) -> Group:
     if checked.passed and checked.exit_code:
         parts.append(Text("  too little was covered (--min-coverage)", style="red"))
     rows = [
-        {"port": c.port, "case": c.case or "all", "change": c.kind, "before": _number(c.before), "now": _number(c.now),
-         "ratio": _number(c.ratio), "tensor moved": _number(c.moved)}
+        {"port": c.port, "case": (c.case or "all") if len(checked.reports) > 1 else "", "change": c.kind,
+         "before": _number(c.before), "now": _number(c.now), "ratio": _number(c.ratio), "moved": _number(c.moved)}
         for c in checked.changes
     ]
     if rows:
@@ -218,6 +232,7 @@ def check_screen(checked: Check, baseline: str, written: str) -> Group:
         more = len(checked.accepted) - MOST_LINES
         tail = f", {more} more (--json lists them)" if more > 0 else ""
         parts.append(_line(f"accepted although beyond their limits: {shown}{tail}", "yellow"))
+    parts += note_lines(notes)
     if written:
         parts.append(_line(written))
     return Group(*parts)
