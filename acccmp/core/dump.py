@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from acccmp.core.reading import is_number
 from acccmp.core.tensor import DType, TensorRef
+from acccmp.errors import UnknownName
 
 Side = Literal["input", "output"]
 _FLATTENED = re.compile(r"[ ./\\]")
@@ -183,15 +184,34 @@ class Dump(Mapping[Port, TensorRef]):
     overflows: tuple[Overflow, ...] = field(default=(), repr=False)
     statistics: Mapping[Port, Statistics] = field(default_factory=dict, repr=False, hash=False)
 
-    def __getitem__(self, port: Port) -> TensorRef:
-        if port in self.refs:
-            return self.refs[port]
-        if self.flat_names:
-            return self.refs[port._replace(node=flatten_name(port.node))]
-        raise KeyError(port)
+    def _found(self, key: object) -> TensorRef | None:
+        """The tensor at a port, which may be a text."""
+        if isinstance(key, str):
+            try:
+                key = Port.parse(key)
+            except ValueError:
+                return None
+        found: TensorRef | None = self.refs.get(key)  # type: ignore[call-overload]  # a plain tuple is equal to a Port
+        if found is None and self.flat_names and isinstance(key, Port):
+            found = self.refs.get(key._replace(node=flatten_name(key.node)))
+        return found
+
+    def __getitem__(self, key: Port | str) -> TensorRef:
+        """The tensor at a port: a Port, or its text (`conv1:output:0`). Raises UnknownName (a KeyError, with close
+        matches)."""
+        if (ref := self._found(key)) is not None:
+            return ref
+        where = f"the dump{f' {self.path}' if self.path else ''}"
+        raise UnknownName("port", str(key), map(str, self.refs), where, "iterating over the dump lists its ports")
+
+    def __contains__(self, key: object) -> bool:
+        return self._found(key) is not None
 
     def __iter__(self) -> Iterator[Port]:
         return iter(self.refs)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [str(port) for port in self.refs]
 
     @cached_property
     def inputs(self) -> Mapping[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +136,9 @@ class Node:
     origins: tuple[str, ...] | None = None
     source: Any = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {self.op_type}, inputs {list(self.inputs)}, outputs {list(self.outputs)})"
+
     @property
     def slots(self) -> tuple[str, ...]:
         """Every tensor it reads, by input slot; captured ones follow the inputs."""
@@ -177,8 +180,14 @@ class Graph:
     def __len__(self) -> int:
         return len(self.nodes)
 
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._by_name)
 
     # -- looking things up ---------------------------------------------------------------------------------------
 
@@ -210,7 +219,9 @@ class Graph:
         return MappingProxyType({node.name: place for place, node in enumerate(self.nodes)})
 
     def __getitem__(self, name: str) -> Node:
-        """The node of exactly this name. KeyError otherwise."""
+        """The node of exactly this name. Raises UnknownName (a KeyError, with close matches) otherwise."""
+        if name not in self._by_name:
+            raise UnknownName("node", name, self._by_name, self.name or "the model")
         return self._by_name[name]
 
     def node(self, name: str) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from acccmp.core.dump import Port
@@ -17,6 +18,11 @@ def named(name: str, tables: Sequence[Mapping[str, Thing]], what: str, where: st
         if name in table:
             return table[name]
     raise UnknownName(what, name, [known for table in tables for known in table], where, all_listed)
+
+
+def is_like(name: str, pattern: str) -> bool:
+    """Does a name fit a pattern with `*` and `?`, or hold it as a part where it has none of these?"""
+    return fnmatchcase(name, pattern if set("*?[") & set(pattern) else f"*{pattern}*")
 
 
 def op_of(name: str) -> str:

@@ -421,6 +421,13 @@ class TensorRef:
         """
         return self.read(tuple(slice(0, n) for n in self.own_shape))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """`numpy()`, for `np.asarray(ref)` and all functions of numpy; `dtype` as in numpy, `copy` False only for an
+        array in memory."""
+        if copy is False and self.array is None:
+            raise ValueError(f"{self.path}: what is read from a file is a copy; leave out copy=False")
+        return np.array(self.numpy(), dtype, copy=copy)
+
     def read(self, region: Region) -> Array:
         """One region of `numpy()`, reading little more than that region. Always a copy for file-backed refs."""
         return self._decoded(region)
@@ -443,6 +450,9 @@ class TensorRef:
             yield self.read(region).reshape(-1)
 
     def _map(self) -> AbstractContextManager[NDArray[np.uint8]]:
+        if self.path.startswith("<") and self.path.endswith(">"):  # as `of` and the runners call what is in memory
+            raise FormatError(f"{self.path}: this tensor was in memory only, and what was read from a file (a report) "
+                              "does not hold it; compare again, or against a golden folder")
         return _Mapped(self.path, self.offset, self.nbytes)
 
     def _decoded(self, region: Region | None) -> Array:
