@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
+from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes
 from acccmp.cli.printing import print_json, progress, say, show, width
 from acccmp.cli.ways import Way, take
 
 if TYPE_CHECKING:
     from acccmp.jobs.compare_slice import SliceReports
-    from acccmp.jobs.sources import Options
     from acccmp.reports.report import Report
 
 
@@ -83,16 +81,19 @@ def compare(
         take(SLICE)
     else:
         take_pair(golden, pairing, judging)
-    with workers(jobs) as executor, progress("comparing") as bar:
-        how = options(original, pairing, judging, choice, executor, bar)
-        if kind.role == "slice":
+    with progress("comparing") as bar:
+        if kind.role != "slice":
+            report = compare_runs(golden, npu, original, pairing, judging, choice, jobs, bar)
+        else:
             from acccmp.jobs.compare_slice import compare_slice
 
-            return _deliver_slice(compare_slice(
-                golden, npu, mapping=pairing.mapping, thresholds=judging.thresholds, options=how,
-            ), delivery)
-        report = compare_runs(golden, npu, original, pairing, judging, how)
-    return _deliver(report, delivery)
+            judged = compare_slice(
+                golden, npu, mapping=pairing.mapping, runner=original.runner, thresholds=judging.thresholds,
+                valid=pairing.valid, min_coverage=judging.min_coverage, strict=judging.strict, floor=judging.floor,
+                flush_subnormals=judging.flush_subnormals, run=choice.run, device=choice.device,
+                npu_model=choice.npu_model, step=choice.step, jobs=jobs, progress=bar,
+            )
+    return _deliver(report, delivery) if kind.role != "slice" else _deliver_slice(judged, delivery)
 
 
 def take_pair(golden: str, pairing: Pairing, judging: Judging) -> None:
@@ -107,38 +108,26 @@ def take_pair(golden: str, pairing: Pairing, judging: Judging) -> None:
         take(NO_FLOOR)
 
 
-def options(
-    original: Original, pairing: Pairing, judging: Judging, choice: RunChoice, executor: Executor | None,
-    bar: Callable[[int, int], None] | None,
-) -> Options:
-    """What the command line says about one comparison, for the job."""
-    from acccmp.jobs.sources import Options
-
-    return Options(
-        run=choice.run, device=choice.device, npu_model=choice.npu_model, step=choice.step, valid=pairing.valid,
-        min_coverage=judging.min_coverage, strict=judging.strict, floor=judging.floor,
-        flush_subnormals=judging.flush_subnormals, runner=original.runner, executor=executor, progress=bar,
-    )
-
-
 def compare_runs(
-    golden: str, npu: str, original: Original, pairing: Pairing, judging: Judging, how: Options,
+    golden: str, npu: str, original: Original, pairing: Pairing, judging: Judging, choice: RunChoice, jobs: int | None,
+    bar: Callable[[int, int], None] | None,
 ) -> Report:
     """One comparison as the command line says; what `acccmp check` does for each case, too."""
     from acccmp.jobs.compare import compare
 
     return compare(
         golden, npu, mapping=pairing.mapping, mapping_unfused=pairing.mapping_unfused, quant_rule=pairing.quant_rule,
-        model=pairing.model, weights=original.weights, inputs=original.inputs or None, thresholds=judging.thresholds,
-        options=how,
+        model=pairing.model, weights=original.weights, inputs=original.inputs or None, runner=original.runner,
+        thresholds=judging.thresholds, valid=pairing.valid, min_coverage=judging.min_coverage, strict=judging.strict,
+        floor=judging.floor, flush_subnormals=judging.flush_subnormals, run=choice.run, device=choice.device,
+        npu_model=choice.npu_model, step=choice.step, jobs=jobs, progress=bar,
     )
 
 
 def _compare_weights(golden: str, npu: str, original: Original, judging: Judging) -> Report:
     from acccmp.comparison.weights import compare_weights
-    from acccmp.models.load import load
 
-    return compare_weights(load(golden, original.weights), load(npu), min_coverage=judging.min_coverage)
+    return compare_weights(golden, npu, weights=original.weights, min_coverage=judging.min_coverage)
 
 
 def _deliver(report: Report, delivery: Delivery) -> int:

@@ -106,6 +106,16 @@ class Thresholds:
         return cls("vendor", dict(VENDOR))
 
     @classmethod
+    def named(cls, name: str | Path) -> Thresholds:
+        """The rules called "default" or "vendor", or those of a TOML file. Raises InputError."""
+        rules = {"default": cls.default, "vendor": cls.vendor}
+        if str(name) in rules:
+            return rules[str(name)]()
+        if not Path(name).exists():
+            raise InputError(f"thresholds {name}: no such file, nor rules of this name; there are {', '.join(rules)}")
+        return cls.from_toml(name)
+
+    @classmethod
     def from_toml(cls, path: str | Path) -> Thresholds:
         """Limits from a file:
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from acccmp.core.reading import is_number
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.errors import UnknownName
+from acccmp.plugins import find
 
 Side = Literal["input", "output"]
 _FLATTENED = re.compile(r"[ ./\\]")
@@ -231,6 +232,4 @@ class Dump(Mapping[Port, TensorRef]):
         return f"Dump({len(self.refs)} tensors of {len({p.node for p in self.refs})} ops{broken}{where})"
 
     def _repr_html_(self) -> str:
-        from acccmp.plugins import find
-
         return str(find("notebook", "Dump")(self))

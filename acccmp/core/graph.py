@@ -13,9 +13,14 @@ from acccmp.core.dump import Origin, Port
 from acccmp.core.names import op_of
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.errors import InputError, UnknownName
+from acccmp.plugins import find
 
 if TYPE_CHECKING:
     import networkx
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from acccmp.reports.report import Report
 
 Dim = int | str | None  # a size, the name of a symbolic size, or unknown
 Shape = tuple[Dim, ...]
@@ -342,13 +347,12 @@ class Graph:
 
     # -- showing itself ------------------------------------------------------------------------------------------
 
-    def plot(self, **options: Any) -> Any:
-        """Draw it with matplotlib; see `acccmp.reports.plots.plot_graph`."""
-        from acccmp.plugins import find
-
-        return find("methods", "Graph.plot")(self, **options)
+    def plot(
+        self, report: Report | None = None, ax: Axes | None = None, *, around: str | None = None, radius: int = 3,
+    ) -> Figure:
+        """The network in layers by depth, with the verdicts of a report; see `acccmp.reports.graph_plot.plot_graph`."""
+        figure: Figure = find("methods", "Graph.plot")(self, report, ax, around=around, radius=radius)
+        return figure
 
     def _repr_html_(self) -> str:
-        from acccmp.plugins import find
-
         return str(find("notebook", "Graph")(self))

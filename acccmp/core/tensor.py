@@ -17,6 +17,7 @@ from acccmp.core import layout as layouts
 from acccmp.core import reading
 from acccmp.core.layout import Region, Shape
 from acccmp.errors import FormatError, LayoutError
+from acccmp.plugins import find
 
 Array = NDArray[np.generic]
 Kind = Literal["float", "int", "bool", "complex", "opaque"]
@@ -485,8 +486,6 @@ class TensorRef:
         )
 
     def _repr_html_(self) -> str:
-        from acccmp.plugins import find
-
         return str(find("notebook", "TensorRef")(self))
 
 

@@ -101,13 +101,13 @@ def text_of(baseline: Baseline) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(baseline: Baseline, path: str | Path) -> None:
+def write(baseline: Baseline, path: reading.FilePath) -> None:
     """Write it whole or not at all, on the disk before it takes the place of the old one."""
     with replacing(Path(path), durable=True) as file:
         file.write(text_of(baseline).encode("ascii"))
 
 
-def read(path: str | Path) -> Baseline:
+def read(path: reading.FilePath) -> Baseline:
     """The baseline in a file. Raises InputError when it is missing or of another schema, FormatError (with the line)
     when it is damaged; both say how to make a new one."""
     again = f"make a new one: acccmp check GOLDEN NPU --baseline {path} --update"
@@ -175,7 +175,7 @@ def _version(schema: object) -> int | None:
     return int(number) if number != text and number.isdecimal() and len(number) < 9 else None
 
 
-def _line(text: str, path: str | Path, number: int, again: str) -> dict[str, Any]:
+def _line(text: str, path: reading.FilePath, number: int, again: str) -> dict[str, Any]:
     try:
         data = reading.parse_json(text, path)
     except FormatError:
@@ -185,7 +185,7 @@ def _line(text: str, path: str | Path, number: int, again: str) -> dict[str, Any
     return data
 
 
-def _read_entry(data: Mapping[str, Any], path: str | Path, number: int, again: str) -> Entry:
+def _read_entry(data: Mapping[str, Any], path: reading.FilePath, number: int, again: str) -> Entry:
     values: dict[str, Any] = {}
     for name, kind in _FIELDS.items():
         value = data.get(name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from acccmp.core.dump import Port
-from acccmp.core.reading import parse_json, read_bytes
+from acccmp.core.nouns import Noun
+from acccmp.core.reading import FilePath, parse_json, read_bytes
 from acccmp.core.tensor import DTYPES, ConvertedRef, DequantisedRef, TensorRef, TurnedRef
 from acccmp.errors import FormatError
 from acccmp.reports.pair import Pair, Verdict
@@ -100,7 +100,7 @@ def _stored_ref(ref: TensorRef | None) -> dict[str, Any] | None:
     }
 
 
-def read_report(path: str | os.PathLike[str]) -> Report:
+def read_report(path: FilePath) -> Report:
     """The report that `Report.save` (or `acccmp compare -o`) wrote: its report.json, or the folder that holds it.
 
     Everything comes back but the tensors in memory (those of a model that was run, not of a golden folder): asked for,
@@ -110,6 +110,14 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     file = Path(path)
     file = file / "report.json" if file.is_dir() else file
     return from_json(read_bytes(file, MOST_BYTES), file)
+
+
+REPORT = Noun(Report, read_report)
+
+
+def reports_of(given: Report | FilePath | Mapping[str, Report | FilePath]) -> dict[str, Report]:
+    """Reports by their case (one input each); a single one is the case `default`."""
+    return {case: REPORT.of(one) for case, one in (given if isinstance(given, Mapping) else {"default": given}).items()}
 
 
 def from_json(text: str | bytes, where: object = "report") -> Report:
