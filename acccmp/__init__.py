@@ -27,9 +27,12 @@ _WHERE = {
     "compare_slice": "acccmp.jobs.compare_slice",
     "compare_weights": "acccmp.comparison.weights",
     "convert": "acccmp.jobs.convert",
+    "draw": "acccmp.jobs.inspect",
     "emulate": "acccmp.emulator.emulate",
+    "fits": "acccmp.jobs.inspect",
     "golden_run": "acccmp.runners.run",
     "history": "acccmp.releases.history",
+    "inspect": "acccmp.jobs.inspect",
     "run": "acccmp.runners.run",
     "slice_model": "acccmp.jobs.slice",
     # reading and drawing
@@ -72,8 +75,9 @@ __all__ = [
     "AcccmpError", "Check", "Comparison", "DeviceMap", "Dump", "Fault", "FormatError", "Graph", "InputError",
     "LayoutError", "MappingError", "MissingExtra", "Node", "Port", "Report", "Rows", "RunError", "Slice", "SliceError",
     "TensorRef", "TensorSpec", "Thresholds", "UnknownName", "Verdict", "__version__",
-    "check", "compare", "compare_slice", "compare_weights", "convert", "emulate", "golden_run", "history", "load",
-    "plot_series", "random_inputs", "read_dump", "read_inputs", "read_report", "run", "slice_model",
+    "check", "compare", "compare_slice", "compare_weights", "convert", "draw", "emulate", "fits", "golden_run",
+    "history", "inspect", "load", "plot_series", "random_inputs", "read_dump", "read_inputs", "read_report", "run",
+    "slice_model",
 ]
 
 if TYPE_CHECKING:
@@ -101,6 +105,7 @@ if TYPE_CHECKING:
     from acccmp.jobs.compare import compare
     from acccmp.jobs.compare_slice import compare_slice
     from acccmp.jobs.convert import convert
+    from acccmp.jobs.inspect import draw, fits, inspect
     from acccmp.jobs.slice import slice_model
     from acccmp.mapping.device_map import DeviceMap
     from acccmp.models.load import load

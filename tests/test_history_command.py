@@ -16,8 +16,8 @@ from test_check_command import acccmp  # noqa: F401  (a fixture)
 
 from acccmp.releases.history import Point, Run
 from acccmp.reports import report_json
-from acccmp.reports.plots import plot_series
 from acccmp.reports.report import Report
+from acccmp.reports.series_plot import plot_series
 
 PORT = str(make_report(8, fault=None, every_verdict=False).outputs[0].port)
 

@@ -77,7 +77,7 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
     port = points[0].port if points else port  # the name may have been that of an op or of an original
     if plotted:
         from acccmp.reports.canvas import save_figure
-        from acccmp.reports.plots import plot_series
+        from acccmp.reports.series_plot import plot_series
 
         save_figure(plot_series(points), plotted, "--plot")
     if as_json:

@@ -75,6 +75,9 @@ class Thresholds:
     floor is known, else `fixed` by stored dtype. With `limits` these metrics are judged instead. `rules` come before
     both: all that fit a port are merged, later ones win, and then only their metrics are judged. Raises InputError for
     limits that nothing could be beyond.
+
+    >>> acccmp.Thresholds.vendor().limits["CosineSimilarity"]
+    0.99
     """
 
     name: str

@@ -81,7 +81,7 @@ def compare_weights(
     FormatError for a damaged file.
 
     >>> acccmp.compare_weights("resnet.onnx", "resnet.onnx")
-    Report(passed: 39 match, 2 fused)
+    Report(passed: 42 match)
     """
     golden, npu = STORED.of(golden, weights=weights), STORED.of(npu)
     mine, theirs = weights_of(golden), weights_of(npu)

@@ -19,7 +19,13 @@ _FLATTENED = re.compile(r"[ ./\\]")
 
 
 class Port(NamedTuple):
-    """One end of one operator: `conv1:output:0`."""
+    """One end of one operator: `conv1:output:0`.
+
+    >>> acccmp.Port.parse("block2/conv1:output:0")
+    Port(node='block2/conv1', side='output', index=0)
+    >>> str(acccmp.Port("block2/conv1", "output", 0))
+    'block2/conv1:output:0'
+    """
 
     node: str
     side: Side
@@ -169,6 +175,14 @@ class Dump(Mapping[Port, TensorRef]):
     neither how the device stored a tensor nor the original's shape. `broken` are the files that could not be read;
     they are part of what was dumped and are judged. `notes` tells what was ignored, chosen and found odd. `run` is
     what the run tells of itself, `overflows` and `statistics` are what the device reported beside the tensors.
+
+    >>> dump = acccmp.read_dump("npu")
+    >>> dump["pool1:output:0"]
+    TensorRef(float16 NC1HWC0 (4, 1, 4, 4, 16) of NCHW (4, 16, 4, 4) in 'npu/MaxPool.pool1...' at ...)
+    >>> "pool1:output:0" in dump, len(dump)
+    (True, 73)
+    >>> [str(port) for port in dump if port.node == "pool1"]
+    ['pool1:input:0', 'pool1:output:0']
     """
 
     refs: Mapping[Port, TensorRef] = field(repr=False)

@@ -32,12 +32,21 @@ def shape_text(shape: Sequence[Dim] | None, unknown: str = "of any shape", times
     return unknown if shape is None else times.join("?" if dim is None else str(dim) for dim in shape) or "scalar"
 
 
+def _few(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, as a list that is cut."""
+    return f"[{', '.join([*map(repr, names[:most]), *([f'{len(names) - most} more'] if len(names) > most else [])])}]"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """What is known of a tensor without running anything. Unknown stays None, never a guess.
 
     `shape` None means unknown rank. `origin`, `nbytes` and `offset` (in the model's memory) are filled for device
     models only.
+
+    >>> acccmp.load("resnet.onnx").spec("image")
+    TensorSpec(name='image', dtype=float32, shape=('batch', 1, 8, 8), layout='NCHW', origin=None, nbytes=None,
+    offset=None)
     """
 
     name: str
@@ -126,6 +135,9 @@ class Node:
     slots. `control` names nodes that must run before. `weights` names the tensors that it owns without having them as
     inputs (Caffe blobs). `origins` is None when the compiler wrote nothing (the op keeps its original's name), and ()
     for an op that the compiler made; it is used by device models only.
+
+    >>> acccmp.load("resnet.onnx")["block2/conv1"]
+    Node('block2/conv1', Conv, inputs ['pool1_output', 'block2/conv1.weight'], outputs ['block2/conv1_output'])
     """
 
     name: str
@@ -142,7 +154,7 @@ class Node:
     source: Any = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        return f"Node({self.name!r}, {self.op_type}, inputs {list(self.inputs)}, outputs {list(self.outputs)})"
+        return f"Node({self.name!r}, {self.op_type}, inputs {_few(self.inputs)}, outputs {_few(self.outputs)})"
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -159,6 +171,15 @@ class Graph:
     that the file used more than once to the unique names given here. `io` and `compiled` are filled for device models
     only. `meta` is what else the file says, to be shown: nothing of acccmp reads a key of it. `source` is the format's
     own; only the modules of that format look inside. `notes` is what the loader has to say.
+
+    >>> graph = acccmp.load("resnet.onnx")
+    >>> graph
+    Graph('resnet', onnx, 31 nodes, inputs ['image'], outputs ['prob_output'])
+    >>> [node.op_type for node in graph][:3]
+    ['Conv', 'BatchNormalization', 'Relu']
+    >>> graph["block2/conv9"]
+    Traceback (most recent call last):
+    acccmp.errors.UnknownName: no node named 'block2/conv9' in resnet; did you mean block2/conv2, ...
     """
 
     name: str
@@ -179,7 +200,7 @@ class Graph:
     def __repr__(self) -> str:
         return (
             f"Graph({self.name!r}, {self.format}, {len(self.nodes)} nodes, "
-            f"inputs {list(self.inputs)}, outputs {list(self.outputs)})"
+            f"inputs {_few(self.inputs)}, outputs {_few(self.outputs)})"
         )
 
     def __len__(self) -> int:

@@ -355,6 +355,12 @@ class TensorRef:
     `offset` and `size` are bytes in the file `path`; `shape` and `layout` are the stored ones. `original_shape` and
     `original_layout` are the tensor's own (no blocks, no padding); without them the stored order is all there is.
     `groups` is the group count of grouped FRACTAL_Z. An in-memory tensor has `array` instead of a path.
+
+    >>> ref = acccmp.read_dump("npu")["pool1:output:0"]
+    >>> ref.shape, ref.layout, ref.own_shape, ref.dtype
+    ((4, 1, 4, 4, 16), 'NC1HWC0', (4, 16, 4, 4), float16)
+    >>> np.asarray(ref).shape, np.asarray(ref, dtype="float64").dtype
+    ((4, 16, 4, 4), dtype('float64'))
     """
 
     path: str

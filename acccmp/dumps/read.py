@@ -35,6 +35,9 @@ def read_dump(
 
     Raises InputError when it is no dump, when the folder is empty or holds something else, or when a choice is not
     there, and FormatError when a single file cannot be read.
+
+    >>> acccmp.read_dump("npu_faulty")
+    Dump(73 tensors of 27 ops from npu_faulty)
     """
     path = Path(path)
     choice = tree.Choice(*(None if c is None else str(c) for c in (run, device, model, step)))

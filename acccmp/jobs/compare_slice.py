@@ -87,8 +87,11 @@ def compare_slice(
     >>> part = acccmp.slice_model("resnet.onnx", "block2/conv1", "block2/relu2", dump="npu_faulty",
     ...                           mapping="mapping.json")
     >>> handed_over = part.save("handover")
-    >>> acccmp.compare_slice(handed_over, "npu_faulty", mapping="mapping.json")
-    SliceReports(device DIFFERS, self-test passed; own: Report(not passed: 3 drift, 8 match, 3 fused, 4 inserted; ...
+    >>> judged = acccmp.compare_slice(handed_over, "npu_faulty", mapping="mapping.json")
+    >>> judged.device, judged.self_test.status
+    ('DIFFERS', 'passed')
+    >>> judged.own
+    Report(not passed: 7 drift, 2 match, 3 fused, 6 inserted; first bad block2/conv2block2/bn2:output:0)
     """
     if isinstance(folder, Slice):
         raise InputError("a Slice in memory has no raw inputs that a device could have been fed with: save it, and "

@@ -17,6 +17,9 @@ def load(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = 
 
     Raises InputError when nothing is there or it is no model (a dump, an array), and FormatError when it is damaged
     or of no known kind.
+
+    >>> acccmp.load("resnet.onnx")
+    Graph('resnet', onnx, 31 nodes, inputs ['image'], outputs ['prob_output'])
     """
     path = Path(path)
     found = identify(path)

@@ -107,7 +107,14 @@ class Spread:
 class Check:
     """Reports judged against a baseline: `drifts` fail, `bad` are ports beyond their limits that nobody accepted (or
     that got worse since), `accepted` those beyond their limits that somebody did, `accepted_now` what this check was to
-    accept."""
+    accept.
+
+    >>> checked = acccmp.check(acccmp.compare("resnet.onnx", "npu", mapping="mapping.json"))
+    >>> checked
+    Check(passed: 0 drifted or worse, 55 unchanged, 0 improved)
+    >>> checked.to_markdown().splitlines()[0]
+    '...'
+    """
 
     reports: Mapping[str, Report] = field(repr=False)
     baseline: Baseline | None = field(repr=False)

@@ -38,6 +38,12 @@ class Comparison:
     (`NanNpu`, ...); a metric that could not be computed is absent or NaN. `error` is what is judged, `limit` what it is
     judged against. `hint` is what its numbers look like beside golden's. The pair's fields that views show can be asked
     for here, too.
+
+    >>> row = acccmp.compare("golden", "npu_faulty", mapping="mapping.json")["block2/conv2"]
+    >>> row
+    Comparison(block2/conv2block2/bn2:output:0, drift, error 0.75, limit 0.00395)
+    >>> row.verdict, row.originals, row.hint
+    (<Verdict.DRIFT: 'drift'>, ('block2/conv2', 'block2/bn2'), "the NPU's is golden x 0.2499, to within its limit")
     """
 
     pair: Pair
@@ -156,7 +162,13 @@ def _cells(row: Comparison) -> tuple[str, ...]:
 
 
 class Rows(tuple[Comparison, ...]):
-    """Comparisons as a tuple that prints as a table, in a terminal and in a notebook; a part of it is one again."""
+    """Comparisons as a tuple that prints as a table, in a terminal and in a notebook; a part of it is one again.
+
+    >>> acccmp.compare("golden", "npu_faulty", mapping="mapping.json").filter("drift", name="block2/")
+    port                             type    verdict  error  limit    says
+    block2/conv2block2/bn2:output:0  Conv2D  drift    0.75   0.00395  the NPU's is golden x 0.2499, to within its limit
+    ...
+    """
 
     __slots__ = ()
 
@@ -198,6 +210,16 @@ class Report:
     `subject` says what: keys `golden`, `npu`, `mapping`, `model`, `thresholds`, `acccmp`, ... (texts only).
     `notes` are said once for the whole report. `extra_failures` are reasons to fail that belong to no port. `source` is
     None for a report that was read from a file.
+
+    >>> report = acccmp.compare("resnet.onnx", "npu_faulty", mapping="mapping.json")
+    >>> report.passed, report.exit_code, report.coverage
+    (False, 1, 1.0)
+    >>> report.first_bad
+    Comparison(block2/conv2block2/bn2:output:0, drift, error 0.75, limit 0.00395)
+    >>> report.slice(report.first_bad)
+    Slice(2 nodes of resnet, block2/conv2 to block2/bn2, fed with 1 dumped tensors)
+    >>> len(report), sum(row.is_bad for row in report), len(report.to_frame())
+    (85, 31, 85)
     """
 
     comparisons: Sequence[Comparison]

@@ -34,6 +34,13 @@ class Slice:
     no dump was given. `taken_from` says at which device port each was dumped, `quantisation` how its numbers are to be
     read where they are quantised. `golden` and `npu` hold the expected outputs of the part in the same way, as far as
     known. `log` tells in order what was snapped, widened and taken from where; `device_ops` are the device ops inside.
+
+    >>> part = acccmp.slice_model("resnet.onnx", "block2/conv1", "block2/relu2")
+    >>> part
+    Slice(7 nodes of resnet, block2/conv1 to block2/relu2, without dumped inputs)
+    >>> bundle = part.save("cut_out")
+    >>> bundle.manifest.self_test.status
+    'passed'
     """
 
     graph: Graph
