@@ -113,8 +113,7 @@ def slice_report(
     if of is None or of.model is None:
         why = "was made without the original model" if of is not None else "was read from a file, which has no model"
         raise InputError(f"the report {why}: acccmp.slice_model(MODEL, start, end, dump=NPU, mapping=...) cuts it")
-    if isinstance(start, Comparison) and end == ():
-        end = start
+    end = start if end == () else end
     names = [at.port.node if isinstance(at, Comparison) else at for at in (start, end)]
     return slice_model(
         of.model, *names, dump=of.npu, mapping=of.mapping, golden=of.golden if of.golden.kind == "golden" else None,

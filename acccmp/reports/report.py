@@ -392,8 +392,8 @@ class Report:
         self, start: Comparison | str | Sequence[str] = (), end: Comparison | str | Sequence[str] = (), *,
         around: str | None = None, radius: int = 1, widen: bool = False, exact: bool = False, all_outputs: bool = False,
     ) -> Slice:
-        """`acccmp.slice_model` with this report's own model, dumps and mapping. A row as `start` stands for its op, and
-        without an `end` for the part that this op alone stands for.
+        """`acccmp.slice_model` with this report's own model, dumps and mapping. A row stands for its op; without an
+        `end` the part is what `start` alone stands for.
 
         Raises InputError for a report that was read from a file or compared without a model, and what `slice_model`
         raises.
