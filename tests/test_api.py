@@ -371,3 +371,22 @@ def test_a_saved_model_is_frozen_by_convert_and_layouts_are_refused_then(net: Pa
         acccmp.convert("resnet.onnx", "out", to="pb")
     with pytest.raises(InputError, match=r"have no effect with to='pb', leave them out"):
         acccmp.convert("resnet.onnx", "out", to="pb", layout="NCHW")
+
+
+def test_a_graph_is_drawn_with_a_report_or_its_file(report: acccmp.Report, net: Path) -> None:
+    report.save("report")
+    graph = acccmp.load("resnet.onnx")
+    drawn = [graph.plot(given, around="block2/add").axes[0] for given in (report, "report", "report/report.json")]
+    legends = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in drawn]
+    assert legends[0] == legends[1] == legends[2]
+    assert "drift" in legends[0]
+
+
+def test_a_run_of_a_tree_is_chosen_by_numbers_too(net: Path) -> None:
+    acccmp.emulate("resnet.onnx", "inputs/image.npy", "made", tree=True)
+    dump = acccmp.read_dump("made/npu")
+    chosen = {"device": int(dump.place.device), "step": int(dump.place.step)}
+    assert acccmp.compare("resnet.onnx", "made/npu", mapping="made/mapping.json", **chosen).passed
+    assert acccmp.inspect("made/npu", **chosen)["tensors"] == len(dump)
+    with pytest.raises(InputError, match="99"):
+        acccmp.compare("resnet.onnx", "made/npu", step=99)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from acccmp.core.dump import Origin, Port
 from acccmp.core.names import op_of
+from acccmp.core.reading import FilePath
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.errors import InputError, UnknownName
 from acccmp.plugins import find
@@ -369,7 +370,8 @@ class Graph:
     # -- showing itself ------------------------------------------------------------------------------------------
 
     def plot(
-        self, report: Report | None = None, ax: Axes | None = None, *, around: str | None = None, radius: int = 3,
+        self, report: Report | FilePath | None = None, ax: Axes | None = None, *, around: str | None = None,
+        radius: int = 3,
     ) -> Figure:
         """The network in layers by depth, with the verdicts of a report; see `acccmp.reports.graph_plot.plot_graph`."""
         figure: Figure = find("methods", "Graph.plot")(self, report, ax, around=around, radius=radius)

@@ -23,7 +23,7 @@ _BESIDE = (".csv", ".txt", ".md", ".json", ".log", ".zip", ".gz", ".png", ".html
 
 def read_dump(
     path: str | os.PathLike[str], *, run: str | None = None, device: str | int | None = None,
-    model: str | None = None, step: str | int | None = None,
+    model: str | int | None = None, step: str | int | None = None,
 ) -> Dump:
     """Read a dump: headers only, whatever its size.
 

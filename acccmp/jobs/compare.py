@@ -51,9 +51,9 @@ def compare(
     floor: bool = True,
     flush_subnormals: bool | None = None,
     run: str | None = None,
-    device: str | None = None,
-    npu_model: str | None = None,
-    step: str | None = None,
+    device: str | int | None = None,
+    npu_model: str | int | None = None,
+    step: str | int | None = None,
     jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:

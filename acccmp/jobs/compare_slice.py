@@ -71,9 +71,9 @@ def compare_slice(
     floor: bool = True,
     flush_subnormals: bool | None = None,
     run: str | None = None,
-    device: str | None = None,
-    npu_model: str | None = None,
-    step: str | None = None,
+    device: str | int | None = None,
+    npu_model: str | int | None = None,
+    step: str | int | None = None,
     jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SliceReports:

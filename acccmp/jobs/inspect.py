@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ MOST_ROWS = 400  # ops of a dump that are listed one by one
 
 def inspect(
     path: FilePath, weights: FilePath | None = None, *, nodes: str | None = None, run: str | None = None,
-    device: str | None = None, model: str | None = None, step: str | None = None,
+    device: str | int | None = None, model: str | int | None = None, step: str | int | None = None,
 ) -> dict[str, Any]:
     """What lies at `path`, as JSON-able facts; `kind` says what it is.
 
@@ -43,22 +43,26 @@ def inspect(
     >>> [node["name"] for node in acccmp.inspect("resnet.onnx", nodes="block2/conv")["nodes"]]
     ['block2/conv1', 'block2/conv2']
     """
-    chosen = {"run": run, "device": device, "model": model, "step": step}
+    def dump() -> Dump:
+        return read_dump(path, run=run, device=device, model=model, step=step)
+
     if nodes is not None:
-        return _nodes(path, nodes, weights, **chosen)
+        return _nodes(path, nodes, weights, dump)
     kind = identify(path).kind
     if kind.role == "dump":
-        return {"kind": "dump", "path": str(path), "format": kind.words, **dump_facts(read_dump(path, **chosen))}
+        return {"kind": "dump", "path": str(path), "format": kind.words, **dump_facts(dump())}
     facts = kind.function("describe")(path) if kind.describe else graph_facts(load(path, weights))
     return {"kind": kind.name, "path": str(path), **facts}
 
 
-def _nodes(path: FilePath, pattern: str, weights: FilePath | None, **chosen: str | None) -> dict[str, Any]:
+def _nodes(
+    path: FilePath, pattern: str, weights: FilePath | None, dump: Callable[[], Dump],
+) -> dict[str, Any]:
     """The names at `path`: every node, or op of a dump, with its tensors (for a dump: its ports) and what it stands for
     in the original where that is written."""
     kind = identify(path).kind
     if kind.role == "dump":
-        rows = _dumped_nodes(read_dump(path, **chosen))
+        rows = _dumped_nodes(dump())
     else:
         rows = [_node_facts(graph, node) for graph in [load(path, weights)] for node in all_nodes(graph)]
     kept = [row for row in rows if any(

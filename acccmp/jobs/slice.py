@@ -58,9 +58,9 @@ def slice_model(
     exact: bool = False,
     all_outputs: bool = False,
     run: str | None = None,
-    device: str | None = None,
-    npu_model: str | None = None,
-    step: str | None = None,
+    device: str | int | None = None,
+    npu_model: str | int | None = None,
+    step: str | int | None = None,
 ) -> Slice:
     """Cut `start`..`end` out of a model, with the tensors that the device dumped at its boundary.
 

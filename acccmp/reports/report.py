@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, SupportsIndex, overload
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.names import is_like, named
+from acccmp.core.reading import FilePath
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import UnknownName
 from acccmp.plugins import find
@@ -383,7 +384,7 @@ class Report:
         text: str = find("methods", "Report.to_json")(self)
         return text
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def save(self, folder: FilePath) -> list[Path]:
         """Write report.csv, .json, .md and .html into this folder; see `acccmp.reports.files.write_report`."""
         written: list[Path] = find("methods", "Report.save")(self, folder)
         return written
