@@ -390,3 +390,10 @@ def test_a_run_of_a_tree_is_chosen_by_numbers_too(net: Path) -> None:
     assert acccmp.inspect("made/npu", **chosen)["tensors"] == len(dump)
     with pytest.raises(InputError, match="99"):
         acccmp.compare("resnet.onnx", "made/npu", step=99)
+
+
+def test_a_wrong_option_is_said_before_the_model_runs(net: Path) -> None:
+    wrongs = (({"thresholds": "gone.toml"}, "gone.toml"), ({"mapping_unfused": "gone.json"}, "--mapping too"))
+    for wrong, said in wrongs:
+        with pytest.raises(InputError, match=said):
+            acccmp.compare("resnet.onnx", "npu", runner="command:false", **wrong)

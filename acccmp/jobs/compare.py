@@ -83,9 +83,10 @@ def compare(
     >>> acccmp.compare("golden", "npu", mapping="mapping.json", thresholds="vendor", jobs=1).passed
     True
     """
-    mapped = MAPPING.maybe(mapping)
+    rules, mapped = THRESHOLDS.maybe(thresholds), MAPPING.maybe(mapping)
     npu_dump = laid_out(NPU.of(npu, run=run, device=device, model=npu_model, step=step), mapped)
     mapped = with_scales(mapped, npu_dump)
+    composed = _composed(mapped, mapping_unfused, quant_rule)
     notes: list[str] = []
     if mapped is not None and mapped.graph.compiled.soc == "emulated":
         notes.append("the NPU dump is of an emulated device: nothing here was measured on an NPU")
@@ -113,9 +114,8 @@ def compare(
         notes.append(look_beside([npu_dump.path, *([graph.path] if graph is not None and graph.path else [])]).advice)
     with workers(jobs) as executor:
         return explained(compare_dumps(
-            golden_dump, npu_dump, mapping=_composed(mapped, mapping_unfused, quant_rule), model=graph, floors=floors,
-            thresholds=THRESHOLDS.maybe(thresholds), valid=valid, min_coverage=min_coverage, strict=strict,
-            executor=executor, progress=progress, notes=tuple(notes),
+            golden_dump, npu_dump, mapping=composed, model=graph, floors=floors, thresholds=rules, valid=valid,
+            min_coverage=min_coverage, strict=strict, executor=executor, progress=progress, notes=tuple(notes),
             subject=_subject(golden, npu, mapping, graph, golden_dump, npu_dump),
         ))
 
