@@ -17,7 +17,7 @@ ALIVE = {
     "__getattr__": "Python calls it: names of the package, bound late",
     "__dir__": "Python calls it",
     "__call__": "Python calls it",
-    "_repr_html_": "Jupyter calls it",
+    "_ipython_key_completions_": "Jupyter calls it",
     "_repr_png_": "Jupyter calls it",
     "graph_optimization_level": "an option that onnxruntime reads",
     "intra_op_num_threads": "an option that onnxruntime reads",

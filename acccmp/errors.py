@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import heapq
 from collections.abc import Iterable
+from functools import cached_property
 
 _FEW = 200  # names that are compared with a wrong one letter by letter
 
@@ -32,24 +33,34 @@ class InputError(AcccmpError):
     """An argument is wrong: a name, a shape, a dtype, a folder of the wrong kind."""
 
 
-class UnknownName(InputError):
-    """A name that is not there; close matches are part of the message, else a few of what is there.
+class UnknownName(InputError, KeyError):
+    """A name that is not there (a KeyError, too); close matches are part of the message, else a few of what is there.
 
-    `all_listed` says what lists them all.
+    `all_listed` says what lists them all. The message is made when it is asked for: a look-up that may fail costs no
+    search for close matches.
     """
 
     def __init__(
         self, what: str, name: str, known: Iterable[str], where: str = "the model",
         all_listed: str = "`acccmp inspect MODEL --nodes` lists the names",
     ) -> None:
-        names = list(dict.fromkeys(known))  # a node and its tensor often have one name
-        close = difflib.get_close_matches(name, _likeliest(name, names), n=3, cutoff=0.5)
-        few = f"; there are {', '.join(names)}" if names else "; there are none"
-        others = few if len(names) <= 5 else f"; {all_listed}"
-        super().__init__(f"no {what} named {name!r} in {where}" + (
-            f"; did you mean {', '.join(close)}?" if close else others
-        ))
-        self.close = tuple(close)
+        super().__init__(f"no {what} named {name!r} in {where}")
+        self._name, self._known, self._all_listed = name, known, all_listed
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(self._known))  # a node and its tensor often have one name
+
+    @cached_property
+    def close(self) -> tuple[str, ...]:
+        """The names that are most like it."""
+        near = _likeliest(self._name, self._names)
+        return tuple(difflib.get_close_matches(self._name, near, n=3, cutoff=0.5))
+
+    def __str__(self) -> str:
+        few = f"; there are {', '.join(self._names)}" if self._names else "; there are none"
+        others = few if len(self._names) <= 5 else f"; {self._all_listed}"
+        return f"{self.args[0]}" + (f"; did you mean {', '.join(self.close)}?" if self.close else others)
 
 
 def _likeliest(name: str, names: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acccmp.errors import AcccmpError
-from acccmp.jobs.inspect import describe
+from acccmp.jobs.inspect import inspect
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 ROOMS = ("om", "atc_json", "mindspore", "cambricon")
@@ -20,7 +20,7 @@ def row(path: Path) -> tuple[str, ...]:
     """The cells of one file."""
     size = f"{path.stat().st_size:,}"
     try:
-        facts = describe(path)
+        facts = inspect(path)
     except AcccmpError as error:
         return path.name, size, "refused: " + str(error).replace(f"{path}: ", ""), "", "", "", ""
     kind = " ".join(str(facts[key]) for key in ("kind", "variant") if facts.get(key))

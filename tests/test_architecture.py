@@ -30,10 +30,32 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> list[str]:
-    """Rooms of acccmp that a module imports, anywhere in it; `acccmp` itself counts as `__init__`."""
+# What a noun's method that reaches upward gives or takes is named for type checkers only: never imported at run time.
+FOR_TYPES = {
+    ("core/graph.py", "reports"): "what Graph.plot draws the verdicts of",
+    ("reports/report.py", "mapping"): "what a report was made with",
+    ("reports/report.py", "slicing"): "what Report.slice gives",
+}
+
+
+def parts_for_types(tree: ast.AST) -> list[ast.AST]:
+    """What stands below `if TYPE_CHECKING:`."""
+    return [
+        inner for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for part in node.body for inner in ast.walk(part)
+    ]
+
+
+def imported(path: Path, for_types: bool | None = None) -> list[str]:
+    """Rooms of acccmp that a module imports, anywhere in it (or only, or not, for types); `acccmp` itself counts as
+    `__init__`."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    typed = parts_for_types(tree)
+    for node in ast.walk(tree):
+        if for_types is not None and for_types != (node in typed):
+            continue
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -51,7 +73,14 @@ def test_a_module_looks_down_never_up_nor_sideways(path: Path) -> None:
     for there in imported(path):
         same_folder = there == here or FLOOR[there] == FLOOR[here] in (0, 9)
         allowed = FLOOR[there] < FLOOR[here] or (same_folder and FLOOR[there] <= FLOOR[here])
+        named = str(path.relative_to(PACKAGE)), there
+        allowed = allowed or (named in FOR_TYPES and there not in imported(path, for_types=False))
         assert allowed, f"{path.name}: {here} -> {there}"
+
+
+def test_types_from_above_are_still_needed() -> None:
+    for name, there in FOR_TYPES:
+        assert there in imported(PACKAGE / name, for_types=True), f"{name} needs no type of {there} any more"
 
 
 def test_importing_acccmp_loads_no_framework() -> None:

@@ -14,9 +14,10 @@ import pytest
 from report_factory import HOSTILE, hostile_report, make_report
 from test_check_command import acccmp  # noqa: F401  (a fixture)
 
+from acccmp.releases.history import Point, Run
 from acccmp.reports import report_json
-from acccmp.reports.plots import plot_series
 from acccmp.reports.report import Report
+from acccmp.reports.series_plot import plot_series
 
 PORT = str(make_report(8, fault=None, every_verdict=False).outputs[0].port)
 
@@ -180,9 +181,14 @@ def labels(figure: Any) -> list[str]:
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
+def point(release: str, case: str, error: float, limit: float, jumped: bool, port: str = "p") -> Point:
+    return Point(Run(0, "", release, case, "", "", True, 1.0), port, "match", error, limit, jumped=jumped)
+
+
 def test_the_picture_has_a_log_axis_a_line_per_case_and_marks_jumps() -> None:
-    rows = [(f"r{i}", case, 1e-3 * (5 if i == 3 else 1), 4e-3, i == 3) for i in range(5) for case in ("cat", "dog")]
-    figure = plot_series("conv:output:0", rows)
+    figure = plot_series([
+        point(f"r{i}", case, 1e-3 * (5 if i == 3 else 1), 4e-3, i == 3) for i in range(5) for case in ("cat", "dog")
+    ])
     axes = figure.axes[0]
     assert axes.get_yscale() == "log"
     assert labels(figure) == ["cat", "dog", "limit (the tightest of the cases)", "jump"]
@@ -196,18 +202,18 @@ def test_the_picture_draws_into_given_axes() -> None:
 
     figure = Figure()
     ax = figure.add_subplot()
-    assert plot_series("p", [("r", "c", 1e-3, float("nan"), False)], ax=ax) is figure
+    assert plot_series([point("r", "c", 1e-3, float("nan"), False)], ax=ax) is figure
     assert ax.get_title(loc="left") == "p"
 
 
 def test_the_picture_bears_zero_nan_inf_none_and_hostile_names(tmp_path: Path) -> None:
-    rows = [(name, name, error, float("nan"), error == float("inf"))
+    rows = [point(name, name, error, float("nan"), error == float("inf"), name)
             for name, error in zip(HOSTILE, [0.0, float("nan"), float("inf"), 1e-3] * 6, strict=True)]
-    plot_series(HOSTILE[0], rows).savefig(tmp_path / "x.png")
-    plot_series("p", []).savefig(tmp_path / "y.png")
+    plot_series(rows).savefig(tmp_path / "x.png")
+    plot_series([]).savefig(tmp_path / "y.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
 def test_two_hundred_releases_stay_readable(tmp_path: Path) -> None:
-    figure = plot_series("conv", [(f"2026.{i}", "c", 1e-3 * (1 + i % 3), 4e-3, False) for i in range(200)])
+    figure = plot_series([point(f"2026.{i}", "c", 1e-3 * (1 + i % 3), 4e-3, False) for i in range(200)])
     assert len(figure.axes[0].get_xticks()) <= 24

@@ -70,16 +70,16 @@ def test_json_has_everything_and_is_strict(shared: Path, name: str) -> None:
 
 
 def test_a_dump_a_slice_folder_and_nothing_are_told_apart(samples: Path, tmp_path: Path) -> None:
-    facts = inspection.describe(samples / "digits_resnet" / "npu_faulty")
+    facts = inspection.inspect(samples / "digits_resnet" / "npu_faulty")
     assert (facts["kind"], facts["tensors"], facts["unreadable"]) == ("dump", 73, [])
     assert sum(row["bytes"] for row in facts["rows"]) == facts["bytes"]
-    golden = inspection.describe(samples / "digits_resnet" / "golden")
+    golden = inspection.inspect(samples / "digits_resnet" / "golden")
     assert golden["of"] == "an original model (golden)"
     with pytest.raises(InputError, match="no such file"):
-        inspection.describe(tmp_path / "nothing")
+        inspection.inspect(tmp_path / "nothing")
     (tmp_path / "noise").write_bytes(b"\x99" * 100)
     with pytest.raises(FormatError):
-        inspection.describe(tmp_path / "noise")
+        inspection.inspect(tmp_path / "noise")
 
 
 @pytest.mark.parametrize("ending", ["dot", "svg", "png"])

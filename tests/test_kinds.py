@@ -28,7 +28,7 @@ from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
 from acccmp.core.identify import identify
 from acccmp.errors import FormatError
-from acccmp.jobs.inspect import describe
+from acccmp.jobs.inspect import inspect
 from acccmp.kinds import KINDS, RUNNERS, Kind, suffixes
 from acccmp.models.load import load
 from acccmp.releases import baseline, history
@@ -185,7 +185,7 @@ def assert_is_a_graph(graph: Graph, row: Kind) -> None:
 def test_each_kind_is_described_as_plain_json(row: Kind, sample: Path) -> None:
     if row.role == "unread":
         return
-    facts = describe(sample)
+    facts = inspect(sample)
     assert facts["kind"] == ("dump" if row.role == "dump" else row.name)
     assert facts["path"] == str(sample)
     json.dumps(facts, allow_nan=False)
@@ -245,7 +245,7 @@ def test_a_slice_written_into_its_dumps_own_folder_leaves_the_dump_a_dump(tmp_pa
                               mapping=RESNET / "mapping.json")
     bundle = part.save(npu, check=False)
     assert list(acccmp.read_dump(npu)) == list(before)
-    assert describe(bundle.path)["kind"] == "slice"
+    assert inspect(bundle.path)["kind"] == "slice"
 
 
 @pytest.mark.parametrize("name", ["report", "baseline", "history"])

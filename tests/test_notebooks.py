@@ -14,6 +14,8 @@ from conftest import ROOT, with_path
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
+import acccmp
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDEST = 100  # characters: wider code is cut off on a printed page
 
@@ -71,6 +73,13 @@ def test_committed_without_outputs_and_says_that_the_device_is_emulated(path: Pa
     words = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert "emulated device" in words
     assert "no NPU was involved" in words.lower().replace("npu", "NPU")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_uses_public_names_only(path: Path) -> None:
+    code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+    assert not re.search(r"\b(from|import) acccmp\.|from acccmp import", code), "everything is in `import acccmp`"
+    assert set(re.findall(r"\bacccmp\.(\w+)", code)) <= set(acccmp.__all__)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -23,7 +23,6 @@ from acccmp.core.tensor import DTYPES, TensorRef
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import Fault, emulate
 from acccmp.errors import InputError, MappingError, SliceError, UnknownName
-from acccmp.jobs import compare as workflow
 from acccmp.jobs import slice as handover
 from acccmp.jobs.compare_slice import compare_slice
 from acccmp.mapping.device_map import DeviceMap
@@ -31,6 +30,7 @@ from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Quantisation
 from acccmp.models.load import load
 from acccmp.reports.pair import Verdict
+from acccmp.runners.run import run
 from acccmp.slicing import bundle
 from acccmp.slicing.cut import cut
 
@@ -191,7 +191,7 @@ def without(dump: Dump, *nodes: str) -> Dump:
 
 
 def test_slice_names_the_tensor_that_was_not_dumped_and_widen_pulls_its_producer_in(net: Graph) -> None:
-    golden = workflow.run(net, {"x": np.zeros((1, 3, 9, 7), np.float32)})
+    golden = run(net, {"x": np.zeros((1, 3, 9, 7), np.float32)})
     npu = without(replace(golden, kind="npu"), "relu1", "conv2", "bn1")
     with pytest.raises(SliceError, match=r"c2 \(conv2:output:0\), r1 \(relu1:output:0\)"):
         cut(net, "add", "relu2", dump=npu)
@@ -297,7 +297,7 @@ def test_the_self_test_is_bit_equal_and_the_stretchs_own_error_is_told_from_what
 def test_a_slice_that_does_not_give_the_golden_result_is_kept_and_marked_failed(
     net: Graph, device: tuple[Path, Path, np.ndarray], tmp_path: Path,
 ) -> None:
-    golden = workflow.run(net, {"x": device[2]})
+    golden = run(net, {"x": device[2]})
     port = Port("relu2", "output", 0)
     wrong = replace(golden, refs={**golden.refs, port: TensorRef.of(golden[port].numpy() * np.float32(1.01))})
     part = handover.slice_model(net, "conv2", "relu2", dump=device[0], mapping=device[1])
@@ -409,7 +409,6 @@ FULL_DISK = """
 import resource, sys
 from acccmp.jobs import slice as handover
 from acccmp.jobs.compare_slice import compare_slice
-from acccmp.jobs import compare as workflow
 part = handover.slice_model(sys.argv[1], "conv2", "relu2")
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
@@ -469,7 +468,7 @@ def test_the_command_says_no_in_one_line_and_leaves_nothing(net: Graph, tmp_path
 
 def test_flat_golden_names_are_found(net: Graph, tmp_path: Path) -> None:
     """A golden folder of another tool: no manifest, names flattened."""
-    golden = workflow.run(net, {"x": np.ones((1, 3, 9, 7), np.float32)})
+    golden = run(net, {"x": np.ones((1, 3, 9, 7), np.float32)})
     for port, ref in golden.items():
         np.save(tmp_path / f"{flatten_name(port.node)}.{port.index}.1700000000000000.npy", ref.numpy())
     part = handover.slice_model(net, "conv2", "relu2")

@@ -12,9 +12,9 @@ import pytest
 
 from acccmp.core.dump import Port
 from acccmp.errors import SliceError
-from acccmp.jobs import compare as workflow
 from acccmp.jobs import slice as handover
 from acccmp.models.load import load
+from acccmp.runners.run import run
 from acccmp.slicing.cut import cut
 
 V1_NET = """
@@ -57,7 +57,7 @@ def test_in_place_chains_of_a_v1_net_are_cut_in_the_right_place(v1_net: tuple[Pa
     graph = load(*v1_net)
     assert "train_only" not in graph
     x = np.random.default_rng(5).standard_normal((1, 3, 9, 9)).astype(np.float32)
-    golden = workflow.run(graph, {"data": x})
+    golden = run(graph, {"data": x})
     for start, end, fed in (("relu", "pool", "conv"), ("sig", "fc", "conv@relu"), ("pool", "fc", "conv@sig")):
         part = handover.slice_model(graph, start, end)
         assert part.graph.inputs == (fed,)
@@ -69,7 +69,7 @@ def test_in_place_chains_of_a_v1_net_are_cut_in_the_right_place(v1_net: tuple[Pa
         assert "include" not in text
         again = load(made.path / "dump.prototxt", made.path / "dump.caffemodel")
         assert [n.name for n in again.nodes if n.op_type != "Input"] == [n.name for n in part.graph.nodes]
-        given = workflow.run(again, {again.inputs[0]: golden[part.input_port(fed)].numpy()})
+        given = run(again, {again.inputs[0]: golden[part.input_port(fed)].numpy()})
         np.testing.assert_allclose(
             given[Port(end, "output", 0)].numpy(), golden[Port(end, "output", 0)].numpy(), rtol=1e-6, atol=1e-7,
         )

@@ -27,11 +27,11 @@ from acccmp.dumps.ascend import write_file
 from acccmp.dumps.read import read_dump
 from acccmp.emulator.emulate import emulate
 from acccmp.errors import InputError, SliceError
-from acccmp.jobs import compare as workflow
 from acccmp.jobs import slice as handover
 from acccmp.jobs.compare_slice import bundled_inputs
 from acccmp.mapping.trace import Quantisation
 from acccmp.models.load import load
+from acccmp.runners.run import run
 from acccmp.slicing.bundle import read_manifest
 from acccmp.slicing.cut import cut
 
@@ -46,7 +46,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 @pytest.fixture(scope="module")
 def golden(net: Graph) -> Dump:
-    return workflow.run(net, {"x": X})
+    return run(net, {"x": X})
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +400,7 @@ def odd_net(path: Path) -> Graph:
 def test_integers_bools_scalars_and_open_sizes(tmp_path: Path) -> None:
     graph = odd_net(tmp_path / "odd.onnx")
     ids, level = np.array([[1, 2, 8], [0, 3, 5]], np.int64), np.float32(0.25)
-    golden = workflow.run(graph, {"ids": ids, "level": level})
+    golden = run(graph, {"ids": ids, "level": level})
     mask = golden[Port("greater", "output", 0)].numpy()
     dump = Dump({
         Port("gather", "input", 1): TensorRef.of(ids.astype(np.int32)),
@@ -483,7 +483,7 @@ def test_all_pieces_of_a_sliced_op_and_damaged_files_travel_along(net: Graph, go
 def test_dumps_with_long_names_can_be_read_from_the_folder_again(tmp_path: Path) -> None:
     long = "block/" * 60 + "relu"
     graph = residual_net(tmp_path / "long.onnx", {"relu1": long})
-    relu1 = workflow.run(graph, {"x": X})[Port(long, "output", 0)].numpy().astype(np.float16)
+    relu1 = run(graph, {"x": X})[Port(long, "output", 0)].numpy().astype(np.float16)
     (tmp_path / "dump").mkdir()
     write_file(tmp_path / "dump", DumpedOp(long, "Relu", time=1700000000000000, task=1, stream=1), [], [relu1])
     assert (tmp_path / "dump" / "mapping.csv").exists()
@@ -600,7 +600,7 @@ def device_run(part: Graph, feeds: dict[str, np.ndarray], folder: Path, wrong: s
     """What a device would dump of a slice: our own run in float16, files named by layer; `wrong` is off by half."""
     folder.mkdir()
     given: dict[str, list[np.ndarray]] = {}
-    for port, ref in workflow.run(part, feeds).items():
+    for port, ref in run(part, feeds).items():
         if port.node not in part.constants or port.node in part.inputs:
             array = ref.numpy() * np.float32(1.5 if port.node == wrong else 1)
             given.setdefault(port.node, []).append(array.astype(np.float16))

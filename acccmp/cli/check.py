@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from acccmp.cli.compare import compare_runs, options, take_pair
-from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
+from acccmp.cli.compare import compare_runs, take_pair
+from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes
 from acccmp.cli.printing import NOT_PASSED, PASSED, complain, print_json, progress, show
 from acccmp.cli.ways import Way, take
 from acccmp.errors import InputError
@@ -99,7 +99,8 @@ def check(
     Example:
       acccmp check model.onnx npu_dump/ --mapping model.json --baseline model.baseline --junit junit.xml
     """
-    from acccmp.releases import baseline, drift, history
+    from acccmp.jobs.check import check as check_reports
+    from acccmp.releases import baseline, history
 
     if (golden is None) != (npu is None) or (golden is None) == (not cases):
         raise InputError("check wants GOLDEN NPU, or --case NAME=GOLDEN,NPU (once for each input)")
@@ -117,17 +118,16 @@ def check(
     else:
         known, lost = baseline.read(standard.baseline), ""
     reports = {}
-    with workers(jobs) as executor, progress(as_json) as tell:
+    with progress(as_json) as tell:
         for name, (left, right) in cases.items():
-            how = options(original, pairing, judging, choice, executor, _of_case(tell, name if len(cases) > 1 else ""))
             fed = replace(original, inputs=feeds[name])
-            reports[name] = compare_runs(left, right, fed, pairing, judging, how)
-    model = next((r.subject["model"] for r in reports.values() if "model" in r.subject), "")
-    checked = drift.check(reports, known, model=model, accept=standard.accept)
+            bar = _of_case(tell, name if len(cases) > 1 else "")
+            reports[name] = compare_runs(left, right, fed, pairing, judging, choice, jobs, bar)
+    checked = check_reports(reports, known, accept=standard.accept)
     write_pipeline_files(checked, files)
     if past.history:
-        history.add(past.history, reports, release=past.release, model=model)
-    written = _write_baseline(checked, standard, model, lost)
+        history.add(past.history, reports, release=past.release)
+    written = _write_baseline(checked, standard, lost)
     show_check(checked, standard.baseline, written, as_json)
     settled = written and standard.update and checked.exit_code == NOT_PASSED and checked.only_drifts
     return PASSED if settled else checked.exit_code
@@ -153,37 +153,26 @@ def _feeds_of(cases: Iterable[str], inputs: Mapping[str, str]) -> dict[str, dict
     return feeds
 
 
-def _write_baseline(checked: Check, standard: Standard, model: str, lost: str) -> str:
+def _write_baseline(checked: Check, standard: Standard, lost: str) -> str:
     """Rewrite the baseline as --update and --accept ask for, and say what changed in it; "" when it is left alone."""
-    from acccmp.releases import baseline, drift
-
     if not standard.update and not standard.accept:
         return ""
     if not any(report.judged for report in checked.reports.values()):
         complain(f"{standard.baseline} was left alone: nothing was compared")
         return ""
-    new = drift.updated(checked, model) if standard.update else drift.with_accepted(checked)
-    baseline.write(new, standard.baseline)
-    changed, added, removed = baseline.lines_changed(checked.baseline, new)
+    told = checked.save_baseline(standard.baseline, accepted_only=not standard.update)
     if lost:
         complain(f"the old baseline was given up: {lost}")
-    how = "written" if checked.baseline is None else "rewritten"
-    return f"{standard.baseline} was {how}: {changed} lines changed, {added} new, {removed} gone"
+    return told
 
 
 def write_pipeline_files(checked: Check, files: PipelineFiles) -> None:
     """What was asked for: JUnit, SARIF and Markdown together or not at all."""
     from acccmp.core.writing import write_texts
-    from acccmp.reports import ci
     from acccmp.reports.files import write_reports
 
-    changes = ci.Changes(
-        new=checked.drifts, fixed=checked.improvements, unchanged=checked.unchanged, accepted=checked.accepted,
-    )
-    forms: list[tuple[str | None, Callable[[], str]]] = [
-        (files.junit, lambda: ci.junit(checked.reports, changes)),
-        (files.sarif, lambda: ci.sarif(checked.reports, changes)),
-        (files.markdown, lambda: ci.markdown(checked.reports, changes)),
+    forms = [
+        (files.junit, checked.to_junit), (files.sarif, checked.to_sarif), (files.markdown, checked.to_markdown),
     ]
     write_texts({Path(path): form() for path, form in forms if path})
     if files.out:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes, workers
+from acccmp.cli.options import JOBS, JSON, Judging, Original, Pairing, RunChoice, by, takes
 from acccmp.cli.printing import print_json, progress, say, show, width
 from acccmp.cli.ways import Way, take
 
 if TYPE_CHECKING:
     from acccmp.core.progress import Progress
     from acccmp.jobs.compare_slice import SliceReports
-    from acccmp.jobs.sources import Options
     from acccmp.reports.report import Report
 
 
@@ -86,16 +84,19 @@ def compare(
         take(SLICE)
     else:
         take_pair(golden, pairing, judging)
-    judged: SliceReports | None = None
-    with workers(jobs) as executor, progress(delivery.as_json) as tell:
-        how = options(original, pairing, judging, choice, executor, tell)
-        if kind.role == "slice":
+    with progress(delivery.as_json) as tell:
+        if kind.role != "slice":
+            report = compare_runs(golden, npu, original, pairing, judging, choice, jobs, tell)
+        else:
             from acccmp.jobs.compare_slice import compare_slice
 
-            judged = compare_slice(golden, npu, mapping=pairing.mapping, thresholds=judging.thresholds, options=how)
-        else:
-            report = compare_runs(golden, npu, original, pairing, judging, how)
-    return _deliver_slice(judged, delivery) if judged is not None else _deliver(report, delivery)
+            judged = compare_slice(
+                golden, npu, mapping=pairing.mapping, runner=original.runner, thresholds=judging.thresholds,
+                valid=pairing.valid, min_coverage=judging.min_coverage, strict=judging.strict, floor=judging.floor,
+                flush_subnormals=judging.flush_subnormals, run=choice.run, device=choice.device,
+                npu_model=choice.npu_model, step=choice.step, jobs=jobs, progress=tell,
+            )
+    return _deliver(report, delivery) if kind.role != "slice" else _deliver_slice(judged, delivery)
 
 
 def take_pair(golden: str, pairing: Pairing, judging: Judging) -> None:
@@ -110,38 +111,26 @@ def take_pair(golden: str, pairing: Pairing, judging: Judging) -> None:
         take(NO_FLOOR)
 
 
-def options(
-    original: Original, pairing: Pairing, judging: Judging, choice: RunChoice, executor: Executor | None,
-    tell: Progress,
-) -> Options:
-    """What the command line says about one comparison, for the job."""
-    from acccmp.jobs.sources import Options
-
-    return Options(
-        run=choice.run, device=choice.device, npu_model=choice.npu_model, step=choice.step, valid=pairing.valid,
-        min_coverage=judging.min_coverage, strict=judging.strict, floor=judging.floor,
-        flush_subnormals=judging.flush_subnormals, runner=original.runner, executor=executor, progress=tell,
-    )
-
-
 def compare_runs(
-    golden: str, npu: str, original: Original, pairing: Pairing, judging: Judging, how: Options,
+    golden: str, npu: str, original: Original, pairing: Pairing, judging: Judging, choice: RunChoice, jobs: int | None,
+    tell: Progress,
 ) -> Report:
     """One comparison as the command line says; what `acccmp check` does for each case, too."""
     from acccmp.jobs.compare import compare
 
     return compare(
         golden, npu, mapping=pairing.mapping, mapping_unfused=pairing.mapping_unfused, quant_rule=pairing.quant_rule,
-        model=pairing.model, weights=original.weights, inputs=original.inputs or None, thresholds=judging.thresholds,
-        options=how,
+        model=pairing.model, weights=original.weights, inputs=original.inputs or None, runner=original.runner,
+        thresholds=judging.thresholds, valid=pairing.valid, min_coverage=judging.min_coverage, strict=judging.strict,
+        floor=judging.floor, flush_subnormals=judging.flush_subnormals, run=choice.run, device=choice.device,
+        npu_model=choice.npu_model, step=choice.step, jobs=jobs, progress=tell,
     )
 
 
 def _compare_weights(golden: str, npu: str, original: Original, judging: Judging) -> Report:
     from acccmp.comparison.weights import compare_weights
-    from acccmp.models.load import load
 
-    return compare_weights(load(golden, original.weights), load(npu), min_coverage=judging.min_coverage)
+    return compare_weights(golden, npu, weights=original.weights, min_coverage=judging.min_coverage)
 
 
 def _deliver(report: Report, delivery: Delivery) -> int:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import click
 
-from acccmp.cli.options import JOBS, JSON, workers
+from acccmp.cli.options import JOBS, JSON
 from acccmp.cli.printing import COULD_NOT, NOT_PASSED, PASSED, print_json, progress, say
 from acccmp.cli.ways import Way, take
-from acccmp.core.progress import counted
-from acccmp.errors import InputError
 
 FREEZE = Way("with --to pb", ("layout", "dtype", "jobs"))
 
@@ -35,15 +31,16 @@ def convert(
     Example:
       acccmp convert npu_dump/ -o arrays/ --to npy --layout NCHW
     """
+    from acccmp.jobs.convert import convert as convert_files
+
     if to == "pb":
         take(FREEZE)
-        return _freeze(paths, out, as_json)
-    from acccmp.dumps.convert import convert as convert_files
-
-    with workers(jobs) as executor, progress(as_json) as tell:
-        tell("reading")
-        result = convert_files(paths, out, to=to, layout=layout, dtype=dtype, executor=executor, progress=tell)
-    if as_json:
+    with progress(as_json) as tell:
+        result = convert_files(paths, out, to=to, layout=layout, dtype=dtype, jobs=jobs, progress=tell)
+    if to == "pb":
+        written = [str(path) for path in result.written]
+        print_json({"written": written}) if as_json else say(*written)
+    elif as_json:
         print_json({
             "written": [str(path) for path in result.written],
             "failed": {failure.path: failure.reason for failure in result.failed},
@@ -58,23 +55,3 @@ def convert(
     if not result.written:
         return COULD_NOT
     return NOT_PASSED if result.failed else PASSED
-
-
-def _freeze(paths: Sequence[str], out: str, as_json: bool) -> int:
-    from acccmp.jobs.sources import load_original
-    from acccmp.runners.tensorflow import freeze
-
-    with progress(as_json) as tell:
-        tell("reading")
-        graphs = [load_original(path) for path in paths]
-        for path, graph in zip(paths, graphs, strict=True):
-            if graph.format != "tensorflow":
-                raise InputError(f"{path} is a model of {graph.format}; --to pb freezes SavedModels of TensorFlow")
-        stems = [Path(path).resolve().name.removesuffix(".pb") for path in paths]
-        pairs = counted(zip(graphs, stems, strict=True), "freezing", len(graphs), tell)
-        made = [freeze(graph, Path(out) / f"{stem}.pb") for graph, stem in pairs]
-    if as_json:
-        print_json({"written": [str(path) for path in made]})
-    else:
-        say(*map(str, made))
-    return PASSED

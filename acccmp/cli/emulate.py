@@ -53,13 +53,13 @@ def emulate(model: str, inputs: dict[str, str], device: Device, seed: int, out: 
     from acccmp.emulator.emulate import emulate as emulate_device
     from acccmp.inputs.files import random_inputs
     from acccmp.jobs.feeding import given_inputs
-    from acccmp.jobs.sources import load_original
+    from acccmp.models.load import MODEL
 
     if inputs:
         take(FED)
     with progress(as_json) as tell:
         tell("reading the model")
-        graph = load_original(model)
+        graph = MODEL.of(model)
         feeds = given_inputs(graph, inputs).arrays if inputs else random_inputs(graph, seed)
         made = emulate_device(
             graph, feeds, out, precision=device.precision, overflow=device.overflow,

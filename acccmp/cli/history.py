@@ -36,18 +36,11 @@ def history_add(file: str, reports: tuple[str, ...], release: str, case: str) ->
     Example:
       acccmp history add drift.db report/report.json --release 2026.11
     """
-    from acccmp.core.reading import read_bytes
     from acccmp.releases import history as past
-    from acccmp.reports import report_json
 
     names = [case if len(reports) == 1 else f"{case} {number}" for number in range(1, len(reports) + 1)]
-    kept = {
-        name: report_json.from_json(read_bytes(report, report_json.MOST_BYTES), report)
-        for name, report in zip(names, reports, strict=True)
-    }
-    model = next((r.subject["model"] for r in kept.values() if "model" in r.subject), "")
-    past.add(file, kept, release=release, model=model)
-    what = "1 report" if len(kept) == 1 else f"{len(kept)} reports"
+    past.add(file, dict(zip(names, reports, strict=True)), release=release)
+    what = "1 report" if len(reports) == 1 else f"{len(reports)} reports"
     say(f"{what} kept as {release} in {file}")
     return PASSED
 
@@ -84,10 +77,9 @@ def history_show(file: str, port: str | None, plotted: str | None, as_json: bool
     port = points[0].port if points else port  # the name may have been that of an op or of an original
     if plotted:
         from acccmp.reports.canvas import save_figure
-        from acccmp.reports.plots import plot_series
+        from acccmp.reports.series_plot import plot_series
 
-        rows = [(p.run.release, p.run.case, p.error, p.limit, p.jumped) for p in points]
-        save_figure(plot_series(port, rows), plotted, "--plot")
+        save_figure(plot_series(points), plotted, "--plot")
     if as_json:
         numbers = ("verdict", "error", "limit", "floor", "jumped")
         told = [{**plain(vars(p.run)), **plain({n: getattr(p, n) for n in numbers})} for p in points]

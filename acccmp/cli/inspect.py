@@ -39,7 +39,8 @@ def inspect(
       acccmp inspect model.om --input image.bin
     """
     from acccmp.core.identify import identify
-    from acccmp.jobs.inspect import describe, describe_nodes, draw, fit_facts, fits, plain_keys
+    from acccmp.jobs.inspect import draw, fit_facts, fits, plain_keys
+    from acccmp.jobs.inspect import inspect as facts_of
     from acccmp.slicing.bundle import read_manifest
     from acccmp.ui.screens import node_lines, screen, slice_screen
 
@@ -47,11 +48,12 @@ def inspect(
     kind = identify(path).kind
     way = {"dump": DUMP, "slice": SLICE, "record": RECORD}.get(kind.role, MODEL)
     take(way, *(() if kind.weights else (OWN_WEIGHTS,)))
-    chosen = {"run": choice.run, "device": choice.device, "model": choice.npu_model, "step": choice.step}
     given = {text.rpartition("=")[0]: text.rpartition("=")[2] for text in inputs}
     with progress(as_json) as tell:
         tell("reading")
-        facts = describe(path, weights, **chosen) if nodes is None else describe_nodes(path, nodes, weights, **chosen)
+        facts = facts_of(
+            path, weights, nodes=nodes, run=choice.run, device=choice.device, model=choice.npu_model, step=choice.step,
+        )
         checked = fits(path, given, weights) if given else ()
         if drawn:
             tell("drawing")

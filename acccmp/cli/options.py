@@ -8,17 +8,11 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from acccmp.comparison.judging import Thresholds
 
 Command = Callable[..., Any]
 
@@ -60,15 +54,6 @@ def _files(_: click.Context, option: click.Parameter, given: tuple[str, ...]) ->
             raise click.BadParameter(f"{text!r} should read NAME=FILE")
         found[name] = value
     return found
-
-
-def _limits(_: click.Context, option: click.Parameter, given: str | None) -> Thresholds | None:
-    """The rules that --thresholds names; None for the default."""
-    if given in (None, "default"):
-        return None
-    from acccmp.comparison.judging import Thresholds
-
-    return Thresholds.vendor() if given == "vendor" else Thresholds.from_toml(str(given))
 
 
 INPUTS = click.option(
@@ -135,8 +120,8 @@ class Pairing:
 class Judging:
     """What is a match, and what a pass."""
 
-    thresholds: Thresholds | None = by(click.option(
-        "--thresholds", callback=_limits, help="default, vendor, or a TOML file with limits by op type, name or dtype.",
+    thresholds: str | None = by(click.option(
+        "--thresholds", help="default, vendor, or a TOML file with limits by op type, name or dtype.",
     ))
     min_coverage: float = by(click.option(
         "--min-coverage", type=click.FloatRange(0, 1), default=0.9, show_default=True,
@@ -149,18 +134,3 @@ class Judging:
         "--flush-subnormals/--keep-subnormals", default=None,
         help="Does the chip turn subnormals into 0? So do the floors then. By default the dump tells.",
     ))
-
-
-@contextmanager
-def workers(jobs: int | None) -> Iterator[Executor | None]:
-    """Threads to compare with, as --jobs says; None for one."""
-    count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
-    if count < 2:
-        yield None
-        return
-    with ThreadPoolExecutor(count) as pool:
-        try:
-            yield pool
-        except BaseException:  # Ctrl-C does not wait for what has not begun
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

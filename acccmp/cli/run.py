@@ -28,12 +28,12 @@ def run(model: str, original: Original, out: str, force: bool, as_json: bool) ->
       acccmp run model.onnx --input image=cat.npy -o golden/
     """
     from acccmp.jobs.feeding import given_inputs
-    from acccmp.jobs.sources import load_original
+    from acccmp.models.load import MODEL
     from acccmp.runners.run import golden_run, runner_for
 
     with progress(as_json) as tell:
         tell("reading the model")
-        graph = load_original(model, original.weights)
+        graph = MODEL.of(model, weights=original.weights)
         runner_for(graph, original.runner)  # nobody is asked for the inputs of what cannot run
         if graph.inputs and not original.inputs:
             raise InputError(f"{model} has inputs to feed: {_input_help(graph)}")

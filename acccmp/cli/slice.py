@@ -89,7 +89,6 @@ def slice_command(
       acccmp slice model.onnx --start conv3 --end relu5 --dump npu_dump/ --mapping model.json -o handover/
     """
     from acccmp.jobs.slice import export_slice, slice_model
-    from acccmp.jobs.sources import Options
 
     inputs = original.inputs or None
     take(FROM_TO if stretch.around is None else AROUND)
@@ -105,7 +104,7 @@ def slice_command(
             model, stretch.start, stretch.end, dump=sources.dump, mapping=sources.mapping, weights=original.weights,
             around=stretch.around, radius=stretch.radius, widen=stretch.widen, exact=stretch.exact,
             all_outputs=stretch.all_outputs, inputs=inputs,
-            options=Options(run=choice.run, device=choice.device, npu_model=choice.npu_model, step=choice.step),
+            run=choice.run, device=choice.device, npu_model=choice.npu_model, step=choice.step,
         )
         tell("writing the slice" if handover.no_check else "proving and writing the slice")
         bundle = export_slice(

@@ -23,7 +23,7 @@ from acccmp.core.tensor import TensorRef
 from acccmp.errors import FormatError, InputError, LayoutError
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.reports.pair import Pair, Verdict
-from acccmp.reports.report import Comparison, Report
+from acccmp.reports.report import Comparison, Report, Source
 
 BATCH = 8  # pairs handed to a worker at a time
 
@@ -74,7 +74,7 @@ def compare(
             **_subject(golden, npu, mapping, model, thresholds, subject),
         },
         tuple(dict.fromkeys([*notes, *_told(golden, npu, mapping), *pairing.notes, *_limit_notes(done, thresholds)])),
-        min_coverage, strict,
+        min_coverage, strict, source=Source(model, golden, npu, mapping),
     )
 
 

@@ -65,6 +65,9 @@ class Thresholds:
     floor is known, else by stored dtype: `fixed`, or `FIXED` where that says nothing. With `limits` these metrics are
     judged instead. `rules` come before both: all that fit a port are merged, later ones win, and then only their
     metrics are judged. Raises InputError for limits that nothing could be beyond.
+
+    >>> acccmp.Thresholds.vendor().limits["CosineSimilarity"]
+    0.99
     """
 
     name: str
@@ -95,6 +98,16 @@ class Thresholds:
         A metric that is NaN fails, where the vendor's tool passes it.
         """
         return cls("vendor", _vendor_limits())
+
+    @classmethod
+    def named(cls, name: str | Path) -> Thresholds:
+        """The rules called "default" or "vendor", or those of a TOML file. Raises InputError."""
+        rules = {"default": cls.default, "vendor": cls.vendor}
+        if str(name) in rules:
+            return rules[str(name)]()
+        if not Path(name).exists():
+            raise InputError(f"thresholds {name}: no such file, nor rules of this name; there are {', '.join(rules)}")
+        return cls.from_toml(name)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Thresholds:

@@ -11,13 +11,21 @@ from typing import Literal, NamedTuple
 
 from acccmp.core.reading import is_number
 from acccmp.core.tensor import DType, TensorRef
+from acccmp.errors import UnknownName
+from acccmp.plugins import find
 
 Side = Literal["input", "output"]
 _FLATTENED = re.compile(r"[ ./\\]")
 
 
 class Port(NamedTuple):
-    """One end of one operator: `conv1:output:0`."""
+    """One end of one operator: `conv1:output:0`.
+
+    >>> acccmp.Port.parse("block2/conv1:output:0")
+    Port(node='block2/conv1', side='output', index=0)
+    >>> str(acccmp.Port("block2/conv1", "output", 0))
+    'block2/conv1:output:0'
+    """
 
     node: str
     side: Side
@@ -167,6 +175,14 @@ class Dump(Mapping[Port, TensorRef]):
     neither how the device stored a tensor nor the original's shape. `broken` are the files that could not be read;
     they are part of what was dumped and are judged. `notes` tells what was ignored, chosen and found odd. `run` is
     what the run tells of itself, `overflows` and `statistics` are what the device reported beside the tensors.
+
+    >>> dump = acccmp.read_dump("npu")
+    >>> dump["pool1:output:0"]
+    TensorRef(float16 NC1HWC0 (4, 1, 4, 4, 16) of NCHW (4, 16, 4, 4) in 'npu/MaxPool.pool1...' at ...)
+    >>> "pool1:output:0" in dump, len(dump)
+    (True, 73)
+    >>> [str(port) for port in dump if port.node == "pool1"]
+    ['pool1:input:0', 'pool1:output:0']
     """
 
     refs: Mapping[Port, TensorRef] = field(repr=False)
@@ -183,15 +199,34 @@ class Dump(Mapping[Port, TensorRef]):
     overflows: tuple[Overflow, ...] = field(default=(), repr=False)
     statistics: Mapping[Port, Statistics] = field(default_factory=dict, repr=False, hash=False)
 
-    def __getitem__(self, port: Port) -> TensorRef:
-        if port in self.refs:
-            return self.refs[port]
-        if self.flat_names:
-            return self.refs[port._replace(node=flatten_name(port.node))]
-        raise KeyError(port)
+    def _found(self, key: object) -> TensorRef | None:
+        """The tensor at a port, which may be a text."""
+        if isinstance(key, str):
+            try:
+                key = Port.parse(key)
+            except ValueError:
+                return None
+        found: TensorRef | None = self.refs.get(key)  # type: ignore[call-overload]  # a plain tuple is equal to a Port
+        if found is None and self.flat_names and isinstance(key, Port):
+            found = self.refs.get(key._replace(node=flatten_name(key.node)))
+        return found
+
+    def __getitem__(self, key: Port | str) -> TensorRef:
+        """The tensor at a port: a Port, or its text (`conv1:output:0`). Raises UnknownName (a KeyError, with close
+        matches)."""
+        if (ref := self._found(key)) is not None:
+            return ref
+        where = f"the dump{f' {self.path}' if self.path else ''}"
+        raise UnknownName("port", str(key), map(str, self.refs), where, "iterating over the dump lists its ports")
+
+    def __contains__(self, key: object) -> bool:
+        return self._found(key) is not None
 
     def __iter__(self) -> Iterator[Port]:
         return iter(self.refs)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [str(port) for port in self.refs]
 
     @cached_property
     def inputs(self) -> Mapping[str, int]:
@@ -211,6 +246,4 @@ class Dump(Mapping[Port, TensorRef]):
         return f"Dump({len(self.refs)} tensors of {len({p.node for p in self.refs})} ops{broken}{where})"
 
     def _repr_html_(self) -> str:
-        from acccmp.plugins import find
-
         return str(find("notebook", "Dump")(self))

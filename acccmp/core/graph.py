@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from acccmp.core.dump import Origin, Port
 from acccmp.core.names import op_of
+from acccmp.core.reading import FilePath
 from acccmp.core.tensor import DType, TensorRef
 from acccmp.errors import InputError, UnknownName
+from acccmp.plugins import find
 
 if TYPE_CHECKING:
     import networkx
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from acccmp.reports.report import Report
 
 Dim = int | str | None  # a size, the name of a symbolic size, or unknown
 Shape = tuple[Dim, ...]
@@ -34,12 +40,21 @@ def agrees(shape: Shape | None, sizes: Dims) -> bool:
     ))
 
 
+def _few(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, as a list that is cut."""
+    return f"[{', '.join([*map(repr, names[:most]), *([f'{len(names) - most} more'] if len(names) > most else [])])}]"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """What is known of a tensor without running anything. Unknown stays None, never a guess.
 
     `shape` None means unknown rank. `origin`, `nbytes` and `offset` (in the model's memory) are filled for device
     models only.
+
+    >>> acccmp.load("resnet.onnx").spec("image")
+    TensorSpec(name='image', dtype=float32, shape=('batch', 1, 8, 8), layout='NCHW', origin=None, nbytes=None,
+    offset=None)
     """
 
     name: str
@@ -128,6 +143,9 @@ class Node:
     slots. `control` names nodes that must run before. `weights` names the tensors that it owns without having them as
     inputs (Caffe blobs). `origins` is None when the compiler wrote nothing (the op keeps its original's name), and ()
     for an op that the compiler made; it is used by device models only.
+
+    >>> acccmp.load("resnet.onnx")["block2/conv1"]
+    Node('block2/conv1', Conv, inputs ['pool1_output', 'block2/conv1.weight'], outputs ['block2/conv1_output'])
     """
 
     name: str
@@ -142,6 +160,9 @@ class Node:
     domain: str = ""
     origins: tuple[str, ...] | None = None
     source: Any = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {self.op_type}, inputs {_few(self.inputs)}, outputs {_few(self.outputs)})"
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -158,6 +179,15 @@ class Graph:
     that the file used more than once to the unique names given here. `io` and `compiled` are filled for device models
     only. `meta` is what else the file says, to be shown: nothing of acccmp reads a key of it. `source` is the format's
     own; only the modules of that format look inside. `notes` is what the loader has to say.
+
+    >>> graph = acccmp.load("resnet.onnx")
+    >>> graph
+    Graph('resnet', onnx, 31 nodes, inputs ['image'], outputs ['prob_output'])
+    >>> [node.op_type for node in graph][:3]
+    ['Conv', 'BatchNormalization', 'Relu']
+    >>> graph["block2/conv9"]
+    Traceback (most recent call last):
+    acccmp.errors.UnknownName: no node named 'block2/conv9' in resnet; did you mean block2/conv2, ...
     """
 
     name: str
@@ -178,14 +208,20 @@ class Graph:
     def __repr__(self) -> str:
         return (
             f"Graph({self.name!r}, {self.format}, {len(self.nodes)} nodes, "
-            f"inputs {list(self.inputs)}, outputs {list(self.outputs)})"
+            f"inputs {_few(self.inputs)}, outputs {_few(self.outputs)})"
         )
 
     def __len__(self) -> int:
         return len(self.nodes)
 
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._by_name)
 
     # -- looking things up ---------------------------------------------------------------------------------------
 
@@ -217,7 +253,9 @@ class Graph:
         return MappingProxyType({node.name: place for place, node in enumerate(self.nodes)})
 
     def __getitem__(self, name: str) -> Node:
-        """The node of exactly this name. KeyError otherwise."""
+        """The node of exactly this name. Raises UnknownName (a KeyError, with close matches) otherwise."""
+        if name not in self._by_name:
+            raise UnknownName("node", name, self._by_name, self.name or "the model")
         return self._by_name[name]
 
     def node(self, name: str) -> Node:
@@ -338,13 +376,13 @@ class Graph:
 
     # -- showing itself ------------------------------------------------------------------------------------------
 
-    def plot(self, **options: Any) -> Any:
-        """Draw it with matplotlib; see `acccmp.reports.plots.plot_graph`."""
-        from acccmp.plugins import find
-
-        return find("methods", "Graph.plot")(self, **options)
+    def plot(
+        self, report: Report | FilePath | None = None, ax: Axes | None = None, *, around: str | None = None,
+        radius: int = 3,
+    ) -> Figure:
+        """The network in layers by depth, with the verdicts of a report; see `acccmp.reports.graph_plot.plot_graph`."""
+        figure: Figure = find("methods", "Graph.plot")(self, report, ax, around=around, radius=radius)
+        return figure
 
     def _repr_html_(self) -> str:
-        from acccmp.plugins import find
-
         return str(find("notebook", "Graph")(self))

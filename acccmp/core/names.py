@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from acccmp.core.dump import Port
@@ -33,6 +34,11 @@ def few(items: Iterable[str], most: int = 3) -> str:
     listed = list(items)
     rest = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + rest
+
+
+def is_like(name: str, pattern: str) -> bool:
+    """Does a name fit a pattern with `*` and `?`, or hold it as a part where it has none of these?"""
+    return fnmatchcase(name, pattern if set("*?[") & set(pattern) else f"*{pattern}*")
 
 
 def op_of(name: str) -> str:

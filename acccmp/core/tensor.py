@@ -17,6 +17,7 @@ from acccmp.core import layout as layouts
 from acccmp.core import reading
 from acccmp.core.layout import Region, Shape
 from acccmp.errors import FormatError, LayoutError
+from acccmp.plugins import find
 
 Array = NDArray[np.generic]
 Kind = Literal["float", "int", "bool", "complex", "opaque"]
@@ -354,6 +355,12 @@ class TensorRef:
     `offset` and `size` are bytes in the file `path`; `shape` and `layout` are the stored ones. `original_shape` and
     `original_layout` are the tensor's own (no blocks, no padding); without them the stored order is all there is.
     `groups` is the group count of grouped FRACTAL_Z. An in-memory tensor has `array` instead of a path.
+
+    >>> ref = acccmp.read_dump("npu")["pool1:output:0"]
+    >>> ref.shape, ref.layout, ref.own_shape, ref.dtype
+    ((4, 1, 4, 4, 16), 'NC1HWC0', (4, 16, 4, 4), float16)
+    >>> np.asarray(ref).shape, np.asarray(ref, dtype="float64").dtype
+    ((4, 16, 4, 4), dtype('float64'))
     """
 
     path: str
@@ -421,6 +428,13 @@ class TensorRef:
         """
         return self.read(tuple(slice(0, n) for n in self.own_shape))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """`numpy()`, for `np.asarray(ref)` and all functions of numpy; `dtype` as in numpy, `copy` False only for an
+        array in memory."""
+        if copy is False and self.array is None:
+            raise ValueError(f"{self.path}: what is read from a file is a copy; leave out copy=False")
+        return np.array(self.numpy(), dtype, copy=copy)
+
     def read(self, region: Region) -> Array:
         """One region of `numpy()`, reading little more than that region. Always a copy for file-backed refs."""
         return self._decoded(region)
@@ -443,6 +457,9 @@ class TensorRef:
             yield self.read(region).reshape(-1)
 
     def _map(self) -> AbstractContextManager[NDArray[np.uint8]]:
+        if self.path.startswith("<") and self.path.endswith(">"):  # as `of` and the runners call what is in memory
+            raise FormatError(f"{self.path}: this tensor was in memory only, and what was read from a file (a report) "
+                              "does not hold it; compare again, or against a golden folder")
         return _Mapped(self.path, self.offset, self.nbytes)
 
     def _decoded(self, region: Region | None) -> Array:
@@ -475,8 +492,6 @@ class TensorRef:
         )
 
     def _repr_html_(self) -> str:
-        from acccmp.plugins import find
-
         return str(find("notebook", "TensorRef")(self))
 
 

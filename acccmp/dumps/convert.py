@@ -63,6 +63,9 @@ class ConvertResult:
     notes: tuple[str, ...] = field(default=(), repr=False)
     rows: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)  # for the list of converted tensors
 
+    def __repr__(self) -> str:
+        return f"ConvertResult({len(self.written)} files written, {len(self.failed)} failed)"
+
     @property
     def infinite(self) -> int:
         """Finite values that a cast made infinite, over all files."""

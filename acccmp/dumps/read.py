@@ -24,7 +24,7 @@ _BESIDE = (".csv", ".txt", ".md", ".json", ".log", ".zip", ".gz", ".png", ".html
 
 def read_dump(
     path: str | os.PathLike[str], *, run: str | None = None, device: str | int | None = None,
-    model: str | None = None, step: str | int | None = None,
+    model: str | int | None = None, step: str | int | None = None,
 ) -> Dump:
     """Read a dump: headers only, whatever its size.
 
@@ -36,6 +36,9 @@ def read_dump(
 
     Raises InputError when it is no dump, when the folder is empty or holds something else, or when a choice is not
     there, and FormatError when a single file cannot be read.
+
+    >>> acccmp.read_dump("npu_faulty")
+    Dump(73 tensors of 27 ops from npu_faulty)
     """
     path = Path(path)
     choice = tree.Choice(*(None if c is None else str(c) for c in (run, device, model, step)))

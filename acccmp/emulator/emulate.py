@@ -9,7 +9,6 @@ dtype alone does, and what a fault on top of it looks like.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from acccmp import plugins
 from acccmp.core.distance import distance
 from acccmp.core.dump import Port
 from acccmp.core.graph import Graph, Node
+from acccmp.core.nouns import Noun
 from acccmp.core.progress import Progress, counted, no_progress
+from acccmp.core.reading import FilePath
 from acccmp.core.writing import together
 from acccmp.devices.device import DeviceRun
 from acccmp.emulator import faults as faulty
@@ -31,10 +32,13 @@ from acccmp.emulator.faults import Fault
 from acccmp.emulator.fusion import Plan, Step, attribute, plan
 from acccmp.emulator.storage import Storage
 from acccmp.errors import AcccmpError, InputError, RunError
+from acccmp.inputs.files import Inputs, fed
+from acccmp.models.load import MODEL
 from acccmp.models.onnx import source_of
 from acccmp.runners.onnxruntime import checked_inputs, element_type, onnxruntime, opened
 
 __all__ = ["TWICE", "Fault", "Twin", "emulate", "floors"]
+FAULT = Noun(Fault, Fault.parse)
 
 Array = NDArray[Any]
 Twice = Callable[[Graph, Mapping[str, Array], Storage], Iterator[tuple[Port, Array, Array]]]
@@ -47,31 +51,41 @@ TWICE = {
 
 
 def emulate(
-    graph: Graph, inputs: Mapping[str, Array], folder: str | os.PathLike[str], *, precision: str = "float16",
-    overflow: str = "keep", flush_subnormals: bool = False, faults: Sequence[Fault] = (),
-    dump_mode: str = "all", layout: str = "device", tree: bool = False, fuse: bool = True,
-    name: str = "npu", summation: int | None = None, twin: Twin | None = None,
-    progress: Progress = no_progress,
+    model: Graph | FilePath, inputs: Inputs, folder: FilePath, *, precision: str = "float16", overflow: str = "keep",
+    flush_subnormals: bool = False, faults: Fault | str | Sequence[Fault | str] = (), dump_mode: str = "all",
+    layout: str = "device", tree: bool = False, fuse: bool = True, name: str = "npu", summation: int | None = None,
+    twin: Twin | None = None, progress: Progress = no_progress,
 ) -> DeviceRun:
-    """Run `graph` as a device would, and write what it would have dumped: the `Device` that is always at hand.
+    """Run an ONNX model (a Graph or a file) as a device would, and write what it would have dumped: the `Device` that
+    is always at hand.
+
+    `inputs` are arrays or files by the model's input names, or the only one. Every tensor is stored as `precision`
+    (float16 or bfloat16); `overflow` "keep" keeps Inf and NaN, "saturate" makes them the largest number and 0;
+    `faults` are planted: `Fault`s or their texts (`op=NAME,kind=KIND[,factor=F]`).
 
     Makes `folder/npu/` with one dump file per device op (`dump_mode` "output" leaves out the inputs; `tree` puts them
     into the folders time/device/model/id/step as a device does) and `folder/mapping.json` in the shape of ATC's JSON.
     `layout` "nd" keeps every tensor in its plain order, `fuse=False` every node its own op, `name` calls the dump
     folder otherwise. `summation` seeds another order of the sums in convolutions and matrix products. `twin` says what
-    the nodes stand for when `graph` is the ONNX twin of another model. The files are the same byte for byte every time.
+    the nodes stand for when `model` is the ONNX twin of another one. The files are the same byte for byte every time.
 
     Raises InputError (inputs that do not fit, a fault that cannot be planted, a dump folder that is not empty) and
     RunError (an op that onnxruntime cannot run).
+
+    >>> made = acccmp.emulate("resnet.onnx", "inputs/image.npy", "emulated", faults="op=fc,kind=zero")
+    >>> acccmp.compare("resnet.onnx", made.dump, mapping=made.mapping).first_bad
+    Comparison(fc:output:0, drift, error 0.545, limit 0.00312)
     """
+    graph = MODEL.of(model)
     storage = Storage(precision, overflow, flush_subnormals)
     if dump_mode not in ("all", "output"):
         raise InputError(f"a dump mode is 'all' or 'output', not {dump_mode!r}")
     if layout not in ("device", "nd"):
         raise InputError(f"layout is 'device' or 'nd', not {layout!r}")
     machine = Machine(graph, plan(graph, fuse=fuse), summation)
-    planted = faulty.place(tuple(faults), graph, machine.plan)
-    feeds = checked_inputs(graph, inputs)
+    given = [faults] if isinstance(faults, Fault | str) else faults
+    planted = faulty.place(tuple(FAULT.of(one) for one in given), graph, machine.plan)
+    feeds = checked_inputs(graph, fed(graph, inputs).arrays)
     with together() as result:
         files = DeviceFiles(
             result, graph, Path(folder), storage.dtype, name=name, tree=tree, with_inputs=dump_mode == "all",

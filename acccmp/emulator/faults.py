@@ -78,7 +78,11 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault to plant on the original op `op`, or on the fused op that contains it; see `KINDS`."""
+    """A fault to plant on the original op `op`, or on the fused op that contains it; see `KINDS`.
+
+    >>> acccmp.Fault.parse("op=block2/conv2,kind=scale,factor=0.25")
+    Fault(op='block2/conv2', kind='scale', factor=0.25, seed=0)
+    """
 
     op: str
     kind: str

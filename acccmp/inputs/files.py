@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from acccmp.core import reading
 from acccmp.core.graph import Graph, TensorSpec, agrees, shape_text
 from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError, UnknownName
+from acccmp.models.load import MODEL
 from acccmp.plugins import need
 
 Array = NDArray[Any]
+Feed = ArrayLike | os.PathLike[str]  # an array, or the path of a file
+Inputs = Mapping[str, Feed] | Feed
 
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\x00", b"MM\x00*", b"RIFF")
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -37,22 +40,37 @@ class Feeds:
     notes: tuple[str, ...] = ()
 
 
-def read_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """Arrays for all of `graph.inputs`, from files or arrays; see `prepare`, which tells what it did as well."""
-    return prepare(graph, inputs).arrays
+def by_name(graph: Graph, inputs: Inputs) -> Mapping[str, Feed]:
+    """What was given, by the model's input names: as it is, or for its only input. InputError where it has others."""
+    if isinstance(inputs, Mapping):
+        return inputs
+    if len(graph.inputs) != 1:
+        raise InputError(f"{graph.name or 'the model'} has the inputs {', '.join(graph.inputs) or 'none'}: say which "
+                         "one this is, as {NAME: array or file}")
+    return {graph.inputs[0]: inputs}
 
 
-def prepare(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
-    """Arrays for all of `graph.inputs`, in their order. `inputs` maps their names to arrays or files.
+def read_inputs(model: Graph | reading.FilePath, inputs: Inputs) -> dict[str, Array]:
+    """Arrays for all inputs of a model (a Graph or a file), in their order, dtypes and shapes.
 
-    A file is npy, npz (its only member, or the one of the input's name), an image (pixel values 0 to 255 in the
-    input's axis order, not scaled, never resized), or raw bytes of the input's dtype and shape, one unknown size being
-    filled in from their number. Equal numbers of elements in another shape are reshaped with a note. dtypes change
-    only where every value survives.
+    `inputs` are arrays or files by the model's input names, or the only one. A file is npy, npz (its only member, or
+    the one of the input's name), an image (pixel values 0 to 255 in the input's axis order, not scaled, never resized),
+    or raw bytes of the input's dtype and shape, one unknown size being filled in from their number. Equal numbers of
+    elements in another shape are reshaped; dtypes change only where every value survives.
+
     Raises InputError (no such file, missing input, another dtype or size), UnknownName, FormatError (damaged file),
     MissingExtra (images need Pillow).
+
+    >>> image = acccmp.read_inputs("resnet.onnx", "inputs/image.npy")["image"]
+    >>> image.shape, image.dtype
+    ((4, 1, 8, 8), dtype('float32'))
     """
-    given = {_input_name(graph, name): value for name, value in inputs.items()}
+    return prepare(MODEL.of(model), inputs).arrays
+
+
+def prepare(graph: Graph, inputs: Inputs) -> Feeds:
+    """Arrays for all of `graph.inputs`, where each came from, and what was done to it; see `read_inputs`."""
+    given = {_input_name(graph, name): value for name, value in by_name(graph, inputs).items()}
     missing = [name for name in graph.inputs if name not in given]
     if missing:
         wanted = "; ".join(f"{name}: {told(graph.spec(name))}" for name in missing[:5])
@@ -73,6 +91,15 @@ def prepare(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
         notes += told_of_shape
     check_symbols(graph, out.arrays)
     return replace(out, notes=tuple(notes))
+
+
+def fed(graph: Graph, inputs: Inputs) -> Feeds:
+    """The same for a model that is run: files are read here, arrays are left to the runner, which may know more sizes
+    than the model declares."""
+    named = by_name(graph, inputs)
+    if any(isinstance(value, str | os.PathLike) for value in named.values()):
+        return prepare(graph, named)
+    return Feeds({name: np.asarray(value) for name, value in named.items()}, dict.fromkeys(named, "<array>"))
 
 
 def says_its_size(start: bytes, path: Path) -> bool:
@@ -275,13 +302,17 @@ def check_symbols(graph: Graph, feeds: Mapping[str, Array]) -> None:
 
 
 def random_inputs(
-    graph: Graph, seed: int = 0, shapes: Mapping[str, Sequence[int]] | None = None,
+    model: Graph | reading.FilePath, seed: int = 0, shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Array]:
-    """Seeded random arrays for all inputs: normal for floats, 0 to 255 for uint8, 0 or 1 for other integers.
+    """Seeded random arrays for all inputs of a model: normal for floats, 0 to 255 for uint8, 0 or 1 for other integers.
 
     Open sizes come from `shapes` (input name -> shape), else the first axis is 1, space is 64 and others are 16; sizes
     of one symbolic name are equal. Raises InputError for inputs whose rank or dtype is not known.
+
+    >>> acccmp.random_inputs("resnet.onnx", seed=1)["image"].shape
+    (1, 1, 8, 8)
     """
+    graph = MODEL.of(model)
     chance = np.random.default_rng(seed)
     out = {}
     symbols: dict[str, int] = {}

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from acccmp.comparison.compare import compare as compare_dumps
 from acccmp.comparison.judging import Thresholds
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
-from acccmp.core.tensor import DTYPES, TensorRef
+from acccmp.core.progress import Progress, no_progress
+from acccmp.core.reading import FilePath
+from acccmp.core.tensor import DTYPES, Array, TensorRef
 from acccmp.diagnosis.causes.hints import explained
 from acccmp.dumps.arrays import read_npy, sha256, sound
 from acccmp.dumps.read import read_dump
-from acccmp.errors import FormatError
+from acccmp.errors import FormatError, InputError
 from acccmp.jobs.compare import _floors, compare, stored_precision
 from acccmp.jobs.slice import Reference, self_test
-from acccmp.jobs.sources import Options, device_map_of, npu_dump_of
+from acccmp.jobs.sources import MAPPING, NPU, THRESHOLDS, workers
 from acccmp.mapping.compose import with_scales
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.laid_out import laid_out
 from acccmp.reports.pair import BAD
 from acccmp.reports.report import Report
-from acccmp.slicing.bundle import load, read_manifest
+from acccmp.slicing.bundle import Bundle, load, read_manifest
 from acccmp.slicing.cut import Slice
 from acccmp.slicing.manifest import Manifest, SelfTest
 
@@ -38,6 +40,10 @@ class SliceReports:
     self_test: SelfTest
     own: Report
     full: Report | None
+
+    def __repr__(self) -> str:
+        full = "" if self.full is None else f"; against the full model: {self.full}"
+        return f"SliceReports(device {self.device}, self-test {self.self_test.status}; own: {self.own}{full})"
 
     @property
     def device(self) -> str:
@@ -54,46 +60,74 @@ class SliceReports:
 
 
 def compare_slice(
-    folder: str | Path,
-    npu: Dump | str | Path,
+    folder: Bundle | FilePath,
+    npu: Dump | FilePath,
     *,
-    mapping: DeviceMap | Graph | str | Path | None = None,
-    thresholds: Thresholds | None = None,
-    options: Options | None = None,
+    mapping: DeviceMap | Graph | FilePath | None = None,
+    runner: str | None = None,
+    thresholds: Thresholds | FilePath | None = None,
+    valid: Sequence[str] = (),
+    min_coverage: float = 0.9,
+    strict: bool = False,
+    floor: bool = True,
+    flush_subnormals: bool | None = None,
+    run: str | None = None,
+    device: str | int | None = None,
+    npu_model: str | int | None = None,
+    step: str | int | None = None,
+    jobs: int | None = None,
+    progress: Progress = no_progress,
 ) -> SliceReports:
     """Judge what the device dumped for a slice: against the slice's own golden run (its own error), and against the
     full model's golden tensors.
 
-    Model, inputs and golden tensors come from the slice's manifest. The slice is fed with what the device was fed
-    with: the raw `.bin` inputs.
+    `folder` is what `Slice.save` (or `acccmp slice`) wrote: model, inputs and golden tensors come from its manifest.
+    The slice is fed with what the device was fed with: the raw `.bin` inputs. The other arguments are those of
+    `compare`, and so is what is raised.
+
+    >>> part = acccmp.slice_model("resnet.onnx", "block2/conv1", "block2/relu2", dump="npu_faulty",
+    ...                           mapping="mapping.json")
+    >>> handed_over = part.save("handover")
+    >>> judged = acccmp.compare_slice(handed_over, "npu_faulty", mapping="mapping.json")
+    >>> judged.device, judged.self_test.status
+    ('DIFFERS', 'passed')
+    >>> judged.own
+    Report(not passed: 7 drift, 2 match, 3 fused, 6 inserted; first bad block2/conv2block2/bn2:output:0)
     """
-    options = options or Options()
+    if isinstance(folder, Slice):
+        raise InputError("a Slice in memory has no raw inputs that a device could have been fed with: save it, and "
+                         "give what Slice.save gives back")
     (path, manifest), graph = read_manifest(folder), load(folder)
-    device = device_map_of(mapping)
-    npu_dump = laid_out(npu_dump_of(npu, options), device)
-    device = with_scales(device, npu_dump)
-    feeds = bundled_inputs(path, manifest, graph)
-    own = compare(graph, npu_dump, mapping=device, inputs=feeds or None, thresholds=thresholds, options=options)
+    mapped = MAPPING.maybe(mapping)
+    npu_dump = laid_out(NPU.of(npu, run=run, device=device, model=npu_model, step=step), mapped)
+    mapped, rules = with_scales(mapped, npu_dump), THRESHOLDS.maybe(thresholds)
+    own = compare(
+        graph, npu_dump, mapping=mapped, inputs=bundled_inputs(path, manifest, graph) or None, runner=runner,
+        thresholds=rules, valid=valid, min_coverage=min_coverage, strict=strict, floor=floor,
+        flush_subnormals=flush_subnormals, jobs=jobs, progress=progress,
+    )
     own = _of_slice(replace(own, subject={**own.subject, "golden": f"{path} (the slice alone)"}), manifest, graph)
     if not (path / "golden").is_dir():
         why = manifest.self_test.reason or manifest.self_test.status
         return SliceReports(SelfTest("skipped", f"the slice was written without golden tensors ({why})"), own, None)
     golden = _at_boundary(sound(read_dump(path / "golden")), manifest, graph)
-    full = explained(compare_dumps(
-        golden, npu_dump, mapping=device, model=graph, floors=_full_floors(graph, golden, npu_dump, manifest, options),
-        thresholds=thresholds, valid=options.valid, min_coverage=options.min_coverage, strict=options.strict,
-        executor=options.executor, progress=options.progress,
-        subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
-        notes=("against the full model: what this stretch inherited is part of the error",),
-    ))
-    return SliceReports(_self_test(golden, graph, options), own, _of_slice(full, manifest, graph))
+    floors = _full_floors(graph, golden, npu_dump, manifest, flush_subnormals) if floor else None
+    with workers(jobs) as executor:
+        full = explained(compare_dumps(
+            golden, npu_dump, mapping=mapped, model=graph, floors=floors, thresholds=rules, valid=valid,
+            min_coverage=min_coverage, strict=strict, executor=executor,
+            progress=progress,
+            subject={**own.subject, "golden": f"{path / 'golden'} (the full model)"},
+            notes=("against the full model: what this stretch inherited is part of the error",),
+        ))
+    return SliceReports(_self_test(golden, graph, runner), own, _of_slice(full, manifest, graph))
 
 
-def _self_test(golden: Dump, graph: Graph, options: Options) -> SelfTest:
+def _self_test(golden: Dump, graph: Graph, runner: str | None) -> SelfTest:
     """The self-test once more, of the files as they are now."""
     if golden.broken:
         return SelfTest("not runnable", f"{golden.broken[0].path}: {golden.broken[0].reason}")
-    return self_test(Slice(graph, graph, (), ()), Reference(golden), options.runner)
+    return self_test(Slice(graph, graph, (), ()), Reference(golden), runner)
 
 
 def _at_boundary(golden: Dump, manifest: Manifest, graph: Graph) -> Dump:
@@ -105,14 +139,12 @@ def _at_boundary(golden: Dump, manifest: Manifest, graph: Graph) -> Dump:
 
 
 def _full_floors(
-    graph: Graph, golden: Dump, npu: Dump, manifest: Manifest, options: Options,
+    graph: Graph, golden: Dump, npu: Dump, manifest: Manifest, flush_subnormals: bool | None,
 ) -> Mapping[Port, float] | None:
     """The floors of the full model's tensors, as the slice's folder has them; without those the slice's own, which
     know nothing of the rounding above."""
-    if not options.floor:
-        return None
     if not manifest.floors or manifest.precision != stored_precision(npu):
-        return _floors(graph, {}, golden, npu, options)[0]
+        return _floors(graph, {}, golden, npu, flush_subnormals)[0]
     return {**manifest.floors, **_boundary(manifest.floors, manifest, graph)}
 
 
@@ -138,10 +170,10 @@ def _of_slice(report: Report, manifest: Manifest, graph: Graph) -> Report:
     return replace(report, comparisons=tuple(rows))
 
 
-def bundled_inputs(folder: Path, manifest: Manifest, graph: Graph) -> dict[str, Any]:
+def bundled_inputs(folder: Path, manifest: Manifest, graph: Graph) -> dict[str, Array]:
     """The inputs of a written slice as arrays in the model's dtype: the `.bin` that the device is fed with, else the
     golden tensor at the boundary. Raises FormatError for files that were changed after the manifest was written."""
-    feeds: dict[str, Any] = {}
+    feeds: dict[str, Array] = {}
     for end in manifest.inputs:
         raw = end.bin if not end.is_quantised else None
         written = raw or end.npy or end.golden

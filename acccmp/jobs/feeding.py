@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from acccmp.core.dump import Dump, Port, flatten_name
 from acccmp.core.graph import Graph
+from acccmp.core.tensor import Array
 from acccmp.errors import AcccmpError, FormatError, InputError, SliceError
-from acccmp.inputs.files import Feeds, prepare
+from acccmp.inputs.files import Feeds, Inputs, by_name, prepare
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.names import by_names
 from acccmp.mapping.reading import dequantised, read_as
@@ -17,15 +18,15 @@ from acccmp.slicing.entrance import Entrance, find_entrance, misfit
 
 
 def _feeds(
-    graph: Graph, inputs: Mapping[str, Any] | None, npu: Dump, mapping: DeviceMap | None,
-) -> tuple[dict[str, Any], list[str]]:
-    if inputs:
+    graph: Graph, inputs: Inputs | None, npu: Dump, mapping: DeviceMap | None,
+) -> tuple[Mapping[str, Array], list[str]]:
+    if inputs is not None:
         fed = given_inputs(graph, inputs)
         return fed.arrays, list(fed.notes)
     return feeds_from_dump(graph, npu, mapping)
 
 
-def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
+def given_inputs(graph: Graph, inputs: Inputs) -> Feeds:
     """The arrays or files given for the model's inputs, read and checked, with what is to be said of them.
 
     Raises InputError; where a file does not fit, the error says what its bytes likely are.
@@ -35,7 +36,9 @@ def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
     except (InputError, FormatError) as error:
         from acccmp.inputs.preflight import check_inputs
 
-        files = {name: what for name, what in inputs.items() if isinstance(what, str | Path) and Path(what).is_file()}
+        named = by_name(graph, inputs).items()
+        files = {name: Path(what) for name, what in named if isinstance(what, str | os.PathLike)}
+        files = {name: path for name, path in files.items() if path.is_file()}
         try:
             bad = [fit for fit in check_inputs(graph, files) if not fit.fits and fit.found is not None]
         except AcccmpError:
@@ -46,14 +49,14 @@ def given_inputs(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
         raise InputError(f"--input {bad[0].name}={files.get(bad[0].name, '')} does not fit: {told}") from error
 
 
-def feeds_from_dump(graph: Graph, npu: Dump, mapping: DeviceMap | None = None) -> tuple[dict[str, Any], list[str]]:
+def feeds_from_dump(graph: Graph, npu: Dump, mapping: DeviceMap | None = None) -> tuple[dict[str, Array], list[str]]:
     """Arrays for the model's inputs, taken from the device's dump, and what is to be said about that.
 
     The dumped model inputs are taken, or what an Aipp op made of them (pre-processing compiled in), or else the inputs
     of the first ops. Raises InputError with advice when an input was not dumped.
     """
     device = (mapping or by_names(npu, graph)).beside(graph)
-    feeds: dict[str, Any] = {}
+    feeds: dict[str, Array] = {}
     sources: list[str] = []
     notes: list[str] = []
     missing: list[str] = []

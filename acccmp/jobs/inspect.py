@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph, Node, shape_text
 from acccmp.core.identify import identify
-from acccmp.core.reading import read_bytes
+from acccmp.core.names import is_like
+from acccmp.core.reading import FilePath, read_bytes
 from acccmp.core.writing import write_text
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
@@ -22,7 +22,7 @@ from acccmp.inputs.preflight import Fit, check_inputs, input_specs
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.models.device_graph import all_nodes
 from acccmp.models.facts import tensor_facts, weight_facts
-from acccmp.models.load import load
+from acccmp.models.load import STORED, load
 from acccmp.releases.baseline import read as read_baseline
 from acccmp.releases.history import runs
 from acccmp.reports.canvas import save_figure
@@ -33,15 +33,31 @@ from acccmp.slicing.bundle import read_manifest
 MOST_ROWS = 400  # ops of a dump that are listed one by one
 
 
-def describe(path: str | Path, weights: str | Path | None = None, **chosen: str | None) -> dict[str, Any]:
+def inspect(
+    path: FilePath, weights: FilePath | None = None, *, nodes: str | None = None, run: str | None = None,
+    device: str | int | None = None, model: str | int | None = None, step: str | int | None = None,
+) -> dict[str, Any]:
     """What lies at `path`, as JSON-able facts; `kind` says what it is.
 
-    `chosen` (run, device, model, step) picks one run of a dump tree. Raises InputError when nothing is there,
-    FormatError when it is damaged or of no known kind.
+    With `nodes` the names instead: every node whose name (or an output's) is like this pattern with `*` and `?`, or
+    has it as a part, in order of execution, with its tensors. `run`, `device`, `model` and `step` pick one run of a
+    dump tree. Sizes are in bytes. Raises InputError when nothing is there, or no node of such a name, FormatError when
+    it is damaged or of no known kind.
+
+    >>> facts = acccmp.inspect("resnet.onnx")
+    >>> facts["kind"], facts["nodes"], facts["inputs"][0]["shape"]
+    ('onnx', 31, ['batch', 1, 8, 8])
+    >>> [node["name"] for node in acccmp.inspect("resnet.onnx", nodes="block2/conv")["nodes"]]
+    ['block2/conv1', 'block2/conv2']
     """
+    def dump() -> Dump:
+        return read_dump(path, run=run, device=device, model=model, step=step)
+
+    if nodes is not None:
+        return _nodes(path, nodes, weights, dump)
     kind = identify(path).kind
     if kind.role == "dump":
-        return {"kind": "dump", "path": str(path), "format": kind.words, **dump_facts(read_dump(path, **chosen))}
+        return {"kind": "dump", "path": str(path), "format": kind.words, **dump_facts(dump())}
     facts = kind.function("describe")(path) if kind.describe else graph_facts(load(path, weights))
     return {"kind": kind.name, "path": str(path), **facts}
 
@@ -64,20 +80,18 @@ def plain_keys(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def describe_nodes(
-    path: str | Path, pattern: str = "*", weights: str | Path | None = None, **chosen: str | None,
+def _nodes(
+    path: FilePath, pattern: str, weights: FilePath | None, dump: Callable[[], Dump],
 ) -> dict[str, Any]:
-    """The names at `path`, as JSON-able facts: every node, or op of a dump, in order of execution, with its tensors
-    (for a dump: its ports) and what it stands for in the original where that is written. `pattern` (with `*` and `?`,
-    else a part of the name) keeps those where it fits the node's name or one of its outputs'."""
+    """The names at `path`: every node, or op of a dump, with its tensors (for a dump: its ports) and what it stands for
+    in the original where that is written."""
     kind = identify(path).kind
     if kind.role == "dump":
-        rows = _dumped_nodes(read_dump(path, **chosen))
+        rows = _dumped_nodes(dump())
     else:
         rows = [_node_facts(graph, node) for graph in [load(path, weights)] for node in all_nodes(graph)]
-    wanted = pattern if set("*?[") & set(pattern) else f"*{pattern}*"
     kept = [row for row in rows if any(
-        fnmatchcase(name, wanted) for name in (row["name"], *(tensor["name"] for tensor in row["outputs"]))
+        is_like(name, pattern) for name in (row["name"], *(tensor["name"] for tensor in row["outputs"]))
     )]
     if not kept:
         raise InputError(f"{path}: none of its {len(rows)} nodes has a name like {pattern!r}" if rows else
@@ -171,7 +185,7 @@ def dump_facts(dump: Dump) -> dict[str, Any]:
     }
 
 
-def slice_facts(path: str | Path) -> dict[str, Any]:
+def slice_facts(path: FilePath) -> dict[str, Any]:
     folder, manifest = read_manifest(path)
     told = manifest.as_json()
     test, device = manifest.self_test, manifest.device
@@ -215,15 +229,26 @@ def history_facts(path: str | Path) -> dict[str, Any]:
     }
 
 
-def fits(path: str | Path, given: Mapping[str, str], weights: str | Path | None = None) -> tuple[Fit, ...]:
-    """Do these files (by input name; "" stands for the only input) fit the model at `path`? See `preflight`."""
-    graph = load(path, weights)
-    if "" in given:
+def fits(
+    model: Graph | FilePath, given: FilePath | Mapping[str, FilePath], weights: FilePath | None = None,
+) -> tuple[Fit, ...]:
+    """Do these files (by input name, or for the only input) fit a model, a compiled one too? One answer for each.
+
+    An answer has `fits`, and in `lines` what was wanted and found and how the bytes could be read otherwise. Raises
+    UnknownName for an input that the model does not have, InputError when the one that is meant is not clear.
+
+    >>> answer, = acccmp.fits("resnet.onnx", "inputs/image.npy")
+    >>> answer.name, answer.fits
+    ('image', True)
+    """
+    graph, path = STORED.of(model, weights=weights), model
+    files = {name: str(file) for name, file in (given if isinstance(given, Mapping) else {"": given}).items()}
+    if "" in files:
         names = [spec.name for spec in input_specs(graph)]
         if len(names) != 1:
             raise InputError(f"{path} has the inputs {', '.join(names) or 'none'}: write --input NAME=FILE")
-        given = {names[0]: given[""], **{name: file for name, file in given.items() if name}}
-    return check_inputs(graph, given)
+        files = {names[0]: files[""], **{name: file for name, file in files.items() if name}}
+    return check_inputs(graph, files)
 
 
 def fit_facts(fit: Fit) -> dict[str, Any]:
@@ -237,17 +262,20 @@ def fit_facts(fit: Fit) -> dict[str, Any]:
 # -- drawing -----------------------------------------------------------------------------------------------------
 
 
-def draw(path: str | Path, target: str | Path, weights: str | Path | None = None) -> Path:
-    """Draw the graph of a model file into a .dot, .svg, .png or .pdf file.
+def draw(model: Graph | FilePath, target: FilePath, weights: FilePath | None = None) -> Path:
+    """Draw the graph of a model into a .dot, .svg, .png or .pdf file; returns that.
 
-    Raises InputError for other endings and for files without a graph.
+    Raises InputError for other endings and for files without a graph, MissingExtra without matplotlib.
+
+    >>> acccmp.draw("resnet.onnx", "resnet.dot").read_text().splitlines()[0]
+    'digraph "resnet" {'
     """
     out = Path(target)
     if out.suffix not in (".dot", ".svg", ".png", ".pdf"):
         raise InputError(f"--graph {target}: wanted a name that ends in .dot, .svg, .png or .pdf")
-    graph = load(path, weights)
+    graph = STORED.of(model, weights=weights)
     if not graph.nodes:
-        raise InputError(f"{path}: holds no graph to draw")
+        raise InputError(f"{model}: holds no graph to draw")
     if out.suffix == ".dot":
         write_text(out, "\n".join(dot_lines(graph)) + "\n")
         return out

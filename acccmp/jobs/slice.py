@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,14 @@ from acccmp.comparison.judging import FIXED, Thresholds
 from acccmp.core.distance import distance
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
-from acccmp.core.identify import identify
+from acccmp.core.reading import FilePath
 from acccmp.core.tensor import Array, DType, TensorRef
 from acccmp.diagnosis.causes.hints import with_hint
-from acccmp.dumps.arrays import sound
-from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError, MissingExtra, RunError, SliceError
-from acccmp.inputs.files import random_inputs
+from acccmp.inputs.files import Inputs, by_name, fed, random_inputs
 from acccmp.jobs.compare import _floors, stored_precision
 from acccmp.jobs.feeding import feeds_from_dump, given_inputs
-from acccmp.jobs.sources import Options, device_map_of, load_original, npu_dump_of
+from acccmp.jobs.sources import DUMPED, GOLDEN, MAPPING
 from acccmp.mapping.belongs import check_belongs
 from acccmp.mapping.compose import with_scales
 from acccmp.mapping.device_map import DeviceMap
@@ -33,10 +30,11 @@ from acccmp.mapping.laid_out import laid_out
 from acccmp.mapping.names import by_names
 from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Quantisation
+from acccmp.models.load import MODEL
 from acccmp.reports.pair import Pair, Verdict
-from acccmp.reports.report import Comparison
+from acccmp.reports.report import Comparison, Report
 from acccmp.runners.pieces import LARGE, run_lean, weight_bytes
-from acccmp.runners.run import run
+from acccmp.runners.run import run as run_model
 from acccmp.runners.runner import needed
 from acccmp.slicing.bundle import Bundle, Proof, save_slice
 from acccmp.slicing.cut import Slice, cut
@@ -46,52 +44,91 @@ from acccmp.slicing.manifest import DeviceSide, SelfTest
 
 
 def slice_model(
-    graph: Graph | str | Path,
+    model: Graph | FilePath,
     start: str | Sequence[str] = (),
     end: str | Sequence[str] = (),
     *,
-    dump: Dump | str | Path | None = None,
-    mapping: DeviceMap | Graph | str | Path | None = None,
-    golden: Dump | str | Path | None = None,
-    weights: str | Path | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    options: Options | None = None,
-    **cutting: Any,
+    dump: Dump | FilePath | None = None,
+    mapping: DeviceMap | Graph | FilePath | None = None,
+    golden: Dump | FilePath | None = None,
+    weights: FilePath | None = None,
+    inputs: Inputs | None = None,
+    around: str | None = None,
+    radius: int = 1,
+    widen: bool = False,
+    exact: bool = False,
+    all_outputs: bool = False,
+    run: str | None = None,
+    device: str | int | None = None,
+    npu_model: str | int | None = None,
+    step: str | int | None = None,
 ) -> Slice:
     """Cut `start`..`end` out of a model, with the tensors that the device dumped at its boundary.
 
-    Arguments may be nouns or paths. `cutting` goes to `acccmp.slicing.cut.cut` (`around`, `radius`, `widen`, `exact`,
-    `all_outputs`). With `golden` the slice also holds what it should give. `inputs` (arrays or files by name) stand for
-    model inputs that the dump does not hold. Raises what `cut` raises, and MappingError
-    when mapping or dump belong to another model.
+    - `model`: the original; `weights`: its caffemodel. `start` and `end`: names of nodes, tensors, ports or device ops,
+      one or several; or `around` one node, everything within `radius` steps.
+    - `dump`: what the device dumped; of a tree of runs `run`, `device`, `npu_model` and `step` choose one. `inputs`
+      (arrays or files) stand for model inputs that it does not hold. `widen`: where an input of the slice was not
+      dumped, begin at the next tensors that were.
+    - `mapping`: the device model. A stretch that begins or ends inside a fused op grows to its border; `exact` refuses.
+    - `golden`: a golden dump of the full model; the slice then holds what it should give.
+    - `all_outputs`: every tensor that leaves is an output, not only those of the end nodes.
+
+    Raises UnknownName, InputError (no path from start to end), SliceError (tensors that were not dumped, by name) and
+    MappingError when mapping or dump belong to another model.
+
+    >>> part = acccmp.slice_model("resnet.onnx", "block2/conv1", "block2/relu2", dump="npu_faulty",
+    ...                           mapping="mapping.json", golden="golden")
+    >>> part
+    Slice(7 nodes of resnet, block2/conv1 to block2/relu2, fed with 2 dumped tensors)
+    >>> part.run()["block2/relu2:output:0"].numpy().shape
+    (4, 24, 4, 4)
     """
-    graph = load_original(graph, weights) if isinstance(graph, str | Path) else graph
-    device = device_map_of(mapping)
-    npu = laid_out(npu_dump_of(dump, options or Options(), "--dump"), device) if dump is not None else None
-    device = with_scales(device, npu) if npu is not None else device
+    graph, mapped = MODEL.of(model, weights=weights), MAPPING.maybe(mapping)
+    npu = DUMPED.maybe(dump, run=run, device=device, model=npu_model, step=step)
+    if npu is not None:
+        npu = laid_out(npu, mapped)
+        mapped = with_scales(mapped, npu)
     belongs = ""
-    if npu is not None or device is not None:
-        device = device or by_names(npu or Dump({}), graph)
-        belongs = check_belongs(device, graph, npu)
-    fed = {name: TensorRef.of(array) for name, array in given_inputs(graph, inputs).arrays.items()} if inputs else None
-    part = cut(graph, start, end, dump=npu, mapping=device, fed=fed, **cutting)
+    if npu is not None or mapped is not None:
+        mapped = mapped or by_names(npu or Dump({}), graph)
+        belongs = check_belongs(mapped, graph, npu)
+    given = None if inputs is None else {
+        name: TensorRef.of(one) for name, one in given_inputs(graph, inputs).arrays.items()
+    }
+    part = cut(
+        graph, start, end, around=around, radius=radius, dump=npu, mapping=mapped, fed=given, widen=widen, exact=exact,
+        all_outputs=all_outputs,
+    )
     if golden is not None:
-        kept = _golden_dump(golden)
+        kept = GOLDEN.of(golden)
         ports = {graph.producer(t) or Port(t, "output", 0) for t in (*part.graph.outputs, *part.graph.inputs)}
         part = replace(part, golden=replace(kept, refs={p: kept[p] for p in sorted(ports) if p in kept}))
     return replace(part, log=(*graph.notes, *([belongs] if belongs else []), *part.log))
 
 
-def run_slice(
-    part: Slice, inputs: Mapping[str, Any] | None = None, *, runner: str | None = None,
-    wanted: Sequence[str] | None = None,
-) -> Dump:
-    """Run a slice alone on this machine, fed with `inputs` (tensor name -> array), else with its dumped inputs.
+def slice_report(
+    report: Report, start: Comparison | str | Sequence[str] = (), end: Comparison | str | Sequence[str] = (), *,
+    around: str | None = None, radius: int = 1, widen: bool = False, exact: bool = False, all_outputs: bool = False,
+) -> Slice:
+    """What `Report.slice` does."""
+    of = report.source
+    if of is None or of.model is None:
+        why = "was made without the original model" if of is not None else "was read from a file, which has no model"
+        raise InputError(f"the report {why}: acccmp.slice_model(MODEL, start, end, dump=NPU, mapping=...) cuts it")
+    end = start if end == () else end
+    names = [at.port.node if isinstance(at, Comparison) else at for at in (start, end)]
+    return slice_model(
+        of.model, *names, dump=of.npu, mapping=of.mapping, golden=of.golden if of.golden.kind == "golden" else None,
+        around=around, radius=radius, widen=widen, exact=exact, all_outputs=all_outputs,
+    )
 
-    `wanted` are the tensors to keep, all by default. Raises InputError naming inputs that are missing, and RunError
-    when the slice cannot run.
-    """
-    feeds = dict(inputs or {})
+
+def run_slice(
+    part: Slice, inputs: Inputs | None = None, *, runner: str | None = None, wanted: Sequence[str] | None = None,
+) -> Dump:
+    """What `Slice.run` does; only the tensors `wanted` are kept, all by default."""
+    feeds = dict(by_name(part.graph, inputs)) if inputs is not None else {}
     for tensor in part.graph.inputs:
         if tensor in feeds:
             continue
@@ -100,8 +137,8 @@ def run_slice(
             raise InputError(f"the slice has nothing to feed {tensor} with; give inputs={{{tensor!r}: array}}")
         feeds[tensor] = array
     if wanted is None:
-        return run(part.graph, feeds, runner=runner)
-    return run_lean(part.graph, feeds, runner=runner, wanted=wanted)
+        return run_model(part.graph, feeds, runner=runner)
+    return run_lean(part.graph, fed(part.graph, feeds).arrays, runner=runner, wanted=wanted)
 
 
 # -- proving and writing ------------------------------------------------------------------------------------------
@@ -114,16 +151,16 @@ class Reference:
 
     golden: Dump
     source: str = ""
-    feeds: Mapping[str, Any] = field(default_factory=dict)
+    feeds: Mapping[str, Array] = field(default_factory=dict)
     reason: str = ""
 
 
 def export_slice(
     part: Slice,
-    folder: str | Path | None = None,
+    folder: FilePath | None = None,
     *,
-    golden: Dump | str | Path | None = None,
-    inputs: Mapping[str, Any] | None = None,
+    golden: Dump | FilePath | None = None,
+    inputs: Inputs | None = None,
     seed: int = 0,
     dtype: str = "float16",
     zip: bool = False,
@@ -137,7 +174,7 @@ def export_slice(
     the dump, else on seeded random inputs; the manifest says which. With `check` the self-test runs before.
     """
     reference = Reference(Dump({}, kind="golden"))
-    if check or golden is not None or inputs:
+    if check or golden is not None or inputs is not None:
         reference = golden_for(part, golden, inputs, seed, runner)
     precision, floors = full_floors(part, reference) if check else ("", {})
     proof = Proof(
@@ -150,8 +187,8 @@ def export_slice(
 
 def golden_for(
     part: Slice,
-    golden: Dump | str | Path | None = None,
-    inputs: Mapping[str, Any] | None = None,
+    golden: Dump | FilePath | None = None,
+    inputs: Inputs | None = None,
     seed: int = 0,
     runner: str | None = None,
 ) -> Reference:
@@ -160,7 +197,7 @@ def golden_for(
     tensors = [*part.graph.inputs, *(tensor for node in moving for tensor in node.outputs if tensor)]
     ports = {_port(part.whole, tensor): None for tensor in tensors}
     if golden is not None:
-        given = _golden_dump(golden)
+        given = GOLDEN.of(golden)
         mine = _only(given, ports)
         if not len(mine):
             raise InputError(
@@ -170,7 +207,7 @@ def golden_for(
         fed = {tensor: _port(part.whole, tensor) for tensor in part.whole.inputs}
         feeds = {tensor: given[port].numpy() for tensor, port in fed.items() if port in given}
         return Reference(mine, f"the golden dump {given.path}", feeds)
-    if inputs:
+    if inputs is not None:
         feeds, source = given_inputs(part.whole, inputs).arrays, "the given inputs"
     else:
         feeds, source = _any_feeds(part, seed)
@@ -184,25 +221,12 @@ def _port(graph: Graph, tensor: str) -> Port:
     return graph.producer(tensor) or Port(tensor, "output", 0)
 
 
-def _golden_dump(golden: Dump | str | Path) -> Dump:
-    """Golden tensors from a folder, its files checked against its manifest."""
-    if isinstance(golden, Dump):
-        return golden
-    found = identify(golden)
-    if found.kind.role != "dump":
-        raise InputError(f"{golden} is {found.words}, but --golden must be a golden dump; `acccmp run` makes one")
-    dump = sound(read_dump(golden))
-    if dump.kind != "golden":
-        raise InputError(f"{golden} is a device dump, but --golden must be of the original model; --dump takes this")
-    return dump
-
-
 def _only(dump: Dump, ports: Mapping[Port, None]) -> Dump:
     """The part of a dump that holds these ports, under their true names."""
     return replace(dump, refs={port: dump[port] for port in ports if port in dump}, flat_names=False)
 
 
-def _any_feeds(part: Slice, seed: int) -> tuple[dict[str, Any], str]:
+def _any_feeds(part: Slice, seed: int) -> tuple[dict[str, Array], str]:
     if part.dump is not None:
         try:
             feeds, _ = feeds_from_dump(part.whole, part.dump, part.mapping)
@@ -283,9 +307,9 @@ def device_side(part: Slice, golden: Dump, runner: str | None = None) -> DeviceS
     reason, floors = "", dict[Port, float]()
     given = Dump({}, kind="golden")
     try:
-        feeds = {tensor: part.fed_with(tensor) for tensor in part.graph.inputs}
+        feeds = {tensor: array for tensor in part.graph.inputs if (array := part.fed_with(tensor)) is not None}
         given = run_slice(part, feeds, runner=runner, wanted=part.graph.outputs)
-        floors = _floors(part.graph, feeds, given, part.dump, Options())[0] or {}
+        floors = _floors(part.graph, feeds, given, part.dump)[0] or {}
     except (RunError, MissingExtra) as error:
         reason = str(error)
     rows = tuple(_device_row(part, port, given, floors, reason) for port in ports)
@@ -342,5 +366,5 @@ def full_floors(part: Slice, reference: Reference) -> tuple[str, dict[Port, floa
     if any(tensor not in reference.feeds for tensor in above.inputs):
         return "", {}
     feeds = {tensor: reference.feeds[tensor] for tensor in above.inputs}
-    floors = _floors(above, feeds, reference.golden, part.dump, Options())[0] or {}
+    floors = _floors(above, feeds, reference.golden, part.dump)[0] or {}
     return precision, {port: floor for port, floor in floors.items() if port in reference.golden}

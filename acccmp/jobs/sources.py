@@ -1,81 +1,72 @@
-"""What was given to a job: a model, a dump, a device model; by its bytes, never by its name."""
+"""What a job is given: a noun, or a path that becomes one by its bytes, never by its name. A row each."""
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 
+from acccmp.comparison.judging import Thresholds
 from acccmp.core.dump import Dump
 from acccmp.core.graph import Graph
-from acccmp.core.identify import identify
-from acccmp.core.progress import Progress, no_progress
+from acccmp.core.nouns import Noun
+from acccmp.core.reading import FilePath
+from acccmp.dumps.arrays import sound
 from acccmp.dumps.read import read_dump
 from acccmp.errors import InputError
 from acccmp.mapping.device_map import DeviceMap
-from acccmp.models.load import load
+from acccmp.models.load import MODEL, load
+from acccmp.releases.baseline import Baseline, read
 
 
-@dataclass(frozen=True)
-class Options:
-    """Which run of a dump is taken, and how the comparison is judged. The defaults are those of the command line.
-
-    `floor`: emulate the NPU's storage to know each tensor's precision floor; `flush_subnormals`: of a chip that turns
-    subnormal numbers into 0 (None: as its dump shows).
-    """
-
-    run: str | None = None
-    device: str | None = None
-    npu_model: str | None = None
-    step: str | None = None
-    valid: tuple[str, ...] = ()
-    min_coverage: float = 0.9
-    strict: bool = False
-    floor: bool = True
-    flush_subnormals: bool | None = None
-    runner: str | None = None
-    executor: Executor | None = field(default=None, repr=False)
-    progress: Progress = field(default=no_progress, repr=False)
+def _golden_folder(path: FilePath) -> Dump:
+    """Golden tensors from a folder, its files checked against its manifest."""
+    dump = sound(read_dump(path))
+    if dump.kind != "golden":
+        raise InputError(f"{path} is a device dump, but --golden must be of the original model; --dump takes this")
+    return dump
 
 
-def npu_dump_of(npu: Dump | str | Path, options: Options, role: str = "NPU") -> Dump:
-    if isinstance(npu, Dump):
-        return npu
-    found = identify(npu)
-    if found.kind.role != "dump":
-        advice = ""
-        if found.kind.role == "device":
-            advice = "; --mapping takes this file"
-        elif role == "NPU":
-            advice = "; the order is GOLDEN NPU"
-        raise InputError(f"{npu} is {found.words}, but {role} must be what the device dumped{advice}")
-    return read_dump(
-        npu, run=options.run, device=options.device, model=options.npu_model, step=options.step,
-    )
+NPU = Noun(
+    Dump, read_dump, ("dump",), ", but NPU must be what the device dumped; the order is GOLDEN NPU",
+    {"device": ", but NPU must be what the device dumped; --mapping takes this file"},
+)
+ORIGINAL = replace(
+    MODEL, takes=("original",), otherwise=", where the original model or a golden dump is wanted", instead={
+        "device": ", which cannot run here; GOLDEN is the original model or a golden dump, --mapping takes this file",
+        "slice": ": `acccmp compare` judges what a device gave for it (in Python: acccmp.compare_slice)",
+    },
+)
+DUMPED = replace(
+    NPU, otherwise=", but --dump must be what the device dumped",
+    instead={"device": ", but --dump must be what the device dumped; --mapping takes this file"},
+)
+GOLDEN = Noun(
+    Dump, _golden_folder, ("dump",), ", but --golden must be a golden dump; `acccmp run` makes one",
+)
+MAPPING = Noun(
+    DeviceMap, lambda path: DeviceMap(load(path)), ("device",),
+    ", but --mapping wants the device's model: the .om, its JSON (atc --mode=1) or ge_*_Build.pbtxt",
+    made_from={Graph: DeviceMap},
+)
+THRESHOLDS = Noun(Thresholds, Thresholds.named)
+BASELINE = Noun(Baseline, read)
 
 
-def load_original(path: str | Path, weights: str | Path | None = None) -> Graph:
-    """Load a model that can be run or cut here. Raises InputError for compiled models and for dumps."""
-    found = identify(path)
-    if found.kind.role == "device":
-        raise InputError(
-            f"{path} is {found.words}, which cannot run here; MODEL is the original, --mapping takes this file"
-        )
-    if found.kind.role in ("dump", "slice"):
-        raise InputError(f"{path} is {found.words}; MODEL is the file of the original model")
-    return load(path, weights)
-
-
-def device_map_of(mapping: DeviceMap | Graph | str | Path | None) -> DeviceMap | None:
-    """A mapping as a noun: from the device's model, loaded or as a file."""
-    if mapping is None or isinstance(mapping, DeviceMap):
-        return mapping
-    if isinstance(mapping, Graph):
-        return DeviceMap(mapping)
-    found = identify(mapping)
-    if found.kind.role != "device":
-        raise InputError(
-            f"{mapping} is {found.words}, but --mapping wants the device's model: the .om, its JSON "
-            "(atc --mode=1) or ge_*_Build.pbtxt"
-        )
-    return DeviceMap(load(mapping))
+@contextmanager
+def workers(jobs: int | None) -> Iterator[Executor | None]:
+    """Threads to work with: `jobs` of them, by default one for each of up to four CPUs; None for one."""
+    count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
+    if count < 1:
+        raise InputError(f"jobs={jobs}: a number of threads from 1 is wanted")
+    if count == 1:
+        yield None
+        return
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            yield pool
+        except BaseException:  # Ctrl-C does not wait for what has not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

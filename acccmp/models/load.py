@@ -7,6 +7,7 @@ from pathlib import Path
 
 from acccmp.core.graph import Graph
 from acccmp.core.identify import identify
+from acccmp.core.nouns import Noun
 from acccmp.errors import InputError
 
 
@@ -16,6 +17,9 @@ def load(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = 
 
     Raises InputError when nothing is there or it is no model (a dump, an array), and FormatError when it is damaged
     or of no known kind.
+
+    >>> acccmp.load("resnet.onnx")
+    Graph('resnet', onnx, 31 nodes, inputs ['image'], outputs ['prob_output'])
     """
     path = Path(path)
     found = identify(path)
@@ -31,6 +35,14 @@ def load(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = 
             f"{weights}: is {given.words}, where the weights of {path.name} ({found.kind.words}) are wanted"
         )
     return _checked(found.kind.function("load")(path, weights))
+
+
+STORED = Noun(Graph, load)  # whatever a Graph can be made of
+# A model that can be run or cut here.
+MODEL = Noun(
+    Graph, load, ("original", "parts"), "; MODEL is the file of the original model",
+    {"device": ", which cannot run here; MODEL is the original, --mapping takes this file"},
+)
 
 
 def _checked(graph: object) -> Graph:

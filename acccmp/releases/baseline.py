@@ -97,13 +97,13 @@ def text_of(baseline: Baseline) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(baseline: Baseline, path: str | Path) -> None:
+def write(baseline: Baseline, path: reading.FilePath) -> None:
     """Write it whole or not at all, on the disk before it takes the place of the old one."""
     with replacing(Path(path), durable=True) as file:
         file.write(text_of(baseline).encode("ascii"))
 
 
-def read(path: str | Path) -> Baseline:
+def read(path: reading.FilePath) -> Baseline:
     """The baseline in a file. Raises InputError when it is missing or of another schema, FormatError (with the line)
     when it is damaged; both say how to make a new one."""
     again = f"make a new one: acccmp check GOLDEN NPU --baseline {path} --update"

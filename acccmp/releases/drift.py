@@ -29,9 +29,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acccmp.core.reading import FilePath
 from acccmp.errors import InputError, UnknownName
-from acccmp.releases.baseline import _RANK, Baseline, Entry, entries_of
+from acccmp.releases.baseline import _RANK, Baseline, Entry, entries_of, lines_changed, write
 from acccmp.releases.sketch import SKETCH_ROWS, _short
+from acccmp.reports import ci
 from acccmp.reports.pair import Verdict
 from acccmp.reports.report import Comparison, Report
 
@@ -105,7 +107,14 @@ class Spread:
 class Check:
     """Reports judged against a baseline: `drifts` fail, `bad` are ports beyond their limits that nobody accepted (or
     that got worse since), `accepted` those beyond their limits that somebody did, `accepted_now` what this check was to
-    accept."""
+    accept.
+
+    >>> checked = acccmp.check(acccmp.compare("resnet.onnx", "npu", mapping="mapping.json"))
+    >>> checked
+    Check(passed: 0 drifted or worse, 55 unchanged, 0 improved)
+    >>> checked.to_markdown().splitlines()[0]
+    '...'
+    """
 
     reports: Mapping[str, Report] = field(repr=False)
     baseline: Baseline | None = field(repr=False)
@@ -115,6 +124,36 @@ class Check:
     unchanged: int = 0
     method: str = ""
     accepted_now: tuple[str, ...] = ()
+    model: str = ""
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.drifts)} drifted or worse, {self.unchanged} unchanged, {len(self.improvements)} improved"
+        return f"Check({'passed' if self.passed else 'not passed'}: {counts})"
+
+    def save_baseline(self, path: FilePath, *, accepted_only: bool = False) -> str:
+        """Write this result (or only the ports that were accepted now) as the new baseline, whole or not at all; what
+        changed in the file, in words. Cases that were not run this time are kept."""
+        new = with_accepted(self) if accepted_only else updated(self, self.model)
+        write(new, path)
+        changed, added, removed = lines_changed(self.baseline, new)
+        how = "written" if self.baseline is None else "rewritten"
+        return f"{path} was {how}: {changed} lines changed, {added} new, {removed} gone"
+
+    def to_junit(self) -> str:
+        """JUnit XML of all cases, for a pipeline."""
+        return ci.junit(self.reports, self._changes)
+
+    def to_sarif(self) -> str:
+        """SARIF 2.1.0 of all cases, for code scanning."""
+        return ci.sarif(self.reports, self._changes)
+
+    def to_markdown(self) -> str:
+        """A summary for a pull request's comment."""
+        return ci.markdown(self.reports, self._changes)
+
+    @property
+    def _changes(self) -> ci.Changes:
+        return ci.Changes(self.drifts, self.improvements, self.unchanged, self.accepted)
 
     @property
     def drifts(self) -> tuple[Change, ...]:
@@ -235,7 +274,7 @@ def check(
     accepted = sorted({str(row.port) for _, row in beyond if str(row.port) in excused})
     touched = {(change.port, change.case) for change in changes}
     unchanged = sum(1 for port, case in now if (port, case) not in touched and (port, "") not in touched)
-    return Check(dict(reports), baseline, changes, bad, tuple(accepted), unchanged, method, accept)
+    return Check(dict(reports), baseline, changes, bad, tuple(accepted), unchanged, method, accept, model)
 
 
 def _port_named(reports: Mapping[str, Report], name: str) -> str:

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from acccmp.core.names import named
-from acccmp.core.reading import refusal
+from acccmp.core.reading import FilePath, refusal
 from acccmp.errors import FormatError, InputError
 from acccmp.reports import safe
 from acccmp.reports.report import Comparison, Report, names_of
+from acccmp.reports.report_json import reports_of
 
 WAIT_SECONDS = 60.0
 
@@ -78,7 +79,7 @@ class Point:
 
 
 @contextmanager
-def _open(path: str | Path, create: bool = False) -> Iterator[sqlite3.Connection]:
+def _open(path: FilePath, create: bool = False) -> Iterator[sqlite3.Connection]:
     """The database, its schema brought up to date; changes are kept only when the block ends well."""
     file = Path(path)
     there = os.path.lexists(file)
@@ -122,7 +123,7 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _migrate(connection: sqlite3.Connection, path: str | Path, writes: bool) -> None:
+def _migrate(connection: sqlite3.Connection, path: FilePath, writes: bool) -> None:
     version = _version(connection)
     owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -157,12 +158,21 @@ def _schema_of(version: int) -> tuple[Any, ...]:
 
 
 def add(
-    path: str | Path, reports: Mapping[str, Report], *, release: str, model: str = "", made: datetime | None = None,
+    path: FilePath, reports: Report | FilePath | Mapping[str, Report | FilePath], *, release: str, model: str = "",
+    made: datetime | None = None,
 ) -> tuple[int, ...]:
-    """Keep reports (by case) as one release; all of them or none. The ids of the runs.
+    """Keep reports as one release; all of them or none. The ids of the runs.
 
-    Raises InputError for an empty release name, FormatError when the file is no history of ours.
+    `reports` is one, or several by the name of their case (one input each), as `Report`s or as their report.json.
+    `model` is by default their own, `made` now. Raises InputError for an empty release name, FormatError when the file
+    is no history of ours.
+
+    >>> report = acccmp.compare("golden", "npu", mapping="mapping.json")
+    >>> acccmp.history.add("drift.db", report, release="2026.11")
+    (1,)
     """
+    reports = reports_of(reports)
+    model = model or next((report.subject["model"] for report in reports.values() if "model" in report.subject), "")
     if not release.strip():
         raise InputError("--release: a name for this release is wanted, such as 2026.11")
     when = (made or datetime.now(UTC)).isoformat(timespec="seconds")
@@ -208,8 +218,12 @@ def _real(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def runs(path: str | Path) -> tuple[Run, ...]:
-    """All runs, oldest first."""
+def runs(path: FilePath) -> tuple[Run, ...]:
+    """All runs, oldest first. Raises InputError when there is no history, FormatError when the file is none of ours.
+
+    >>> [run.release for run in acccmp.history.runs("drift.db")]
+    ['2026.11']
+    """
     with _open(path) as connection:
         rows = connection.execute(
             "SELECT id, made, release, case_name, model, npu, passed, coverage FROM runs ORDER BY made, id"
@@ -221,9 +235,14 @@ def runs(path: str | Path) -> tuple[Run, ...]:
     return tuple(found)
 
 
-def series(path: str | Path, port: str) -> tuple[Point, ...]:
+def series(path: FilePath, port: str) -> tuple[Point, ...]:
     """One port over all runs, oldest first, jumps marked. `port` may also be the device op's name, or that of an
-    original (node or port) that it stands for. Raises UnknownName, and InputError for a name of several ports."""
+    original (node or port) that it stands for. Errors, limits and floors are relative Euclidean distances. Raises
+    UnknownName, and InputError for a name of several ports.
+
+    >>> [(point.run.release, point.verdict, point.jumped) for point in acccmp.history.series("drift.db", "fc")]
+    [('2026.11', 'match', False)]
+    """
     known = {run.id: run for run in runs(path)}
     with _open(path) as connection:
         found = _port_named(connection, _storable(port), path)
@@ -231,7 +250,7 @@ def series(path: str | Path, port: str) -> tuple[Point, ...]:
     return _points(known, rows, path)
 
 
-def _port_named(connection: sqlite3.Connection, name: str, path: str | Path) -> str:
+def _port_named(connection: sqlite3.Connection, name: str, path: FilePath) -> str:
     if connection.execute("SELECT 1 FROM ports WHERE port = ? LIMIT 1", (name,)).fetchone():
         return name
     others: dict[str, dict[str, None]] = {}
@@ -247,7 +266,7 @@ def _port_named(connection: sqlite3.Connection, name: str, path: str | Path) -> 
 _COLUMNS = "port, run, verdict, error, error_limit, floor"
 
 
-def _points(known: Mapping[int, Run], rows: Sequence[tuple[Any, ...]], path: str | Path) -> tuple[Point, ...]:
+def _points(known: Mapping[int, Run], rows: Sequence[tuple[Any, ...]], path: FilePath) -> tuple[Point, ...]:
     """Rows of one port as points, oldest first, jumps marked. A run that was added since `known` was read is left
     out."""
     points = [
@@ -261,14 +280,14 @@ def _points(known: Mapping[int, Run], rows: Sequence[tuple[Any, ...]], path: str
     return tuple(replace(point, jumped=mark) for point, mark in zip(points, marks, strict=True))
 
 
-def _number(value: object, path: str | Path) -> float:
+def _number(value: object, path: FilePath) -> float:
     """A number of the file, whatever else was put in its place."""
     if not isinstance(value, int | float | None):
         raise FormatError(f"{path}: has {str(value)[:40]!r} where a number should be: somebody changed the file")
     return math.nan if value is None else float(value)
 
 
-def _text(value: object, path: str | Path) -> str:
+def _text(value: object, path: FilePath) -> str:
     if not isinstance(value, str):
         raise FormatError(f"{path}: has {str(value)[:40]!r} where a text should be: somebody changed the file")
     return value
@@ -301,8 +320,12 @@ def _is_jump(past: Sequence[float], error: float, factor: float, spread: float) 
     return above > math.log(factor) and above > spread * deviation
 
 
-def latest_jumps(path: str | Path) -> tuple[Point, ...]:
-    """Points of the newest release (all its cases) that jumped, worst first."""
+def latest_jumps(path: FilePath) -> tuple[Point, ...]:
+    """Points of the newest release (all its cases) that jumped, worst first. Raises as `runs`.
+
+    >>> acccmp.history.latest_jumps("drift.db")
+    ()
+    """
     listed = runs(path)
     if not listed:
         return ()
@@ -318,8 +341,13 @@ def latest_jumps(path: str | Path) -> tuple[Point, ...]:
     return tuple(sorted(found, key=lambda point: -point.error))
 
 
-def to_csv(path: str | Path) -> str:
-    """Everything, one line per port and run. Names that a spreadsheet would take for formulas get a leading quote."""
+def to_csv(path: FilePath) -> str:
+    """Everything, one line per port and run. Names that a spreadsheet would take for formulas get a leading quote.
+    Raises as `runs`.
+
+    >>> acccmp.history.to_csv("drift.db").splitlines()[0]
+    'made,release,case,model,port,verdict,error,limit,floor,passed'
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["made", "release", "case", "model", "port", "verdict", "error", "limit", "floor", "passed"])

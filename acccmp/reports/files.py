@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from acccmp.core.reading import FilePath
 from acccmp.core.writing import write_texts
 from acccmp.reports import html, markdown, report_csv, report_json
 from acccmp.reports.report import Report
 
 
-def write_report(report: Report, folder: str | Path) -> list[Path]:
+def write_report(report: Report, folder: FilePath) -> list[Path]:
     """Write report.csv, .json, .md and .html into a folder."""
     out = Path(folder)
     forms = {

@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from acccmp.core.graph import Graph, shape_text
+from acccmp.core.reading import FilePath
 from acccmp.plugins import need
 from acccmp.reports import safe
 from acccmp.reports.canvas import GREY, INK, canvas
 from acccmp.reports.legend import LOOKS
 from acccmp.reports.pair import JUDGED, Verdict
 from acccmp.reports.report import Comparison, Report
+from acccmp.reports.report_json import REPORT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +26,8 @@ HIGH, WIDE = 0.82, 2.1  # inches that a box and its edge take
 
 
 def plot_graph(
-    graph: Graph, report: Report | None = None, ax: Axes | None = None, *, around: str | None = None, radius: int = 3,
+    graph: Graph, report: Report | FilePath | None = None, ax: Axes | None = None, *, around: str | None = None,
+    radius: int = 3,
 ) -> Figure:
     """The network drawn in layers by depth, shapes on the edges, verdicts of `report` by shape and colour.
 
@@ -32,6 +35,7 @@ def plot_graph(
     drawn around the report's first bad layer, or whole, as dots in columns, when there is none. Constants are left
     out. Raises UnknownName, and MissingExtra without matplotlib.
     """
+    report = REPORT.maybe(report)
     verdicts = _verdicts(graph, report) if report is not None else {}
     hidden = graph.constants if graph.inputs else frozenset()
     names = [node.name for node in graph.nodes if node.name not in hidden]

@@ -148,6 +148,11 @@ def _row(row: Comparison) -> Sequence[str]:
     )
 
 
+def table_of(rows: Iterable[Comparison]) -> str:
+    """Rows of a report as a table."""
+    return table(_ROW_HEAD, map(_row, rows), _ROW_CLASSES)
+
+
 def verdict_html(verdict: Verdict) -> str:
     """The verdict's mark in its colour, and its name in the colour of text, so that it is legible on any ground."""
     mark = _mark(verdict, 0, 0, 4.6)
@@ -157,7 +162,7 @@ def verdict_html(verdict: Verdict) -> str:
 def _worst(report: Report, n: int) -> str:
     rows = summary.worst(report, n)
     title = summary.worst_title(report, len(rows)).capitalize()
-    return _section(title, table(_ROW_HEAD, map(_row, rows), _ROW_CLASSES)) if rows else ""
+    return _section(title, table_of(rows)) if rows else ""
 
 
 def _counts(report: Report) -> str:
@@ -176,8 +181,7 @@ def _all_rows(report: Report) -> str:
     if not rows:
         return ""
     cut = f", the first {MOST_ROWS} of them here and all in the CSV" if len(rows) > MOST_ROWS else ""
-    inside = table(_ROW_HEAD, map(_row, rows[:MOST_ROWS]), _ROW_CLASSES)
-    return details(f"every port in order of execution ({len(rows)}{cut})", inside)
+    return details(f"every port in order of execution ({len(rows)}{cut})", table_of(rows[:MOST_ROWS]))
 
 
 def _legend() -> str:

@@ -59,7 +59,11 @@ class Pairing:
 
 
 class Verdict(StrEnum):
-    """What became of one port; where several apply, the first in this order (design, section 5)."""
+    """What became of one port; where several apply, the first in this order.
+
+    >>> acccmp.Verdict("drift") is acccmp.Verdict.DRIFT
+    True
+    """
 
     UNREADABLE = "unreadable"
     DTYPE = "dtype"

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsIndex, overload
 
-from acccmp.core.dump import Port
-from acccmp.core.names import named
+from acccmp.core.dump import Dump, Port
+from acccmp.core.graph import Graph
+from acccmp.core.names import is_like, named
+from acccmp.core.reading import FilePath
 from acccmp.core.tensor import TensorRef
 from acccmp.errors import UnknownName
+from acccmp.plugins import find
+from acccmp.reports import safe
 from acccmp.reports.pair import BAD, FATAL, JUDGED, LISTED, UNDUE, Pair, Verdict
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from acccmp.mapping.device_map import DeviceMap
+    from acccmp.slicing.cut import Slice
 
 SCHEMA = "acccmp.report/1"  # version of the JSON that `tables.to_json` writes
 
@@ -30,6 +39,12 @@ class Comparison:
     (`NanNpu`, ...); a metric that could not be computed is absent or NaN. `error` is what is judged, `limit` what it is
     judged against. `hint` is what its numbers look like beside golden's. The pair's fields that views show can be asked
     for here, too.
+
+    >>> row = acccmp.compare("golden", "npu_faulty", mapping="mapping.json")["block2/conv2"]
+    >>> row
+    Comparison(block2/conv2block2/bn2:output:0, drift, error 0.75, limit 0.00395)
+    >>> row.verdict, row.originals, row.hint
+    (<Verdict.DRIFT: 'drift'>, ('block2/conv2', 'block2/bn2'), "the NPU's is golden x 0.2499, to within its limit")
     """
 
     pair: Pair
@@ -42,6 +57,14 @@ class Comparison:
     max_error_index: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     hint: str = ""
+
+    def __repr__(self) -> str:
+        port, _, verdict, error, limit, says = _cells(self)
+        numbers = f"error {error}, limit {limit}" if error != "-" else says
+        return f"Comparison({', '.join(filter(None, (port, verdict, numbers)))})"
+
+    def _repr_html_(self) -> str:
+        return Rows((self,))._repr_html_()
 
     @property
     def told(self) -> str:
@@ -127,35 +150,129 @@ def names_of(row: Comparison) -> tuple[tuple[str, ...], ...]:
     return port, op, golden, row.originals, ()
 
 
+_HEAD = ("port", "type", "verdict", "error", "limit", "says")
+MOST_SHOWN = 20  # rows that `repr` prints
+
+
+def _cells(row: Comparison) -> tuple[str, ...]:
+    """A row as short texts, under `_HEAD`; the reason where it says more than the numbers."""
+    error, limit = ("-" if math.isnan(value) else f"{value:.3g}" for value in (row.error, row.limit))
+    says = safe.visible(row.hint or (row.reason if error == "-" else ""), None)
+    says = says if len(says) <= 60 else f"{says[:59]}…"
+    return safe.short(row.port, 70), safe.short(row.op_type, 20), str(row.verdict), error, limit, says
+
+
+class Rows(tuple[Comparison, ...]):
+    """Comparisons as a tuple that prints as a table, in a terminal and in a notebook; a part of it is one again.
+
+    >>> acccmp.compare("golden", "npu_faulty", mapping="mapping.json").filter("drift", name="block2/")
+    port                             type    verdict  error  limit    says
+    block2/conv2block2/bn2:output:0  Conv2D  drift    0.75   0.00395  the NPU's is golden x 0.2499, to within its limit
+    ...
+    """
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> Comparison: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Rows: ...
+
+    def __getitem__(self, at: SupportsIndex | slice) -> Comparison | Rows:
+        return Rows(super().__getitem__(at)) if isinstance(at, slice) else super().__getitem__(at)
+
+    def __repr__(self) -> str:
+        if not self:
+            return "no rows"
+        lines = [_HEAD, *(_cells(row) for row in super().__getitem__(slice(MOST_SHOWN)))]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        told = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        return "\n".join([*told, *([f"... and {len(self) - MOST_SHOWN} more"] if len(self) > MOST_SHOWN else [])])
+
+    def _repr_html_(self) -> str:
+        return str(find("notebook", "Rows")(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a report was made from, as nouns; what there was none of is None."""
+
+    model: Graph | None
+    golden: Dump
+    npu: Dump
+    mapping: DeviceMap | None
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """The comparisons in execution order, and what was compared.
 
     `subject` says what: keys `golden`, `npu`, `mapping`, `model`, `thresholds`, `acccmp`, ... (texts only).
-    `notes` are said once for the whole report. `extra_failures` are reasons to fail that belong to no port.
+    `notes` are said once for the whole report. `extra_failures` are reasons to fail that belong to no port. `source` is
+    None for a report that was read from a file.
+
+    >>> report = acccmp.compare("resnet.onnx", "npu_faulty", mapping="mapping.json")
+    >>> report.passed, report.exit_code, report.coverage
+    (False, 1, 1.0)
+    >>> report.first_bad
+    Comparison(block2/conv2block2/bn2:output:0, drift, error 0.75, limit 0.00395)
+    >>> report.slice(report.first_bad)
+    Slice(2 nodes of resnet, block2/conv2 to block2/bn2, fed with 1 dumped tensors)
+    >>> len(report), sum(row.is_bad for row in report), len(report.to_frame())
+    (85, 31, 85)
     """
 
-    comparisons: tuple[Comparison, ...] = field(repr=False)
+    comparisons: Sequence[Comparison]
     subject: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     min_coverage: float = 0.9
     strict: bool = False
     extra_failures: tuple[str, ...] = ()
+    source: Source | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "comparisons", Rows(self.comparisons))
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items()) or "no ports"
+        first = f"; first bad {safe.short(self.first_bad.port, 70)}" if self.first_bad is not None else ""
+        return f"Report({'passed' if self.exit_code == 0 else 'not passed'}: {counts}{first})"
 
     def __len__(self) -> int:
         return len(self.comparisons)
 
-    def __getitem__(self, name: Port | str) -> Comparison:
-        """The first comparison that `find` gives. KeyError if there is none."""
-        try:
-            return self.find(name)[0]
-        except UnknownName:
-            raise KeyError(name) from None
+    def __iter__(self) -> Iterator[Comparison]:
+        return iter(self.comparisons)
 
-    def find(self, name: Port | str) -> tuple[Comparison, ...]:
+    def __getitem__(self, name: Port | str) -> Comparison:
+        """The first comparison that `find` gives. Raises UnknownName (a KeyError, with close matches)."""
+        return self.find(name)[0]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(dict.fromkeys(name for table in self._by_name for name in table))
+
+    def find(self, name: Port | str) -> Rows:
         """What a name from any screen stands for: a port; else the outputs of a device op, or those that stand for an
         output port or a node of the original. Raises UnknownName."""
-        return named(str(name), self._by_name, "port, op or node", "the report", "report.csv lists the ports")
+        return Rows(named(str(name), self._by_name, "port, op or node", "the report", "report.csv lists the ports"))
+
+    def filter(
+        self, verdict: Verdict | str | Collection[str] | None = None, *, op_type: str = "", name: str = "",
+    ) -> Rows:
+        """The rows of this verdict (or of one of several), of this type of op, of this name, in order of execution.
+
+        `op_type` and `name` are patterns with `*` and `?`; without them they are a part of what is looked for. A row
+        answers to its port, its device op, the original's port and nodes. Raises UnknownName for a verdict that is
+        none.
+        """
+        wanted = set(Verdict if verdict is None else (verdict,) if isinstance(verdict, str) else verdict)
+        for one in wanted - set(Verdict):
+            raise UnknownName("verdict", one, Verdict, "acccmp", f"there are {', '.join(Verdict)}")
+        return Rows(
+            row for row in self if row.verdict in wanted and is_like(row.op_type, op_type)
+            and any(is_like(one, name) for names in names_of(row) for one in names)
+        )
 
     @cached_property
     def _by_name(self) -> tuple[Mapping[str, tuple[Comparison, ...]], ...]:
@@ -167,8 +284,8 @@ class Report:
         return tables
 
     @cached_property
-    def judged(self) -> tuple[Comparison, ...]:
-        return tuple(row for row in self.comparisons if row.is_judged)
+    def judged(self) -> Rows:
+        return Rows(row for row in self if row.is_judged)
 
     @cached_property
     def counts(self) -> Mapping[Verdict, int]:
@@ -177,9 +294,9 @@ class Report:
         return {verdict: found[verdict] for verdict in Verdict if found[verdict]}
 
     @cached_property
-    def outputs(self) -> tuple[Comparison, ...]:
+    def outputs(self) -> Rows:
         """The comparisons that stand for the model's outputs."""
-        return tuple(row for row in self.comparisons if row.is_output)
+        return Rows(row for row in self if row.is_output)
 
     @property
     def coverage(self) -> float:
@@ -242,50 +359,67 @@ class Report:
         return min(bad, key=lambda row: (row.order, row.port.side == "input"), default=None)
 
     @property
-    def warnings(self) -> tuple[Comparison, ...]:
+    def warnings(self) -> Rows:
         """Inner ports that are bad although the report passes."""
-        return tuple(row for row in self.judged if row.is_bad) if self.passed else ()
+        return Rows(row for row in self.judged if row.is_bad and self.passed)
 
-    def worst(self, n: int = 10) -> tuple[Comparison, ...]:
+    def worst(self, n: int = 10) -> Rows:
         """The `n` judged ports furthest beyond their limits, worst first; matching ones follow by error/limit."""
-        return tuple(sorted(self.judged, key=lambda row: (-row.badness, row.order))[:n])
+        return Rows(sorted(self.judged, key=lambda row: (-row.badness, row.order))[:n])
 
-    # -- views, bound lazily -------------------------------------------------------------------------------------
+    # -- views and what follows, bound lazily --------------------------------------------------------------------
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per port, typed columns, verdicts as a category; see `acccmp.reports.report_csv.to_frame`."""
-        from acccmp.plugins import find
-
         frame: pandas.DataFrame = find("methods", "Report.to_frame")(self)
         return frame
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write report.csv, .json, .md and .html into this folder; see `acccmp.reports.files.write_report`."""
-        from acccmp.plugins import find
+    def to_csv(self) -> str:
+        """The vendor's table with our columns behind it; see `acccmp.reports.report_csv.to_csv`."""
+        text: str = find("methods", "Report.to_csv")(self)
+        return text
 
+    def to_json(self) -> str:
+        """All of it but the tensors, which are told by where they are; `acccmp.read_report` reads it."""
+        text: str = find("methods", "Report.to_json")(self)
+        return text
+
+    def save(self, folder: FilePath) -> list[Path]:
+        """Write report.csv, .json, .md and .html into this folder; see `acccmp.reports.files.write_report`."""
         written: list[Path] = find("methods", "Report.save")(self, folder)
         return written
 
-    def plot(self, metric: str = "error", **options: Any) -> Any:
+    def slice(
+        self, start: Comparison | str | Sequence[str] = (), end: Comparison | str | Sequence[str] = (), *,
+        around: str | None = None, radius: int = 1, widen: bool = False, exact: bool = False, all_outputs: bool = False,
+    ) -> Slice:
+        """`acccmp.slice_model` with this report's own model, dumps and mapping. A row stands for its op; without an
+        `end` the part is what `start` alone stands for.
+
+        Raises InputError for a report that was read from a file or compared without a model, and what `slice_model`
+        raises.
+        """
+        part: Slice = find("methods", "Report.slice")(
+            self, start, end, around=around, radius=radius, widen=widen, exact=exact, all_outputs=all_outputs,
+        )
+        return part
+
+    def plot(
+        self, metric: str = "error", ax: Axes | None = None, *, labels: int = 6, title: str | None = None,
+    ) -> Figure:
         """The metric against execution order; see `acccmp.reports.plots.plot_report`."""
-        from acccmp.plugins import find
+        figure: Figure = find("methods", "Report.plot")(self, metric, ax, labels=labels, title=title)
+        return figure
 
-        return find("methods", "Report.plot")(self, metric, **options)
+    def plot_layer(self, name: Port | str, ax: Axes | None = None, *, worst: int = 8) -> Figure:
+        """One tensor under the microscope; see `acccmp.reports.layer_plot.plot_layer`."""
+        figure: Figure = find("methods", "Report.plot_layer")(self, str(name), ax, worst=worst)
+        return figure
 
-    def plot_layer(self, name: str, **options: Any) -> Any:
-        """One tensor under the microscope; see `acccmp.reports.plots.plot_layer`."""
-        from acccmp.plugins import find
-
-        return find("methods", "Report.plot_layer")(self, name, **options)
-
-    def plot_heatmap(self, port: str, **options: Any) -> Any:
-        """Where in the picture the error is; see `acccmp.reports.plots.plot_heatmap`."""
-        from acccmp.plugins import find
-
-        return find("methods", "Report.plot_heatmap")(self, port, **options)
+    def plot_heatmap(self, port: Port | str, ax: Axes | None = None) -> Figure:
+        """Where in the picture the error is; see `acccmp.reports.layer_plot.plot_heatmap`."""
+        figure: Figure = find("methods", "Report.plot_heatmap")(self, str(port), ax)
+        return figure
 
     def _repr_html_(self) -> str:
-        from acccmp.plugins import find
-
         return str(find("notebook", "Report")(self))
-

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from acccmp.core.dump import Port
-from acccmp.core.reading import parse_json
+from acccmp.core.nouns import Noun
+from acccmp.core.reading import FilePath, parse_json, read_bytes
 from acccmp.core.tensor import DTYPES, ConvertedRef, DequantisedRef, TensorRef, TurnedRef
 from acccmp.errors import FormatError
 from acccmp.reports.pair import Pair, Verdict
@@ -96,6 +98,30 @@ def _stored_ref(ref: TensorRef | None) -> dict[str, Any] | None:
         "original_layout": ref.original_layout, "groups": ref.groups, "fortran": ref.fortran,
         **converted,
     }
+
+
+def read_report(path: FilePath) -> Report:
+    """The report that `Report.save` (or `acccmp compare -o`) wrote: its report.json, or the folder that holds it.
+
+    Everything comes back but the tensors in memory (those of a model that was run, not of a golden folder): asked for,
+    they are a FormatError; those in files are read where the report says, as long as they are there. `slice` wants a
+    report that was compared here. Raises FormatError for a file that is no report, or one of another version.
+
+    >>> written = acccmp.compare("golden", "npu", mapping="mapping.json").save("report")
+    >>> acccmp.read_report("report/report.json")
+    Report(passed: 55 match, 12 fused, 18 inserted)
+    """
+    file = Path(path)
+    file = file / "report.json" if file.is_dir() else file
+    return from_json(read_bytes(file, MOST_BYTES), file)
+
+
+REPORT = Noun(Report, read_report)
+
+
+def reports_of(given: Report | FilePath | Mapping[str, Report | FilePath]) -> dict[str, Report]:
+    """Reports by their case (one input each); a single one is the case `default`."""
+    return {case: REPORT.of(one) for case, one in (given if isinstance(given, Mapping) else {"default": given}).items()}
 
 
 def from_json(text: str | bytes, where: object = "report") -> Report:

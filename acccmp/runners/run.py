@@ -21,8 +21,9 @@ from acccmp.core.tensor import TensorRef, dtype_of
 from acccmp.core.writing import remove, write_text
 from acccmp.dumps import arrays
 from acccmp.errors import FormatError, InputError
-from acccmp.inputs.files import Feeds, prepare
+from acccmp.inputs.files import Feeds, Inputs, fed
 from acccmp.kinds import all_kinds
+from acccmp.models.load import MODEL
 from acccmp.runners.runner import Captured, Runner, find_runner
 
 # In a golden folder while it is being written: what the run is of, so that a run that died is gone on with.
@@ -42,15 +43,24 @@ def default_runner(graph: Graph) -> str:
 
 
 def run(
-    graph: Graph, inputs: Mapping[str, Any], *, runner: str | None = None, wanted: Collection[str] | None = None,
+    model: Graph | reading.FilePath, inputs: Inputs, *, weights: reading.FilePath | None = None,
+    runner: str | None = None, wanted: Collection[str] | None = None,
 ) -> Dump:
     """Run a model and keep the tensors `wanted` (None: all) in memory, as a golden Dump in the order of execution.
 
-    `inputs` maps input names to arrays or files. `runner` is a row of the runners' table, by default that of the
-    format; "command:TEMPLATE" calls a program (see `acccmp.runners.command`).
-    Raises InputError, MissingExtra, RunError.
+    `model` is a Graph or a file, `weights` the caffemodel of a prototxt. `inputs` are arrays or files by the model's
+    input names, or the only one (see `read_inputs`). `runner` is a row of the runners' table, by default that of the
+    format; "command:TEMPLATE" calls a program (see `acccmp.runners.command`). Tensors have the dtypes that the model
+    gives them, and its layout. Raises InputError, MissingExtra, RunError.
+
+    >>> golden = acccmp.run("resnet.onnx", "inputs/image.npy")
+    >>> golden
+    Dump(32 tensors of 32 ops)
+    >>> golden["prob:output:0"].numpy().argmax(axis=1)
+    array([2, 0, 4, 9])
     """
-    feeds = _feeds(graph, inputs)
+    graph = MODEL.of(model, weights=weights)
+    feeds = fed(graph, inputs)
     captured = runner_for(graph, runner).run(graph, feeds.arrays, wanted)
     return _dump(graph, captured, feeds)
 
@@ -65,14 +75,6 @@ def _dump(graph: Graph, captured: Captured, feeds: Feeds) -> Dump:
             skipped=dict(captured.skipped),
         ),
     )
-
-
-def _feeds(graph: Graph, inputs: Mapping[str, Any]) -> Feeds:
-    """Files are read here; arrays are left to the runner, which may know more sizes than the model declares."""
-    if any(isinstance(value, str | os.PathLike) for value in inputs.values()):
-        return prepare(graph, inputs)
-    feeds = {name: np.asarray(value) for name, value in inputs.items()}
-    return Feeds(feeds, dict.fromkeys(feeds, "<array>"))
 
 
 def runner_for(graph: Graph, runner: str | None = None) -> Runner:
@@ -97,19 +99,23 @@ def _layout(graph: Graph, port: Port, array: NDArray[Any]) -> str:
 
 
 def golden_run(
-    graph: Graph, inputs: Mapping[str, Any], folder: str | os.PathLike[str], *, runner: str | None = None,
-    wanted: Collection[str] | None = None, overwrite: bool = False, time_us: int | None = None,
-    progress: Progress = no_progress,
+    model: Graph | reading.FilePath, inputs: Inputs, folder: reading.FilePath, *,
+    weights: reading.FilePath | None = None, runner: str | None = None, wanted: Collection[str] | None = None,
+    overwrite: bool = False, time_us: int | None = None, progress: Progress = no_progress,
 ) -> Dump:
-    """Run a model and write every tensor as a golden folder with a manifest; returns it as a Dump.
+    """`run`, with every tensor written as an npy file into a golden folder with a manifest; returns it as a Dump.
 
     A folder that holds this very run (same model by its bytes, inputs, runner and version) is used as it is when all
     hashes match; tensors that are missing or damaged are made again under their old names, and so is a run that died
     half-way. A folder that holds anything else is an InputError, unless `overwrite` removes the tensors of the other
-    run. `time_us` is the time stamp of the file names (now by default).
+    run. `time_us` is the time stamp of the file names (microseconds since 1970; now by default). Raises InputError,
+    MissingExtra, RunError.
+
+    >>> acccmp.golden_run("resnet.onnx", "inputs/image.npy", "my_golden")
+    Dump(32 tensors of 32 ops from my_golden)
     """
-    folder = Path(folder)
-    feeds = _feeds(graph, inputs)
+    graph, folder = MODEL.of(model, weights=weights), Path(folder)
+    feeds = fed(graph, inputs)
     about = _about(graph, feeds, runner or default_runner(graph), wanted)
     stamp, again = time_us, ""
     if folder.exists() and not folder.is_dir():

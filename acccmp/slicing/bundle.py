@@ -58,6 +58,9 @@ class Bundle:
     manifest: Manifest = field(repr=False)
     zip: Path | None = None
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def exit_code(self) -> int:
         """0 proven, 1 its self-test does not hold, 3 written but not proven."""
@@ -96,7 +99,7 @@ def file_name(order: int, name: str) -> str:
 
 def save_slice(
     part: Slice,
-    folder: str | Path | None = None,
+    folder: reading.FilePath | None = None,
     *,
     dtype: str = "float16",
     zip: bool = False,
@@ -123,7 +126,7 @@ def save_slice(
     return Bundle(target, manifest, packed)
 
 
-def read_manifest(folder: str | Path) -> tuple[Path, Manifest]:
+def read_manifest(folder: reading.FilePath) -> tuple[Path, Manifest]:
     """The folder of a slice (given itself, or the folder that holds its newest `dump_result_*`) and its manifest.
 
     Raises InputError when there is none, FormatError when it is damaged.
@@ -140,7 +143,7 @@ def read_manifest(folder: str | Path) -> tuple[Path, Manifest]:
     raise InputError(f"{folder}: holds no slice (no manifest.json of {SCHEMA}); `acccmp slice` writes one")
 
 
-def load(folder: str | Path) -> Graph:
+def load(folder: reading.FilePath) -> Graph:
     """The sub-model in the folder of a slice. Raises InputError when there is none, FormatError when it is damaged."""
     path, manifest = read_manifest(folder)
     return _loaded([path / Path(written.file).name for written in manifest.slice.files])

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from acccmp.core.dump import Dump, Port
 from acccmp.core.graph import Graph
+from acccmp.core.reading import FilePath
 from acccmp.core.tensor import Array, TensorRef
 from acccmp.errors import InputError, SliceError
+from acccmp.inputs.files import Inputs
 from acccmp.mapping.device_map import DeviceMap
 from acccmp.mapping.names import by_names
 from acccmp.mapping.reading import dequantised
 from acccmp.mapping.trace import Quantisation
 from acccmp.models.tensorflow_write import loop_around, refuse_ends_inside_loops, whole_control_flow
+from acccmp.plugins import find
 from acccmp.slicing.entrance import Entrance, find_entrance
+
+if TYPE_CHECKING:
+    from acccmp.slicing.bundle import Bundle
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +34,13 @@ class Slice:
     no dump was given. `taken_from` says at which device port each was dumped, `quantisation` how its numbers are to be
     read where they are quantised. `golden` and `npu` hold the expected outputs of the part in the same way, as far as
     known. `log` tells in order what was snapped, widened and taken from where; `device_ops` are the device ops inside.
+
+    >>> part = acccmp.slice_model("resnet.onnx", "block2/conv1", "block2/relu2")
+    >>> part
+    Slice(7 nodes of resnet, block2/conv1 to block2/relu2, without dumped inputs)
+    >>> bundle = part.save("cut_out")
+    >>> bundle.manifest.self_test.status
+    'passed'
     """
 
     graph: Graph
@@ -61,23 +75,40 @@ class Slice:
             return None
         return dequantised(self.inputs[port], self.graph.spec(tensor), self.quantisation.get(port))[0]
 
-    def run(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> Dump:
-        """Run the part on this machine, fed with `inputs` (tensor name -> array), else with its dumped inputs."""
-        from acccmp.plugins import find
+    def __repr__(self) -> str:
+        ends = " to ".join(", ".join(names) for names in (self.start, self.end) if names) or "the whole"
+        fed = f"fed with {len(self.inputs)} dumped tensors" if len(self.inputs) else "without dumped inputs"
+        return f"Slice({len(self.graph)} nodes of {self.whole.name}, {ends}, {fed})"
 
-        ran: Dump = find("methods", "Slice.run")(self, inputs, **options)
+    def run(
+        self, inputs: Inputs | None = None, *, runner: str | None = None, wanted: Sequence[str] | None = None,
+    ) -> Dump:
+        """Run the part on this machine, fed with `inputs` (arrays or files by tensor name), else with the dumped ones.
+
+        `wanted` are the tensors to keep, all by default. Raises InputError naming inputs that are missing, and RunError
+        when the part cannot run.
+        """
+        ran: Dump = find("methods", "Slice.run")(self, inputs, runner=runner, wanted=wanted)
         return ran
 
-    def save(self, folder: Any = None, **options: Any) -> Any:
-        """Check the part against the whole model, and write it with its inputs and what it should give; see
-        `acccmp.jobs.slice.export_slice`."""
-        from acccmp.plugins import find
+    def save(
+        self, folder: FilePath | None = None, *, golden: Dump | FilePath | None = None, inputs: Inputs | None = None,
+        seed: int = 0, dtype: str = "float16", zip: bool = False, check: bool = True, runner: str | None = None,
+        when: datetime | None = None,
+    ) -> Bundle:
+        """Check the part against the whole model, and write it with its inputs and what it should give into
+        `folder/dump_result_<time>/` (in the current folder without one); see `acccmp.jobs.slice.export_slice`.
 
-        return find("methods", "Slice.save")(self, folder, **options)
+        `dtype` is what the raw `.bin` inputs are stored as. Raises InputError for a folder that cannot be written and
+        FormatError for a dumped tensor that cannot be read; nothing is left behind then.
+        """
+        written: Bundle = find("methods", "Slice.save")(
+            self, folder, golden=golden, inputs=inputs, seed=seed, dtype=dtype, zip=zip, check=check, runner=runner,
+            when=when,
+        )
+        return written
 
     def _repr_html_(self) -> str:
-        from acccmp.plugins import find
-
         return str(find("notebook", "Slice")(self))
 
 

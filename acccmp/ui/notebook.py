@@ -15,7 +15,7 @@ from acccmp.core.dump import Dump
 from acccmp.core.graph import Graph, shape_text
 from acccmp.core.tensor import TensorRef
 from acccmp.reports import html, safe
-from acccmp.reports.report import Report
+from acccmp.reports.report import Comparison, Report
 
 MOST_ROWS = 200  # of a folded table
 MOST_STATISTICS = 1 << 22  # elements of an array in memory that are looked at for its range
@@ -24,6 +24,11 @@ MOST_STATISTICS = 1 << 22  # elements of an array in memory that are looked at f
 def report_html(report: Report) -> str:
     """Headline, error by depth, the first bad layer and the worst ten; the rest is folded."""
     return html.fragment(report)
+
+
+def rows_html(rows: Sequence[Comparison]) -> str:
+    """Rows of a report as a table, cut after 200."""
+    return f'<div class="acccmp"><style>{html.STYLE}</style>{html.table_of(rows[:MOST_ROWS])}{_cut(len(rows))}</div>'
 
 
 def graph_html(graph: Graph) -> str:
@@ -118,6 +123,10 @@ def tensor_html(ref: TensorRef) -> str:
 
 def _card(title: str, parts: Iterable[str]) -> str:
     return f'<div class="acccmp"><style>{html.STYLE}</style><h2>{safe.html(title)}</h2>{"".join(parts)}</div>'
+
+
+def _cut(count: int) -> str:
+    return f'<p class="dim">the first {MOST_ROWS} of {count} rows</p>' if count > MOST_ROWS else ""
 
 
 def _title(what: str, count: int) -> str:

@@ -34,7 +34,7 @@ def size(count: float) -> str:
 
 
 def screen(facts: Mapping[str, Any], fits: Sequence[Fit] = ()) -> Group:
-    """The facts of `acccmp.jobs.inspect.describe`, on one screen; lists are cut, with what was left out said."""
+    """The facts of `acccmp.inspect`, on one screen; lists are cut, with what was left out said."""
     parts: list[Any] = [_title(facts)]
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="bold", no_wrap=True)
@@ -56,7 +56,7 @@ def screen(facts: Mapping[str, Any], fits: Sequence[Fit] = ()) -> Group:
 
 
 def node_lines(facts: Mapping[str, Any]) -> list[str]:
-    """The facts of `acccmp.jobs.inspect.describe_nodes`: a line for each node, however wide: names can be copied."""
+    """The facts of `acccmp.inspect(..., nodes=PATTERN)`: a line for each node, however wide: names can be copied."""
     nodes = facts["nodes"]
     wide = min(48, max(len(node["name"]) for node in nodes))
     typed = min(20, max(len(node["type"]) for node in nodes))
