@@ -8,6 +8,8 @@ import importlib
 import inspect
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,23 +17,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import with_path
 
 import acccmp
 from acccmp.cli import cli
 
 NOUNS = (
-    "Check", "Comparison", "DeviceMap", "Dump", "Fault", "Graph", "Node", "Port", "Report", "Rows", "Slice",
-    "TensorRef", "TensorSpec", "Thresholds", "Verdict",
+    "Check", "Comparison", "DeviceMap", "Dump", "Fault", "Graph", "Layout", "Metric", "Node", "Port", "Report", "Rows",
+    "Slice", "TensorRef", "TensorSpec", "Thresholds", "Verdict",
 )
 ERRORS = (
     "AcccmpError", "FormatError", "InputError", "LayoutError", "MappingError", "MissingExtra", "RunError", "SliceError",
     "UnknownName",
 )
 FUNCTIONS = (
+    "add_layout", "add_metric",
     "check", "compare", "compare_slice", "compare_weights", "convert", "draw", "emulate", "fits", "golden_run",
     "inspect", "load", "plot_series", "random_inputs", "read_dump", "read_inputs", "read_report", "run", "slice_model",
 )
-MODULES = {"history": ("add", "runs", "series", "latest_jumps", "to_csv", "forget")}
+MODULES = {"history": ("add", "runs", "series", "latest_jumps", "to_csv")}
 # What a command calls: in a notebook it is a function of this name.
 COMMANDS = {
     "check": ("check",), "compare": ("compare", "compare_slice", "compare_weights"), "convert": ("convert",),
@@ -97,7 +101,23 @@ def sample(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return here
 
 
-@pytest.mark.parametrize("name", [*NOUNS, *FUNCTIONS, *MODULES])
+LASTING = ("add_layout", "add_metric")  # what they add stays for the process: their examples have one of their own
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_its_example_gives_what_it_says_in_a_process_of_its_own(name: str, sample: Path) -> None:
+    script = f"""
+import doctest, inspect, sys, acccmp
+docs = inspect.getdoc(acccmp.{name})
+example = doctest.DocTestParser().get_doctest(docs, {{"acccmp": acccmp}}, "{name}", None, 0)
+sys.exit(not example.examples or doctest.DocTestRunner().run(example).failed)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=sample, env=with_path(), capture_output=True, text=True,
+                         check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("name", [*NOUNS, *(name for name in FUNCTIONS if name not in LASTING), *MODULES])
 def test_its_example_gives_what_it_says(name: str, sample: Path) -> None:
     found = getattr(acccmp, name)
     if isinstance(found, ModuleType):

@@ -45,6 +45,11 @@ class Layout:
     - `block`: the axes that are cut into blocks of C0, whose edge depends on the dtype; other cut axes have 16.
     - `c0`: that edge, where it is the same for every dtype.
     - `by_index`: where axes do not tell the order: of grouped filters, or of all tensors when there are no `axes`.
+
+    Raises InputError where only one part of a cut axis is named.
+
+    >>> acccmp.Layout("WC1NHC0", "W C1 N H C0", block="C").is_plain
+    False
     """
 
     name: str
@@ -169,7 +174,9 @@ def all_layouts() -> Mapping[str, Layout]:
 def add_layout(row: Layout) -> None:
     """A layout of your own, for this process: tensors that are stored so are read in their original's order.
 
-        acccmp.add_layout(acccmp.Layout("WC1NHC0", "W C1 N H C0", block="C"))
+    >>> acccmp.add_layout(acccmp.Layout("WC1NHC0", "W C1 N H C0", block="C"))
+    >>> acccmp.convert("golden", "stored", to="dump", layout="WC1NHC0").failed
+    ()
 
     One that was added before under the same name gives way. Raises InputError for a name of ours.
     """

@@ -93,6 +93,12 @@ class Metric:
     - `held`: instead of both, the field of `Comparison` that has it: what judging or pairing found.
     - `prints`: in the CSV, with six decimals (fixed), six digits (general), as a count, or as a place in the tensor.
     - `vendor`: it is one of the vendor's CSV; `vendor_limit` is what the vendor's rule of five allows.
+
+    Raises InputError for a name that no column can have, and for a row without, or with two ways to be computed.
+
+    >>> acccmp.Metric("Bias", "neither", 0.0, "mean of npu - golden", "errors of both signs",
+    ...               of=lambda partial: partial.mean_npu - partial.mean_golden).better
+    'neither'
     """
 
     name: str
@@ -294,10 +300,13 @@ def computed() -> dict[str, Metric]:
 def add_metric(row: Metric) -> None:
     """A metric of your own, for this process: computed by every comparison from now on, in every report.
 
-        acccmp.add_metric(acccmp.Metric(
-            "Bias", "neither", 0.0, "mean of npu - golden", "errors of both signs",
-            of=lambda partial: (partial.mean_npu - partial.mean_golden) / partial.scale,
-        ))
+    >>> acccmp.add_metric(acccmp.Metric(
+    ...     "Bias", "neither", 0.0, "mean of npu - golden", "errors of both signs",
+    ...     of=lambda partial: (partial.mean_npu - partial.mean_golden) / partial.scale,
+    ... ))
+    >>> row = acccmp.compare("golden", "npu", mapping="mapping.json")["fc"]
+    >>> row.metrics["Bias"] == row.metrics["MeanNpu"] - row.metrics["MeanGolden"]
+    True
 
     One that was added before under the same name gives way; worker processes that are spawned do not know it. Raises
     InputError for a name of ours.
