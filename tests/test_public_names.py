@@ -107,9 +107,9 @@ LASTING = ("add_layout", "add_metric")  # what they add stays for the process: t
 @pytest.mark.parametrize("name", LASTING)
 def test_its_example_gives_what_it_says_in_a_process_of_its_own(name: str, sample: Path) -> None:
     script = f"""
-import doctest, inspect, sys, acccmp
+import doctest, inspect, sys, acccmp, numpy as np
 docs = inspect.getdoc(acccmp.{name})
-example = doctest.DocTestParser().get_doctest(docs, {{"acccmp": acccmp}}, "{name}", None, 0)
+example = doctest.DocTestParser().get_doctest(docs, {{"acccmp": acccmp, "np": np}}, "{name}", None, 0)
 sys.exit(not example.examples or doctest.DocTestRunner().run(example).failed)
 """
     ran = subprocess.run([sys.executable, "-c", script], cwd=sample, env=with_path(), capture_output=True, text=True,

@@ -175,8 +175,9 @@ def add_layout(row: Layout) -> None:
     """A layout of your own, for this process: tensors that are stored so are read in their original's order.
 
     >>> acccmp.add_layout(acccmp.Layout("WC1NHC0", "W C1 N H C0", block="C"))
-    >>> acccmp.convert("golden", "stored", to="dump", layout="WC1NHC0").failed
-    ()
+    >>> stored = acccmp.TensorRef.of(np.zeros((3, 2, 1, 2, 16)), "WC1NHC0")
+    >>> stored.seen_as((1, 20, 2, 3), "NCHW").numpy().shape
+    (1, 20, 2, 3)
 
     One that was added before under the same name gives way. Raises InputError for a name of ours.
     """
