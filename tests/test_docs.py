@@ -18,6 +18,7 @@ from conftest import ROOT
 from referencing import Registry, Resource
 
 from acccmp import Thresholds
+from acccmp.comparison.judging import FIXED
 from acccmp.cli import main
 
 DOCS = ROOT / "docs"
@@ -120,7 +121,7 @@ def test_the_keys_of_the_thresholds_page_are_those_of_the_program(say: Say) -> N
     assert set(re.findall(r"`([^`]+)`", page.partition("Metrics that can be judged:")[2])) == taken
     told, default = tomllib.loads(example), Thresholds.default()  # where the page states defaults
     assert told["floor_factor"] == default.floor_factor == 4
-    assert {dtype: default.fixed[dtype] for dtype in told["fixed"]} == told["fixed"]
+    assert {dtype: FIXED[dtype] for dtype in told["fixed"]} == told["fixed"]
 
 
 # -- schemas -----------------------------------------------------------------------------------------------------
