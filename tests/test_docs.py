@@ -18,8 +18,8 @@ from conftest import ROOT
 from referencing import Registry, Resource
 
 from acccmp import Thresholds
-from acccmp.comparison.judging import FIXED
 from acccmp.cli import main
+from acccmp.comparison.judging import FIXED
 
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]

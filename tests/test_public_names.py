@@ -75,7 +75,7 @@ def public_functions() -> Iterator[tuple[str, Any]]:
                 yield f"{noun}.{name}", found
 
 
-@pytest.mark.parametrize(("name", "function"), list(public_functions()), ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("name", "function"), list(public_functions()), ids=[name for name, _ in public_functions()])
 def test_every_argument_has_a_name_and_every_result_a_type(name: str, function: Any) -> None:
     told = inspect.signature(function)
     hidden = [one for one in told.parameters.values() if one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
