@@ -167,6 +167,22 @@ def _archive(method: int) -> Callable[[Path], Commands]:
     return make
 
 
+def _nameless(folder: Path) -> Commands:
+    """An archive with a member that has no name."""
+    commands = _archive(zipfile.ZIP_STORED)(folder)
+    with zipfile.ZipFile(folder / "x.npz", "a") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"")
+    return commands
+
+
+def _damaged_schema(folder: Path) -> Commands:
+    """A history that SQLite finds damaged at a table whose name is no text."""
+    commands = _history()(folder)
+    raw = (folder / "h.db").read_bytes().replace(b"CREATE TABLE ports", b"CREATE TABL! ports")
+    (folder / "h.db").write_bytes(raw.replace(b"tableportsports", b"tablepor\x80sports"))
+    return commands
+
+
 def _names(*names: str) -> Callable[[Path], Commands]:
     """A device's dump with files of these names beside it."""
     def make(folder: Path) -> Commands:
@@ -280,6 +296,7 @@ ROWS: dict[str, Callable[[Path], Commands]] = {
     "onnx: a node without outputs": _model(helper.make_node("Relu", ["x"], [], name="a"), _RELU),
     "onnx: 70 axes": _model(_RELU, axes=70), "onnx: sizes beyond all memory": _model(_RELU, axes=4, sizes=1 << 20),
     "npz: zeros": _zeros, "npz: packed with lzma": _archive(zipfile.ZIP_LZMA),
+    "npz: a member without a name": _nameless, "history: a table's name that is no text": _damaged_schema,
     "npz: packed with bzip2": _archive(zipfile.ZIP_BZIP2),
     "npy: an open bracket": _npy(b"{'descr': '<f4', 'shape': (1, 2\n"),
     "npy: deep": _npy(b"(" * 9000), "npy: 5,200 digits": _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (" +

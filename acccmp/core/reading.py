@@ -323,7 +323,7 @@ def archive(path: FilePath, inside: FilePath | None = None, members: int = 1 << 
         except _DAMAGES as error:
             raise FormatError(f"{os.fspath(path)}: no zip archive that can be read: {error}") from None
         with packed:
-            found = {member.filename: member for member in packed.infolist() if not member.is_dir()}
+            found = {member.filename: member for member in packed.infolist() if not member.filename.endswith("/")}
             if len(found) > members:
                 raise FormatError(f"{os.fspath(path)}: an archive of {len(found)} members, at most {members} are read")
             yield Archive(os.fspath(path), file, packed, found)

@@ -103,7 +103,7 @@ def _open(path: FilePath, create: bool = False) -> Iterator[sqlite3.Connection]:
         connection.execute("COMMIT")
     except sqlite3.OperationalError as error:
         raise InputError(f"{path}: {error}; is another process writing, or the folder not writable?") from None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter while it words the former
         raise FormatError(f"{path}: {error}; is it a history file? Give another name to begin a new one") from None
     finally:
         connection.close()  # rolls back what was not committed
